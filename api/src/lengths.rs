@@ -1,0 +1,188 @@
+//! The geometry of a task: its size, its pieces, their groups.
+
+use std::{fmt, ops::Range};
+
+/// Bytes of a group, the unit that is verified.
+pub const GROUP_BYTES: u64 = 64 * 1024;
+/// The smallest piece.
+pub const MIN_PIECE_BYTES: u64 = 256 * 1024;
+/// The largest piece.
+pub const MAX_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest content, 16 TiB: what keeps a piece's index in 32 bits with room to spare.
+pub const MAX_SIZE: u64 = 1 << 44;
+/// Pieces a task aims at, at most (so 200 to 400, as pieces are powers of two).
+const TARGET_PIECES: u64 = 400;
+
+/// Index of a piece in its task, from zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PieceIndex(pub u32);
+
+impl fmt::Display for PieceIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Size and piece length of a task; every piece but the last is of the same length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lengths {
+    size: u64,
+    piece_length: u32,
+}
+
+/// Why a geometry is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LengthsError {
+    /// The content is larger than [`MAX_SIZE`].
+    #[error("a size of {0} bytes is over the limit of {MAX_SIZE}")]
+    Size(u64),
+    /// The piece length is not the one that follows from the size.
+    #[error("a piece length of {given} bytes where the size asks for {expected}")]
+    PieceLength {
+        /// What came over the wire.
+        given: u32,
+        /// What [`Lengths::of`] computes.
+        expected: u32,
+    },
+}
+
+impl Lengths {
+    /// The geometry of a content of `size` bytes. A pure function of the size, and
+    /// part of the wire version: all hosts must agree on it.
+    ///
+    /// # Errors
+    /// When the size is over [`MAX_SIZE`].
+    pub fn of(size: u64) -> Result<Self, LengthsError> {
+        if size > MAX_SIZE {
+            return Err(LengthsError::Size(size));
+        }
+        let piece = size
+            .div_ceil(TARGET_PIECES)
+            .next_power_of_two()
+            .clamp(MIN_PIECE_BYTES, MAX_PIECE_BYTES);
+        Ok(Self {
+            size,
+            piece_length: piece as u32,
+        })
+    }
+
+    /// A geometry that came over the wire.
+    ///
+    /// # Errors
+    /// When it is not the one that [`Lengths::of`] gives for the size.
+    pub fn checked(size: u64, piece_length: u32) -> Result<Self, LengthsError> {
+        let expected = Self::of(size)?;
+        if expected.piece_length != piece_length {
+            return Err(LengthsError::PieceLength {
+                given: piece_length,
+                expected: expected.piece_length,
+            });
+        }
+        Ok(expected)
+    }
+
+    /// Bytes of the whole content.
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of every piece but the last.
+    pub const fn piece_length(&self) -> u32 {
+        self.piece_length
+    }
+
+    /// Number of pieces; zero for empty content.
+    pub const fn pieces(&self) -> u32 {
+        self.size.div_ceil(self.piece_length as u64) as u32
+    }
+
+    /// Whether the whole content is at most one piece, so that its own digest proves
+    /// it and it needs no groups, statements or journal.
+    pub const fn is_small(&self) -> bool {
+        self.pieces() <= 1
+    }
+
+    /// The bytes of the content that a piece covers.
+    pub fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
+        let start = u64::from(piece.0) * u64::from(self.piece_length);
+        start.min(self.size)..(start + u64::from(self.piece_length)).min(self.size)
+    }
+
+    /// Bytes of a piece.
+    pub fn piece_bytes(&self, piece: PieceIndex) -> u64 {
+        let range = self.piece_range(piece);
+        range.end - range.start
+    }
+
+    /// Number of groups in a piece.
+    pub fn groups(&self, piece: PieceIndex) -> u32 {
+        self.piece_bytes(piece).div_ceil(GROUP_BYTES) as u32
+    }
+
+    /// The bytes of the content that group `group` of a piece covers.
+    pub fn group_range(&self, piece: PieceIndex, group: u32) -> Range<u64> {
+        let whole = self.piece_range(piece);
+        let start = whole.start + u64::from(group) * GROUP_BYTES;
+        start.min(whole.end)..(start + GROUP_BYTES).min(whole.end)
+    }
+
+    /// The piece that holds the byte at `offset`; `None` at or past the end.
+    pub fn piece_at(&self, offset: u64) -> Option<PieceIndex> {
+        (offset < self.size).then(|| PieceIndex((offset / u64::from(self.piece_length)) as u32))
+    }
+
+    /// The pieces that a range of bytes touches.
+    pub fn pieces_of(&self, bytes: Range<u64>) -> Range<u32> {
+        if bytes.start >= bytes.end || bytes.start >= self.size {
+            return 0..0;
+        }
+        let length = u64::from(self.piece_length);
+        let first = bytes.start / length;
+        let last = bytes.end.min(self.size).div_ceil(length);
+        first as u32..last as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aims_at_200_to_400_pieces() {
+        let mib = 1 << 20;
+        for (size, piece, pieces) in [
+            (0, 256 * 1024, 0),
+            (1, 256 * 1024, 1),
+            (256 * 1024, 256 * 1024, 1),
+            (256 * 1024 + 1, 256 * 1024, 2),
+            (100_000_000, 256 * 1024, 382),
+            (1024 * mib, 4 * mib, 256),
+            (40 * 1024 * mib, 16 * mib, 2560),
+        ] {
+            let lengths = Lengths::of(size).expect("under the limit");
+            assert_eq!(u64::from(lengths.piece_length()), piece, "{size}");
+            assert_eq!(lengths.pieces(), pieces, "{size}");
+        }
+        assert!(Lengths::of(u64::MAX).is_err());
+        assert!(Lengths::checked(100, 4096).is_err());
+    }
+
+    #[test]
+    fn pieces_and_groups_tile_the_content() {
+        let lengths = Lengths::of(100_000_000).expect("under the limit");
+        let mut at = 0;
+        for piece in (0..lengths.pieces()).map(PieceIndex) {
+            for group in 0..lengths.groups(piece) {
+                let range = lengths.group_range(piece, group);
+                assert_eq!(range.start, at);
+                assert_eq!(lengths.piece_at(range.start), Some(piece));
+                at = range.end;
+            }
+            assert_eq!(lengths.piece_range(piece).end, at);
+        }
+        assert_eq!(at, lengths.size());
+        assert_eq!(lengths.pieces_of(0..1), 0..1);
+        assert_eq!(lengths.pieces_of(262_143..262_145), 0..2);
+        assert_eq!(lengths.pieces_of(99_999_999..u64::MAX), 381..382);
+    }
+}

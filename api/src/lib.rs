@@ -1,0 +1,27 @@
+//! The wire and the shared vocabulary of Darter.
+//!
+//! Everything the parts say to each other is defined here, and nothing else: no
+//! I/O, no clock, no policy. The plain Rust types ([`session`], [`link`]) are what
+//! the pure cores speak; [`wire`] holds their protobuf form and the checked
+//! conversions between the two.
+
+pub mod digest;
+pub mod host;
+pub mod lengths;
+pub mod link;
+pub mod origin;
+pub mod pieces;
+pub mod proof;
+pub mod session;
+pub mod task;
+pub mod time;
+pub mod wire;
+
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use host::{HostId, NodeKey};
+pub use lengths::{GROUP_BYTES, Lengths, LengthsError, PieceIndex};
+pub use origin::{Origin, OriginKind, Repository, UpstreamName};
+pub use pieces::PieceSet;
+pub use proof::{Grant, PieceDigest, Proof, ProofError, Statement};
+pub use task::TaskId;
+pub use time::Timestamp;

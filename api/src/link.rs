@@ -1,0 +1,57 @@
+//! What two peers say to each other over their link: availability, never bytes.
+//!
+//! One stream a pair of hosts, for all tasks.
+
+use crate::{lengths::Lengths, pieces::PieceSet, task::TaskId};
+
+/// From a peer to a neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkMessage {
+    /// Tell me what you have of this task, now and as it grows, until I unsubscribe.
+    Subscribe {
+        /// The task.
+        task: TaskId,
+        /// The geometry I know; a mismatch is answered by nothing.
+        lengths: Lengths,
+    },
+    /// I no longer want to hear of it.
+    Unsubscribe {
+        /// The task.
+        task: TaskId,
+    },
+    /// Ask me for these: all that is held after a subscribe, then batches (at most
+    /// every 20 ms). Additive.
+    Have {
+        /// The task.
+        task: TaskId,
+        /// The pieces, verified and on disk.
+        pieces: PieceSet,
+    },
+    /// Don't ask me for these any more (evicted, or disputed).
+    Lost {
+        /// The task.
+        task: TaskId,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// I am reading these from the source; wait for my `have`. Replaces the last one.
+    Reading {
+        /// The task.
+        task: TaskId,
+        /// The pieces; empty when I read nothing.
+        pieces: PieceSet,
+    },
+}
+
+impl LinkMessage {
+    /// The task it is about.
+    pub const fn task(&self) -> &TaskId {
+        match self {
+            Self::Subscribe { task, .. }
+            | Self::Unsubscribe { task }
+            | Self::Have { task, .. }
+            | Self::Lost { task, .. }
+            | Self::Reading { task, .. } => task,
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Grants and statements: why a piece may be believed before its blob is complete.
+//!
+//! A scheduler signs each lease as a [`Grant`]; the holder signs a [`Statement`] for
+//! every piece that it read from the source. Both travel with the piece from peer to
+//! peer as its [`Proof`] and are stored beside the content, so they outlive holder
+//! and scheduler. A signer can make a pull fail; it can't make it wrong, since the
+//! content's own digest has the last word.
+
+use std::ops::Range;
+
+use crate::{
+    host::{HostId, NodeKey},
+    lengths::{GROUP_BYTES, Lengths, PieceIndex},
+    task::TaskId,
+};
+
+/// Separates what is signed here from every other use of a node's key.
+const GRANT_DOMAIN: &[u8] = b"darter grant v1\0";
+const STATEMENT_DOMAIN: &[u8] = b"darter statement v1\0";
+
+/// The BLAKE3 of a 64 KiB group.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct GroupDigest(pub [u8; 32]);
+
+/// The BLAKE3 of the digests of a piece's groups, one behind the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PieceDigest(pub [u8; 32]);
+
+impl GroupDigest {
+    /// Of the bytes of one group.
+    pub fn of(group: &[u8]) -> Self {
+        debug_assert!(
+            group.len() as u64 <= GROUP_BYTES,
+            "a group is at most 64 KiB"
+        );
+        Self(*blake3::hash(group).as_bytes())
+    }
+}
+
+impl PieceDigest {
+    /// Of a piece's group digests, in order.
+    pub fn of(groups: &[GroupDigest]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for group in groups {
+            hasher.update(&group.0);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+/// The right to read a run of pieces from the source, signed by a scheduler, or by
+/// the holder itself where no scheduler answers (a self-lease).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// What is read.
+    pub task: TaskId,
+    /// Its geometry, which the first grant fixes.
+    pub lengths: Lengths,
+    /// First piece and one past the last.
+    pub pieces: Range<u32>,
+    /// Who may read, and whose statements count for these pieces.
+    pub holder: HostId,
+    /// Who granted it: a scheduler, or the holder.
+    pub granter: HostId,
+    /// When, in milliseconds since the Unix epoch.
+    pub issued_unix_ms: u64,
+    /// The granter's Ed25519 signature.
+    pub signature: [u8; 64],
+}
+
+impl Grant {
+    /// A grant signed by `granter`.
+    pub fn sign(
+        granter: &NodeKey,
+        holder: HostId,
+        task: TaskId,
+        lengths: Lengths,
+        pieces: Range<u32>,
+        issued_unix_ms: u64,
+    ) -> Self {
+        let mut grant = Self {
+            task,
+            lengths,
+            pieces,
+            holder,
+            granter: granter.id(),
+            issued_unix_ms,
+            signature: [0; 64],
+        };
+        grant.signature = granter.sign(&grant.signed_bytes());
+        grant
+    }
+
+    /// Whether the holder granted it to itself.
+    pub fn is_self_lease(&self) -> bool {
+        self.holder == self.granter
+    }
+
+    /// Whether the signature is the granter's.
+    pub fn is_authentic(&self) -> bool {
+        self.granter.verify(&self.signed_bytes(), &self.signature)
+    }
+
+    fn signed_bytes(&self) -> Vec<u8> {
+        let mut bytes = GRANT_DOMAIN.to_vec();
+        push_task(&mut bytes, &self.task, &self.lengths);
+        bytes.extend(self.pieces.start.to_be_bytes());
+        bytes.extend(self.pieces.end.to_be_bytes());
+        bytes.extend(self.holder.as_bytes());
+        bytes.extend(self.issued_unix_ms.to_be_bytes());
+        bytes
+    }
+}
+
+/// What a piece's digest is, signed by the grant's holder, who read it from the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The piece.
+    pub index: PieceIndex,
+    /// Its digest.
+    pub digest: PieceDigest,
+    /// The holder's Ed25519 signature.
+    pub signature: [u8; 64],
+}
+
+impl Statement {
+    /// Signed by the holder of a grant for this task.
+    pub fn sign(
+        holder: &NodeKey,
+        task: &TaskId,
+        lengths: &Lengths,
+        index: PieceIndex,
+        digest: PieceDigest,
+    ) -> Self {
+        let signature = holder.sign(&Self::signed_bytes(task, lengths, index, digest));
+        Self {
+            index,
+            digest,
+            signature,
+        }
+    }
+
+    fn signed_bytes(
+        task: &TaskId,
+        lengths: &Lengths,
+        index: PieceIndex,
+        digest: PieceDigest,
+    ) -> Vec<u8> {
+        let mut bytes = STATEMENT_DOMAIN.to_vec();
+        push_task(&mut bytes, task, lengths);
+        bytes.extend(index.0.to_be_bytes());
+        bytes.extend(digest.0);
+        bytes
+    }
+}
+
+fn push_task(bytes: &mut Vec<u8>, task: &TaskId, lengths: &Lengths) {
+    let text = task.to_string();
+    bytes.extend((text.len() as u32).to_be_bytes());
+    bytes.extend(text.as_bytes());
+    bytes.extend(lengths.size().to_be_bytes());
+    bytes.extend(lengths.piece_length().to_be_bytes());
+}
+
+/// A piece's statement and the grant that makes it count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The lease under which the piece was read. Shared by many pieces.
+    pub grant: std::sync::Arc<Grant>,
+    /// The holder's word for this piece.
+    pub statement: Statement,
+}
+
+/// Why a proof does not make a piece believable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// It speaks of another task or another geometry.
+    #[error("the proof is for another task or geometry")]
+    OtherTask,
+    /// It speaks of another piece.
+    #[error("the proof is for piece {given}, not for piece {wanted}")]
+    OtherPiece {
+        /// The statement's piece.
+        given: PieceIndex,
+        /// The piece that was asked for.
+        wanted: PieceIndex,
+    },
+    /// The piece lies outside the grant's run.
+    #[error("the grant does not cover piece {0}")]
+    NotGranted(PieceIndex),
+    /// Neither a trusted scheduler nor a member in its own name granted it.
+    #[error("the granter {0:?} is not trusted")]
+    Untrusted(HostId),
+    /// A signature is not its signer's.
+    #[error("the signature of {0:?} is wrong")]
+    Signature(HostId),
+}
+
+impl Proof {
+    /// Checks everything but the bytes: whose word it is, that it was theirs to give,
+    /// and that they gave it. `trusted` answers whether a grant's granter counts.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(
+        &self,
+        task: &TaskId,
+        lengths: &Lengths,
+        index: PieceIndex,
+        trusted: impl FnOnce(&Grant) -> bool,
+    ) -> Result<PieceDigest, ProofError> {
+        let Self { grant, statement } = self;
+        if grant.task != *task || grant.lengths != *lengths {
+            return Err(ProofError::OtherTask);
+        }
+        if statement.index != index {
+            return Err(ProofError::OtherPiece {
+                given: statement.index,
+                wanted: index,
+            });
+        }
+        if !grant.pieces.contains(&index.0) {
+            return Err(ProofError::NotGranted(index));
+        }
+        if !trusted(grant) {
+            return Err(ProofError::Untrusted(grant.granter));
+        }
+        if !grant.is_authentic() {
+            return Err(ProofError::Signature(grant.granter));
+        }
+        let signed = Statement::signed_bytes(task, lengths, index, statement.digest);
+        if !grant.holder.verify(&signed, &statement.signature) {
+            return Err(ProofError::Signature(grant.holder));
+        }
+        Ok(statement.digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Digest;
+
+    fn key(seed: u8) -> NodeKey {
+        NodeKey::from_seed([seed; 32])
+    }
+
+    fn proof() -> (Proof, TaskId, Lengths) {
+        let task = TaskId::from(Digest::sha256(b"content"));
+        let lengths = Lengths::of(10_000_000).expect("small");
+        let (scheduler, holder) = (key(1), key(2));
+        let grant = Grant::sign(&scheduler, holder.id(), task, lengths, 0..10, 7);
+        let statement = Statement::sign(
+            &holder,
+            &task,
+            &lengths,
+            PieceIndex(3),
+            PieceDigest([9; 32]),
+        );
+        let grant = Arc::new(grant);
+        (Proof { grant, statement }, task, lengths)
+    }
+
+    #[test]
+    fn believed_only_for_what_was_signed() {
+        let (good, task, lengths) = proof();
+        let third = PieceIndex(3);
+        assert_eq!(
+            good.verify(&task, &lengths, third, |_| true),
+            Ok(PieceDigest([9; 32]))
+        );
+
+        let other = TaskId::from(Digest::sha256(b"other"));
+        assert_eq!(
+            good.verify(&other, &lengths, third, |_| true),
+            Err(ProofError::OtherTask)
+        );
+        assert!(matches!(
+            good.verify(&task, &lengths, PieceIndex(4), |_| true),
+            Err(ProofError::OtherPiece { .. })
+        ));
+        assert_eq!(
+            good.verify(&task, &lengths, third, |grant| grant.is_self_lease()),
+            Err(ProofError::Untrusted(key(1).id()))
+        );
+
+        let mut wider = good.clone();
+        Arc::make_mut(&mut wider.grant).pieces = 0..11;
+        assert_eq!(
+            wider.verify(&task, &lengths, third, |_| true),
+            Err(ProofError::Signature(key(1).id()))
+        );
+        let mut altered = good.clone();
+        altered.statement.digest = PieceDigest([8; 32]);
+        assert_eq!(
+            altered.verify(&task, &lengths, third, |_| true),
+            Err(ProofError::Signature(key(2).id()))
+        );
+        let mut outside = good;
+        outside.statement = Statement::sign(
+            &key(2),
+            &task,
+            &lengths,
+            PieceIndex(12),
+            PieceDigest([9; 32]),
+        );
+        assert_eq!(
+            outside.verify(&task, &lengths, PieceIndex(12), |_| true),
+            Err(ProofError::NotGranted(PieceIndex(12)))
+        );
+    }
+}

@@ -1,0 +1,342 @@
+//! What a peer and a scheduler say to each other over their session.
+//!
+//! One bidirectional stream for as long as both live. At most about one progress
+//! and load message a second, host and task, whatever the number of pieces.
+
+use std::net::SocketAddr;
+
+use crate::{
+    digest::Digest, host::HostId, lengths::Lengths, origin::Origin, origin::Repository,
+    origin::UpstreamName, pieces::PieceSet, proof::Grant, task::TaskId,
+};
+
+/// What a node does for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Role {
+    /// Pulls for its own clients, and gives what it has.
+    #[default]
+    Peer,
+    /// Fetches from the source first, so that others need not.
+    Seed,
+}
+
+/// Where a node stands, for preferring near neighbours. Empty strings are unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Locality {
+    /// Hosts that share a rack or a switch.
+    pub host_group: String,
+    /// The data centre.
+    pub idc: String,
+    /// From the widest to the narrowest, `region|zone|room`.
+    pub location: String,
+}
+
+/// A peer's first message: who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Its public key.
+    pub host: HostId,
+    /// Grows with every session of this host: the end of an old stream never removes
+    /// a host that has come back.
+    pub epoch: u64,
+    /// For people.
+    pub name: String,
+    /// Where other peers reach it.
+    pub address: SocketAddr,
+    /// Its role.
+    pub role: Role,
+    /// Its place.
+    pub locality: Locality,
+    /// Pieces it sends at the same time.
+    pub upload_slots: u32,
+}
+
+/// One task of a host's inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The task.
+    pub task: TaskId,
+    /// Its geometry.
+    pub lengths: Lengths,
+    /// Pieces on disk, verified.
+    pub held: PieceSet,
+    /// Pieces being read from the source under a lease, the host's own included.
+    pub reading: PieceSet,
+    /// Whether somebody on the host still wants the rest.
+    pub wanted: bool,
+    /// Where it can be read.
+    pub origin: Option<Origin>,
+}
+
+/// Why a task is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Purpose {
+    /// A client waits.
+    #[default]
+    Pull,
+    /// The scheduler asked a seed to have it.
+    Seed,
+    /// It was asked for ahead of time.
+    Preheat,
+}
+
+/// A wish to download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// The task.
+    pub task: TaskId,
+    /// Its geometry.
+    pub lengths: Lengths,
+    /// What is on disk already.
+    pub held: PieceSet,
+    /// Where it can be read.
+    pub origin: Origin,
+    /// Why.
+    pub purpose: Purpose,
+}
+
+/// Why a lease comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LeaseEnd {
+    /// Nobody on the host and none of its neighbours waits any more.
+    NotNeeded,
+    /// The source refused the host's right (401, 403).
+    Refused,
+    /// The source has no such content (404).
+    Missing,
+    /// The source can't be reached or keeps failing.
+    Unreachable,
+    /// The source's size is not the task's.
+    WrongSize,
+}
+
+/// What the host sees of a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Complaint {
+    /// It can't be reached.
+    Unreachable,
+    /// A piece did not come in time.
+    Slow,
+    /// It sent bytes or a proof that failed their check.
+    Rot,
+}
+
+/// A reference in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reference {
+    /// A tag, whose digest may change.
+    Tag(String),
+    /// A blob or manifest that was seen to be a member of the repository.
+    Digest(Digest),
+}
+
+/// Something a host learned from an upstream itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The registry.
+    pub upstream: UpstreamName,
+    /// The repository.
+    pub repository: Repository,
+    /// What was asked for.
+    pub reference: Reference,
+    /// What it stood for.
+    pub digest: Digest,
+    /// The media type of a manifest, empty for a blob.
+    pub media_type: String,
+    /// Size in bytes, if it was told.
+    pub size: Option<u64>,
+    /// Whether an anonymous request could read it.
+    pub public: bool,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+}
+
+/// From a peer to its scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerMessage {
+    /// Who it is; always first.
+    Hello(Hello),
+    /// What it holds and reads; follows the hello, in as many messages as it takes.
+    Inventory {
+        /// The next tasks.
+        holdings: Vec<Holding>,
+        /// Whether these are the last.
+        last: bool,
+    },
+    /// These will be wanted soon: introduce me to who has them, but start nothing.
+    Interest {
+        /// The tasks and their geometry.
+        tasks: Vec<(TaskId, Lengths)>,
+        /// Where they can be read.
+        origin: Origin,
+    },
+    /// I want to download this.
+    Join(Join),
+    /// What I have of a task; also renews its lease.
+    Progress {
+        /// The task.
+        task: TaskId,
+        /// All of its pieces that are on disk.
+        held: PieceSet,
+    },
+    /// No neighbour has these pieces or reads them.
+    Starved {
+        /// The task.
+        task: TaskId,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// I hold all of it, verified by its own digest.
+    Done {
+        /// The task.
+        task: TaskId,
+    },
+    /// I no longer want the rest (what is held stays held).
+    Leave {
+        /// The task.
+        task: TaskId,
+    },
+    /// The grant has arrived and the source is being asked.
+    LeaseAccepted {
+        /// The task.
+        task: TaskId,
+    },
+    /// The source's first byte has arrived.
+    LeaseFirstByte {
+        /// The task.
+        task: TaskId,
+    },
+    /// I will not read these.
+    LeaseReturned {
+        /// The task.
+        task: TaskId,
+        /// The pieces.
+        pieces: PieceSet,
+        /// Why.
+        why: LeaseEnd,
+    },
+    /// I am reading these on my own lease, since no scheduler answered.
+    SelfLeased {
+        /// The task.
+        task: TaskId,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// How busy the host is.
+    Load {
+        /// Pieces being sent.
+        uploads: u32,
+        /// Pieces being received.
+        downloads: u32,
+        /// Bytes sent in the last second.
+        upload_bytes: u64,
+    },
+    /// A neighbour failed.
+    Report {
+        /// Which.
+        neighbour: HostId,
+        /// The task.
+        task: TaskId,
+        /// How.
+        complaint: Complaint,
+    },
+    /// These are no longer on disk.
+    Evicted {
+        /// The tasks.
+        tasks: Vec<TaskId>,
+    },
+    /// What an upstream said.
+    Observed(Observation),
+    /// What has any host observed of this? Answered by [`SchedulerMessage::Found`].
+    Lookup {
+        /// Comes back in the answer.
+        id: u64,
+        /// The registry.
+        upstream: UpstreamName,
+        /// The repository.
+        repository: Repository,
+        /// The reference.
+        reference: Reference,
+    },
+}
+
+/// A host to exchange pieces with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its public key.
+    pub host: HostId,
+    /// Its peer port.
+    pub address: SocketAddr,
+    /// Its role.
+    pub role: Role,
+}
+
+/// From a scheduler to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchedulerMessage {
+    /// The hello was accepted.
+    Welcome {
+        /// The scheduler's own key.
+        scheduler: HostId,
+        /// Keys whose grants count: this scheduler's and its fellows'.
+        trusted: Vec<HostId>,
+    },
+    /// Sent every second, so that a peer knows a slow scheduler from a dead one.
+    Heartbeat,
+    /// Who else is in a task's swarm.
+    Neighbours {
+        /// The task.
+        task: TaskId,
+        /// New ones.
+        add: Vec<Neighbour>,
+        /// Ones that left or died.
+        remove: Vec<HostId>,
+    },
+    /// The right to read pieces from the source.
+    Grant(Grant),
+    /// A right that ended.
+    Revoked {
+        /// The task.
+        task: TaskId,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// Have this (to a seed, or for a preheat).
+    Fetch {
+        /// The task.
+        task: TaskId,
+        /// Its geometry.
+        lengths: Lengths,
+        /// Where it can be read.
+        origin: Origin,
+        /// Why.
+        purpose: Purpose,
+    },
+    /// Drop this from the store.
+    Delete {
+        /// The task.
+        task: TaskId,
+    },
+    /// A join that can't be served: its geometry is not the one the task has.
+    Mismatch {
+        /// The task.
+        task: TaskId,
+        /// The geometry that the first grant fixed.
+        lengths: Lengths,
+    },
+    /// Nobody can read the source for this task: each host that tried came back with
+    /// this. The peer may still try with its own client's credential.
+    Unavailable {
+        /// The task.
+        task: TaskId,
+        /// Why the last one gave up.
+        why: LeaseEnd,
+    },
+    /// The answer to a [`PeerMessage::Lookup`].
+    Found {
+        /// The lookup's.
+        id: u64,
+        /// The newest observation, if there is one.
+        observation: Option<Observation>,
+    },
+}

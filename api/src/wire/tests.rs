@@ -1,0 +1,264 @@
+//! Every message survives the wire, and nothing invalid passes it.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use super::*;
+use crate::{link::*, session::*, *};
+
+fn task() -> TaskId {
+    Digest::sha256(b"content").into()
+}
+
+fn lengths() -> Lengths {
+    Lengths::of(100_000_000).expect("under the limit")
+}
+
+fn origin() -> Origin {
+    Origin {
+        upstream: "docker.io".parse().expect("valid"),
+        repository: "library/app".parse().expect("valid"),
+        kind: OriginKind::Blob,
+        private: true,
+    }
+}
+
+fn pieces() -> PieceSet {
+    [0, 1, 2, 7, 9, 10].into_iter().collect()
+}
+
+fn observation(reference: Reference) -> Observation {
+    Observation {
+        upstream: origin().upstream,
+        repository: origin().repository,
+        reference,
+        digest: Digest::sha256(b"manifest"),
+        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+        size: Some(7),
+        public: true,
+        age_ms: 12,
+    }
+}
+
+fn grant() -> Grant {
+    let (scheduler, holder) = (NodeKey::from_seed([1; 32]), NodeKey::from_seed([2; 32]));
+    Grant::sign(
+        &scheduler,
+        holder.id(),
+        task(),
+        lengths(),
+        3..9,
+        1_700_000_000_000,
+    )
+}
+
+fn peer_messages() -> Vec<PeerMessage> {
+    let host = NodeKey::from_seed([3; 32]).id();
+    vec![
+        PeerMessage::Hello(Hello {
+            host,
+            epoch: 9,
+            name: "node-1".into(),
+            address: "127.0.0.1:4000".parse().expect("valid"),
+            role: Role::Seed,
+            locality: Locality {
+                host_group: "r1".into(),
+                idc: "ams".into(),
+                location: "eu|ams|1".into(),
+            },
+            upload_slots: 4,
+        }),
+        PeerMessage::Inventory {
+            holdings: vec![Holding {
+                task: task(),
+                lengths: lengths(),
+                held: pieces(),
+                reading: PieceSet::from_range(4..6),
+                wanted: true,
+                origin: Some(origin()),
+            }],
+            last: true,
+        },
+        PeerMessage::Interest {
+            tasks: vec![(task(), lengths())],
+            origin: origin(),
+        },
+        PeerMessage::Join(Join {
+            task: task(),
+            lengths: lengths(),
+            held: pieces(),
+            origin: origin(),
+            purpose: Purpose::Preheat,
+        }),
+        PeerMessage::Progress {
+            task: task(),
+            held: pieces(),
+        },
+        PeerMessage::Starved {
+            task: task(),
+            pieces: pieces(),
+        },
+        PeerMessage::Done { task: task() },
+        PeerMessage::Leave { task: task() },
+        PeerMessage::LeaseAccepted { task: task() },
+        PeerMessage::LeaseFirstByte { task: task() },
+        PeerMessage::LeaseReturned {
+            task: task(),
+            pieces: pieces(),
+            why: LeaseEnd::WrongSize,
+        },
+        PeerMessage::SelfLeased {
+            task: task(),
+            pieces: pieces(),
+        },
+        PeerMessage::Load {
+            uploads: 1,
+            downloads: 2,
+            upload_bytes: 3,
+        },
+        PeerMessage::Report {
+            neighbour: host,
+            task: task(),
+            complaint: Complaint::Rot,
+        },
+        PeerMessage::Evicted {
+            tasks: vec![task()],
+        },
+        PeerMessage::Observed(observation(Reference::Tag("1.0".into()))),
+        PeerMessage::Lookup {
+            id: 5,
+            upstream: origin().upstream,
+            repository: origin().repository,
+            reference: Reference::Digest(Digest::sha256(b"x")),
+        },
+    ]
+}
+
+fn scheduler_messages() -> Vec<SchedulerMessage> {
+    let host = NodeKey::from_seed([3; 32]).id();
+    vec![
+        SchedulerMessage::Welcome {
+            scheduler: host,
+            trusted: vec![host],
+        },
+        SchedulerMessage::Heartbeat,
+        SchedulerMessage::Neighbours {
+            task: task(),
+            add: vec![Neighbour {
+                host,
+                address: "[::1]:4000".parse().expect("valid"),
+                role: Role::Peer,
+            }],
+            remove: vec![host],
+        },
+        SchedulerMessage::Grant(grant()),
+        SchedulerMessage::Revoked {
+            task: task(),
+            pieces: pieces(),
+        },
+        SchedulerMessage::Fetch {
+            task: task(),
+            lengths: lengths(),
+            origin: origin(),
+            purpose: Purpose::Seed,
+        },
+        SchedulerMessage::Delete { task: task() },
+        SchedulerMessage::Mismatch {
+            task: task(),
+            lengths: lengths(),
+        },
+        SchedulerMessage::Unavailable {
+            task: task(),
+            why: LeaseEnd::Refused,
+        },
+        SchedulerMessage::Found {
+            id: 5,
+            observation: Some(observation(Reference::Digest(Digest::sha256(b"x")))),
+        },
+    ]
+}
+
+#[test]
+fn session_messages_survive_the_wire() {
+    for message in peer_messages() {
+        let bytes = v1::PeerMessage::from(&message).encode_to_vec();
+        let back = v1::PeerMessage::decode(&bytes[..]).expect("decodes");
+        assert_eq!(PeerMessage::try_from(back), Ok(message));
+    }
+    for message in scheduler_messages() {
+        let bytes = v1::SchedulerMessage::from(&message).encode_to_vec();
+        let back = v1::SchedulerMessage::decode(&bytes[..]).expect("decodes");
+        assert_eq!(SchedulerMessage::try_from(back), Ok(message));
+    }
+}
+
+#[test]
+fn link_messages_survive_the_wire() {
+    for message in [
+        LinkMessage::Subscribe {
+            task: task(),
+            lengths: lengths(),
+        },
+        LinkMessage::Unsubscribe { task: task() },
+        LinkMessage::Have {
+            task: task(),
+            pieces: pieces(),
+        },
+        LinkMessage::Lost {
+            task: task(),
+            pieces: pieces(),
+        },
+        LinkMessage::Reading {
+            task: task(),
+            pieces: PieceSet::new(),
+        },
+    ] {
+        let bytes = v1::LinkFrame::from(&message).encode_to_vec();
+        let back = v1::LinkFrame::decode(&bytes[..]).expect("decodes");
+        assert_eq!(LinkMessage::try_from(back), Ok(message));
+    }
+}
+
+#[test]
+fn a_proof_survives_the_wire() {
+    let holder = NodeKey::from_seed([2; 32]);
+    let statement = Statement::sign(
+        &holder,
+        &task(),
+        &lengths(),
+        PieceIndex(4),
+        PieceDigest([7; 32]),
+    );
+    let proof = Proof {
+        grant: Arc::new(grant()),
+        statement,
+    };
+    let bytes = v1::Proof::from(&proof).encode_to_vec();
+    let back = Proof::try_from(v1::Proof::decode(&bytes[..]).expect("decodes")).expect("valid");
+    assert_eq!(back, proof);
+    assert!(
+        back.verify(&task(), &lengths(), PieceIndex(4), |_| true)
+            .is_ok()
+    );
+}
+
+#[test]
+fn hostile_fields_are_named() {
+    let sets = [vec![1], vec![0, 0], vec![u32::MAX, 2], vec![0, 1 << 21]];
+    for gaps_and_lengths in sets {
+        let set = v1::PieceSet { gaps_and_lengths };
+        assert_eq!(PieceSet::try_from(set), Err(WireError::Invalid("pieces")));
+    }
+    let mut wide: v1::Grant = (&grant()).into();
+    wide.end_piece = 100_000;
+    assert_eq!(Grant::try_from(wide), Err(WireError::Invalid("pieces")));
+    let mut odd: v1::Grant = (&grant()).into();
+    odd.lengths = Some(v1::Lengths {
+        size: 10,
+        piece_length: 1,
+    });
+    assert_eq!(Grant::try_from(odd), Err(WireError::Invalid("lengths")));
+    let bare = v1::PeerMessage { kind: None };
+    assert_eq!(PeerMessage::try_from(bare), Err(WireError::Missing("kind")));
+}

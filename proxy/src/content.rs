@@ -1,0 +1,118 @@
+//! Contents as the fronts see them: something with a size that can be read from.
+//!
+//! [`crate::mirror`] and [`crate::intercept`] know the swarm and the store only by
+//! [`Contents`].
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use darter_api::{
+    Lengths, Origin, Repository, TaskId, UpstreamName,
+    session::{Observation, Purpose, Reference},
+};
+use futures::{future::BoxFuture, stream::BoxStream};
+
+use crate::{credential::Credential, source::SourceError};
+
+/// A wish to read a content.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// Which.
+    pub task: TaskId,
+    /// Where it can be read, if it has to be.
+    pub origin: Origin,
+    /// Its size, where the caller knows it.
+    pub size: Option<u64>,
+    /// The caller's own credential for the origin.
+    pub credential: Option<Credential>,
+    /// Why.
+    pub purpose: Purpose,
+}
+
+/// Where the bytes of a response came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Provenance {
+    /// The store held it whole before anyone asked.
+    Cache,
+    /// It is, or was, being downloaded.
+    Download,
+}
+
+/// A content whose size is known.
+#[derive(Clone)]
+pub struct Content {
+    /// Size in bytes.
+    pub size: u64,
+    /// Media type of a manifest.
+    pub media_type: Option<String>,
+    /// Where its bytes come from.
+    pub provenance: Provenance,
+    /// Gives the bytes; keeps the content from being evicted and its download going.
+    pub reader: Arc<dyn Reader>,
+}
+
+/// Reads ranges of a content, as it grows.
+pub trait Reader: Send + Sync + 'static {
+    /// The bytes of `range`, in order, each as soon as it is verified (or came from the
+    /// source itself). The last 64 KiB of the content wait for its own digest. An error ends
+    /// the stream: what came before it was right. Dropping the stream is how a reader
+    /// goes away.
+    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>>;
+}
+
+/// A content can't be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    /// Nobody has it and the source does not give it.
+    #[error("neither a peer nor the source gives it")]
+    Source(#[source] Arc<SourceError>),
+    /// The node can't take it: the store fails and it can't be streamed.
+    #[error("the store can't take it")]
+    Store(#[source] Arc<std::io::Error>),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// A body ends before its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// The download failed for good.
+    #[error("the download failed")]
+    Download(#[source] Arc<SourceError>),
+    /// The content does not match its digest.
+    #[error("the content does not match its digest")]
+    Corrupt,
+    /// The store can't be read.
+    #[error("the store can't be read")]
+    Store(#[source] Arc<std::io::Error>),
+    /// The node is shutting down.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// All contents this node can get.
+pub trait Contents: Send + Sync + 'static {
+    /// Opens a content: from the store, or by joining its download, or by starting
+    /// one. Returns as soon as the size is known. Dropping the future gives up.
+    fn open(&self, want: Want) -> BoxFuture<'static, Result<Content, OpenError>>;
+
+    /// Whether the store holds it whole: its size and media type.
+    fn stored(&self, task: &TaskId) -> Option<(u64, Option<String>)>;
+
+    /// These will be wanted soon; nothing is downloaded yet, but their sizes are remembered
+    /// and the scheduler is told.
+    fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin);
+
+    /// Tells the scheduler what an upstream said.
+    fn observed(&self, observation: Observation);
+
+    /// Asks the scheduler what any host has observed, at most a second; for when the
+    /// upstream can't be reached.
+    fn lookup(
+        &self,
+        upstream: UpstreamName,
+        repository: Repository,
+        reference: Reference,
+    ) -> BoxFuture<'static, Option<Observation>>;
+}

@@ -1,0 +1,18 @@
+//! The peer: a registry mirror and proxy whose blob GETs are swarm downloads.
+//!
+//! A request enters by [`mirror`] or [`intercept`]; [`rights`] asks whether the
+//! caller may read; [`swarm`] gets the bytes from peers over [`transfer`] or from a
+//! [`source`], which for images is a registry reached through [`upstream`]; [`store`]
+//! keeps them.
+
+pub mod content;
+pub mod credential;
+pub mod intercept;
+pub mod metrics;
+pub mod mirror;
+pub mod rights;
+pub mod source;
+pub mod store;
+pub mod swarm;
+pub mod transfer;
+pub mod upstream;

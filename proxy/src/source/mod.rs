@@ -1,0 +1,118 @@
+//! Origins: where a task's bytes come from in the first place.
+//!
+//! The swarm knows only this seam; [`crate::upstream`] implements it for registries.
+
+use std::{ops::Range, time::Duration};
+
+use bytes::Bytes;
+use darter_api::{Digest, Origin};
+use futures::{future::BoxFuture, stream::BoxStream};
+use http::{HeaderMap, StatusCode};
+
+use crate::credential::Credential;
+
+/// What is to be read.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Where.
+    pub origin: Origin,
+    /// Which content.
+    pub digest: Digest,
+    /// Which bytes of it; the end may lie past the content's. `None` is all of it.
+    pub range: Option<Range<u64>>,
+    /// The caller's own credential; without it the source's anonymous or configured
+    /// one is used.
+    pub credential: Option<Credential>,
+}
+
+/// What a source knows of a content without sending it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Size in bytes; `None` where the source does not say.
+    pub size: Option<u64>,
+    /// The media type of a manifest, without parameters.
+    pub media_type: Option<String>,
+}
+
+/// A body that has begun.
+pub struct Body {
+    /// Size and media type of the whole content.
+    pub stat: Stat,
+    /// The place in the content of the stream's first byte. It may lie before the
+    /// range that was asked for, where the source ignores ranges.
+    pub offset: u64,
+    /// The bytes. An error ends it; a stream that ends before the content does has
+    /// been cut and is resumed by the caller.
+    pub stream: BoxStream<'static, Result<Bytes, SourceError>>,
+}
+
+/// A refusal by the source, to be relayed to the client as it came.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// 401 or 403.
+    pub status: StatusCode,
+    /// `WWW-Authenticate` and `Content-Type`.
+    pub headers: HeaderMap,
+    /// The error body, bounded.
+    pub body: Bytes,
+}
+
+/// Why a source gives nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The source asks for other credentials.
+    #[error("the source refused with {}", .0.status)]
+    Refused(Box<Refusal>),
+    /// The source does not have it.
+    #[error("the source has no such content")]
+    Missing,
+    /// The source asks for patience (429, 503).
+    #[error("the source is overloaded ({status})")]
+    Throttled {
+        /// 429 or 503.
+        status: StatusCode,
+        /// Its `Retry-After`, if it sent one.
+        retry_after: Option<Duration>,
+    },
+    /// Any other status.
+    #[error("the source answered {0}")]
+    Status(StatusCode),
+    /// It can't be reached, or the body broke.
+    #[error("the source can't be read: {what}")]
+    Broken {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What it sends is not what the protocol allows.
+    #[error("the source's reply is wrong: {0}")]
+    Protocol(&'static str),
+}
+
+impl SourceError {
+    /// Whether the same read may succeed a moment later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Throttled { .. } | Self::Broken { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            Self::Refused(_) | Self::Missing | Self::Protocol(_) => false,
+        }
+    }
+}
+
+/// An origin of contents. Both calls are cancel-safe: dropping the future or the body
+/// closes what it opened.
+pub trait Source: Send + Sync + 'static {
+    /// Size and media type (a HEAD). Answers may be remembered for a short time.
+    fn stat(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        credential: Option<&Credential>,
+    ) -> BoxFuture<'static, Result<Stat, SourceError>>;
+
+    /// Begins to read.
+    fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>>;
+}

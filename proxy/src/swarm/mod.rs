@@ -1,0 +1,3 @@
+//! Downloads: the pure core that decides, and the driver that does.
+
+pub mod core;

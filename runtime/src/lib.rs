@@ -1,0 +1,12 @@
+//! What every part of Darter runs on, and nothing of what it is for.
+//!
+//! [`tasks`] spawns and ends work, [`identity`] keeps the node's key, [`server`]
+//! accepts connections and ends them cleanly, [`operations`] answers for health and
+//! metrics.
+
+pub mod identity;
+pub mod operations;
+pub mod server;
+pub mod tasks;
+
+pub use tasks::Tasks;
