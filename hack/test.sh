@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs every test.
+#
+#   hack/test.sh           all tests; repetitions cut short
+#   hack/test.sh --long    the full repetitions (20 kills of everything)
+#
+# The real clients come from Debian's packages. What can't be installed is skipped by
+# name; the list at the end says which clients the tests really used.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+long=""
+for argument in "$@"; do
+  case "$argument" in
+    --long) long=1 ;;
+    *) echo "hack/test.sh: unknown argument '$argument' (known: --long)" >&2; exit 2 ;;
+  esac
+done
+
+# command=package, as Debian names them.
+wanted=(
+  docker-registry=docker-registry containerd=containerd ctr=containerd runc=runc
+  dockerd=docker.io skopeo=skopeo podman=podman iptables=iptables
+  ip=iproute2 tc=iproute2 curl=curl openssl=openssl
+)
+# dockerd and friends live in sbin, which is not on everybody's PATH.
+export PATH="$PATH:/usr/sbin:/sbin"
+
+missing=()
+for entry in "${wanted[@]}"; do
+  command -v "${entry%%=*}" >/dev/null || missing+=("${entry#*=}")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing: ${missing[*]}"
+    apt-get update -qq || echo "apt-get update failed; trying with the lists there are"
+    for package in $(printf '%s\n' "${missing[@]}" | sort -u); do
+      DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+        echo "SKIPPED: $package can't be installed"
+    done
+  else
+    echo "not root, or no apt: missing ${missing[*]}; their tests will be skipped"
+  fi
+fi
+
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+export DARTER_TEST_REPORT="$report"
+[ -z "$long" ] || export DARTER_TEST_LONG=1
+
+status=0
+cargo test --workspace --locked --no-fail-fast || status=$?
+
+echo
+echo "Clients the tests really used:"
+grep '^used ' "$report" | sort -u | sed 's/^used /  /' || echo "  none"
+skipped=$(grep -c '^skipped ' "$report" || true)
+echo "Skipped tests: $skipped"
+grep '^skipped ' "$report" | sort -u | sed 's/^skipped /  /' || true
+if [ "$status" = 0 ]; then echo "hack/test.sh: all tests passed"; else echo "hack/test.sh: FAILED"; fi
+exit "$status"
