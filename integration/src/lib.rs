@@ -1,1 +1,23 @@
-//! integration
+//! Real clients against the real binary: what the tests in `tests/` are made of.
+//!
+//! Each process has its own root, state and socket under the test's temporary
+//! directory, and dies with the test ([`process`]). [`registry`] runs distribution as
+//! the upstream and reads from its log which bytes left it; [`image`] makes and pushes
+//! images; [`darter`] runs the parts of Darter; [`clients`] pulls as people do.
+
+pub mod clients;
+pub mod darter;
+pub mod http;
+pub mod image;
+pub mod process;
+pub mod registry;
+pub mod report;
+
+/// How many times a repetition runs: `long` with `hack/test.sh --long`, else `short`.
+pub fn repetitions(short: usize, long: usize) -> usize {
+    if std::env::var_os("DARTER_TEST_LONG").is_some() {
+        long
+    } else {
+        short
+    }
+}

@@ -1,0 +1,143 @@
+//! containerd: by `ctr`, and by CRI's PullImage, which is what `crictl pull` sends.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, process::Command};
+use tonic::transport::{Endpoint, Uri};
+
+use crate::{
+    process::{Process, run},
+    report::find,
+};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from proto/cri.proto"
+)]
+mod cri {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// A containerd of its own, whose `docker.io` is a mirror.
+pub struct Containerd {
+    process: Process,
+    dir: PathBuf,
+}
+
+impl Containerd {
+    /// Starts it under `dir/containerd`, with a hosts.toml that points `docker.io` at `mirror`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start(dir: &Path, mirror: &str) -> Result<Self> {
+        let dir = dir.join("containerd");
+        let hosts = dir.join("certs.d/docker.io");
+        std::fs::create_dir_all(&hosts)?;
+        std::fs::write(
+            hosts.join("hosts.toml"),
+            // The fallback is a port where nobody listens: a pull that succeeds came
+            // through the mirror.
+            format!(
+                "server = \"http://127.0.0.1:1\"\n\n[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+            ),
+        )?;
+        let config = dir.join("config.toml");
+        let shown = dir.display();
+        std::fs::write(
+            &config,
+            format!(
+                "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
+                 [grpc]\naddress = \"{shown}/sock\"\n[ttrpc]\naddress = \"{shown}/ttrpc\"\n\
+                 [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n\
+                 [plugins.\"io.containerd.grpc.v1.cri\"]\nenable_selinux = false\nstream_server_port = \"0\"\n\
+                 disable_tcp_service = true\n\
+                 [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n\
+                 [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{shown}/certs.d\"\n"
+            ),
+        )?;
+        let program = find("containerd").context("containerd is not installed")?;
+        let arguments = ["--config".as_ref(), config.as_os_str()];
+        let mut process = Process::start("containerd", &dir, &program, arguments, &[])?;
+        process
+            .wait_for(|log| log.contains("containerd successfully booted").then_some(()))
+            .await?;
+        Ok(Self { process, dir })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
+    fn ctr(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", "test"]);
+        command
+    }
+
+    /// `ctr images pull`: fetched, verified by containerd and unpacked.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub async fn ctr_pull(&self, image: &str) -> Result<()> {
+        let mut command = self.ctr();
+        command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]);
+        run(command.arg(self.dir.join("certs.d")).arg(image))
+            .await
+            .map(drop)
+    }
+
+    /// `ctr content fetch --all-platforms`: fetched and verified, not unpacked.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub async fn ctr_fetch(&self, image: &str) -> Result<()> {
+        let mut command = self.ctr();
+        command.args(["content", "fetch", "--all-platforms", "--hosts-dir"]);
+        run(command.arg(self.dir.join("certs.d")).arg(image))
+            .await
+            .map(drop)
+    }
+
+    /// The digests in its content store.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub async fn contents(&self) -> Result<Vec<String>> {
+        let listing = run(self.ctr().args(["content", "ls", "--quiet"])).await?;
+        Ok(listing.lines().map(str::to_owned).collect())
+    }
+
+    /// CRI's PullImage over containerd's socket.
+    ///
+    /// # Errors
+    /// The status it answered.
+    pub async fn cri_pull(&self, image: &str) -> Result<String> {
+        let socket = self.socket();
+        let connect = move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        };
+        let channel = Endpoint::from_static("http://containerd")
+            .connect_with_connector(tower::service_fn(connect))
+            .await?;
+        let mut client = cri::image_service_client::ImageServiceClient::new(channel);
+        let request = cri::PullImageRequest {
+            image: Some(cri::ImageSpec {
+                image: image.to_owned(),
+            }),
+            auth: None,
+        };
+        let reply = client
+            .pull_image(request)
+            .await
+            .with_context(|| self.process.tail())?;
+        Ok(reply.into_inner().image_ref)
+    }
+}

@@ -1,0 +1,91 @@
+//! dockerd with `registry-mirrors`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::process::Command;
+
+use crate::{
+    process::{Process, run},
+    report::find,
+};
+
+/// A dockerd of its own, without networks.
+pub struct Dockerd {
+    process: Process,
+    socket: PathBuf,
+}
+
+impl Dockerd {
+    /// Starts it under `dir/dockerd` with `mirror` in front of Docker Hub.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start(dir: &Path, mirror: &str) -> Result<Self> {
+        let dir = dir.join("dockerd");
+        std::fs::create_dir_all(&dir)?;
+        let socket = dir.join("sock");
+        let path = |name: &str| dir.join(name).display().to_string();
+        let arguments = [
+            format!("--data-root={}", path("data")),
+            format!("--exec-root={}", path("exec")),
+            format!("--pidfile={}", path("pid")),
+            format!("--host=unix://{}", socket.display()),
+            format!("--config-file={}", path("daemon.json")),
+            format!("--registry-mirror={mirror}"),
+            "--storage-driver=vfs".into(),
+            "--bridge=none".into(),
+            "--iptables=false".into(),
+            "--ip6tables=false".into(),
+            "--ip-forward=false".into(),
+        ];
+        std::fs::write(dir.join("daemon.json"), "{}")?;
+        let program = find("dockerd").context("dockerd is not installed")?;
+        let mut process = Process::start("dockerd", &dir, &program, &arguments, &[])?;
+        process
+            .wait_for(|log| log.contains("API listen on").then_some(()))
+            .await?;
+        Ok(Self { process, socket })
+    }
+
+    /// Pulls as `docker pull` does; the image's id.
+    ///
+    /// # Errors
+    /// What dockerd said.
+    pub async fn pull(&self, repository: &str, tag: &str) -> Result<String> {
+        let url = format!("http://docker/images/create?fromImage={repository}&tag={tag}");
+        let progress = self.api(&["-X", "POST", &url]).await?;
+        if progress.contains("\"error\"") || !progress.contains("Downloaded newer image") {
+            bail!(
+                "docker pull {repository}:{tag}: {progress}\n{}",
+                self.process.tail()
+            );
+        }
+        let image = self
+            .api(&[&format!("http://docker/images/{repository}:{tag}/json")])
+            .await?;
+        let image: serde_json::Value = serde_json::from_str(&image)?;
+        Ok(image["Id"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn api(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--unix-socket"]);
+        run(command.arg(&self.socket).args(arguments)).await
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // SIGTERM first: dockerd ends its own containerd, which a SIGKILL would orphan.
+        if let Some(pid) = self.process.pid() {
+            let pid = pid.to_string();
+            let asked = std::process::Command::new("kill").arg(&pid).status();
+            if asked.is_ok_and(|status| status.success()) {
+                let _ = std::process::Command::new("timeout")
+                    .args(["10", "tail", "--pid", &pid, "-f", "/dev/null"])
+                    .status();
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The clients of containers/image: skopeo and podman, by registries.conf.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use tokio::process::Command;
+
+use crate::process::run;
+
+/// A registries.conf whose `docker.io` is blocked but for the mirror at
+/// `<mirror>/docker.io`, and a policy that accepts all.
+fn configuration(dir: &Path, mirror: &str) -> Result<(PathBuf, PathBuf)> {
+    std::fs::create_dir_all(dir)?;
+    let host = mirror.trim_start_matches("http://");
+    let registries = dir.join("registries.conf");
+    std::fs::write(
+        &registries,
+        format!(
+            "unqualified-search-registries = [\"docker.io\"]\nshort-name-mode = \"disabled\"\n\
+             [[registry]]\nprefix = \"docker.io\"\nlocation = \"127.0.0.1:1\"\ninsecure = true\n\
+             [[registry.mirror]]\nlocation = \"{host}/docker.io\"\ninsecure = true\n"
+        ),
+    )?;
+    let policy = dir.join("policy.json");
+    std::fs::write(
+        &policy,
+        r#"{"default": [{"type": "insecureAcceptAnything"}]}"#,
+    )?;
+    Ok((registries, policy))
+}
+
+/// `skopeo copy docker://<image> dir:<dir>/image`; the folder it wrote.
+///
+/// # Errors
+/// What skopeo said.
+pub async fn skopeo_copy(dir: &Path, mirror: &str, image: &str) -> Result<PathBuf> {
+    let dir = dir.join("skopeo");
+    let (registries, policy) = configuration(&dir, mirror)?;
+    let target = dir.join("image");
+    let mut command = Command::new("skopeo");
+    command
+        .env("XDG_RUNTIME_DIR", &dir)
+        .arg("--registries-conf")
+        .arg(registries)
+        .arg("--policy")
+        .arg(policy)
+        .args(["copy", "--all"])
+        .arg(format!("docker://{image}"))
+        .arg(format!("dir:{}", target.display()));
+    run(&mut command).await?;
+    Ok(target)
+}
+
+/// `podman pull` into a store of its own; the image's id.
+///
+/// # Errors
+/// What podman said.
+pub async fn podman_pull(dir: &Path, mirror: &str, image: &str) -> Result<String> {
+    let dir = dir.join("podman");
+    let (registries, policy) = configuration(&dir, mirror)?;
+    let mut command = Command::new("podman");
+    command
+        .env("CONTAINERS_REGISTRIES_CONF", registries)
+        .env("TMPDIR", &dir)
+        .env("HOME", &dir)
+        .arg("--root")
+        .arg(dir.join("root"))
+        .arg("--runroot")
+        .arg(dir.join("run"))
+        .args([
+            "--storage-driver",
+            "vfs",
+            "--cgroup-manager",
+            "cgroupfs",
+            "--events-backend",
+            "file",
+        ])
+        .args(["pull", "--quiet", "--signature-policy"])
+        .arg(policy)
+        .arg(image);
+    Ok(run(&mut command).await?.trim().to_owned())
+}

@@ -1,0 +1,171 @@
+//! Child processes that can't outlive their test.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::process::{Child, Command};
+
+/// A daemon with its log file. Killed when dropped, and by the kernel when the test
+/// process dies (`setpriv --pdeathsig`, from util-linux).
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program`, with standard output and error in `<dir>/<name>.log`.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start<S: AsRef<std::ffi::OsStr>>(
+        name: &str,
+        dir: &Path,
+        program: &Path,
+        arguments: impl IntoIterator<Item = S>,
+        environment: &[(&str, String)],
+    ) -> Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .args(arguments)
+            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {name} ({})", program.display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// All it has printed so far.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until `condition` holds for its log.
+    ///
+    /// # Errors
+    /// When it ends first, or a minute passes; with the log's end.
+    pub async fn wait_for<T>(&mut self, mut condition: impl FnMut(&str) -> Option<T>) -> Result<T> {
+        for _ in 0..3000 {
+            if let Some(found) = condition(&self.log()) {
+                return Ok(found);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.name, self.tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("{} did not become ready:\n{}", self.name, self.tail())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it can't be waited for.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Sends a signal by name (`INT`, `STOP`) and does not wait.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.pid().context("the process has ended")?.to_string();
+        let status = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .await?;
+        anyhow::ensure!(status.success(), "kill -s {signal} {pid}: {status}");
+        Ok(())
+    }
+
+    /// Waits for its end, at most `limit`.
+    ///
+    /// # Errors
+    /// When it still runs then.
+    pub async fn ended(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        let status = tokio::time::timeout(limit, self.child.wait()).await;
+        Ok(status.with_context(|| format!("{} still runs", self.name))??)
+    }
+
+    /// The last lines of its log.
+    pub fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+/// Runs a command to its end: standard output, or an error with all it said.
+///
+/// # Errors
+/// When it can't be started, fails, or takes longer than three minutes.
+pub async fn run(command: &mut Command) -> Result<String> {
+    let shown = format!("{:?}", command.as_std());
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(Duration::from_secs(180), output)
+        .await
+        .with_context(|| format!("{shown}: takes too long"))?
+        .with_context(|| shown.clone())?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{shown}: {}\n{stdout}\n{stderr}", output.status);
+    }
+    Ok(stdout)
+}
+
+/// A loopback port that was free a moment ago, for software that can't take port 0.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}
+
+/// Polls until `condition` yields something, at most `limit`.
+///
+/// # Errors
+/// When it never does; says what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Result<T> {
+    let poll = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(limit, poll)
+        .await
+        .with_context(|| format!("waited {limit:?} for {what}"))
+}
