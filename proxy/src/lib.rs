@@ -5,6 +5,7 @@
 //! [`source`], which for images is a registry reached through [`upstream`]; [`store`]
 //! keeps them.
 
+pub mod app;
 pub mod content;
 pub mod credential;
 pub mod intercept;
