@@ -1,1 +1,308 @@
-//! store
+//! Content on disk, addressed by its digest.
+//!
+//! ```text
+//! lock                                one process owns the directory
+//! boot                                the boot id under which it was written last
+//! blobs/<algorithm>/<hex>             whole and verified
+//! blobs/<algorithm>/<hex>.journal     geometry, origin, group digests, proofs
+//! partial/<algorithm>/<hex>[.journal] the same, being downloaded
+//! ```
+//!
+//! Owner of state: [`Store`] owns the directory and the index of what is in it; nothing
+//! else writes there. Invariant: what stands under `blobs` has matched its digest, and a
+//! piece that the journal names was verified and written before. A killed process loses
+//! nothing but pieces in flight. A machine that restarts loses what no background batch
+//! had made durable: partial downloads, and whole blobs after a failed new check.
+//!
+//! Nothing that a guard ([`Blob`], [`Partial`]) is held of is evicted or deleted.
+//! All calls block for as long as the disk does, which mostly is the page cache.
+
+mod blob;
+mod durable;
+mod evict;
+mod hasher;
+mod journal;
+mod layout;
+mod metrics;
+mod open;
+mod partial;
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytesize::ByteSize;
+use darter_api::{Lengths, Origin, PieceIndex, PieceSet, TaskId};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub use blob::{Blob, StoredPiece};
+pub use hasher::PrefixHasher;
+pub use metrics::Metrics;
+pub use open::OpenError;
+pub use partial::Partial;
+
+use blob::Whole;
+use layout::Layout;
+use partial::Growing;
+
+/// Bounds of the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Bytes of blobs at most; the least recently used go first. Default 64 GiB.
+    pub capacity: ByteSize,
+    /// Bytes of manifests at most, which are not counted above. Default 256 MiB.
+    pub manifest_capacity: ByteSize,
+    /// Eviction begins at this share of the capacity, in per cent. Default 95.
+    pub high_watermark: u8,
+    /// And ends at this one. Default 85.
+    pub low_watermark: u8,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            capacity: ByteSize::gib(64),
+            manifest_capacity: ByteSize::mib(256),
+            high_watermark: 95,
+            low_watermark: 85,
+        }
+    }
+}
+
+/// What was on disk when the store was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The task.
+    pub task: TaskId,
+    /// Its geometry.
+    pub lengths: Lengths,
+    /// Pieces on disk.
+    pub held: PieceSet,
+    /// Where it came from.
+    pub origin: Option<Origin>,
+    /// Whether it is whole and verified.
+    pub whole: bool,
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    layout: Layout,
+    options: Options,
+    index: DashMap<TaskId, Entry>,
+    blob_bytes: AtomicU64,
+    manifest_bytes: AtomicU64,
+    pinned: DashMap<TaskId, Instant>,
+    /// Evicted since it was last asked.
+    evicted: Mutex<Vec<TaskId>>,
+    /// Committed, but not yet durable.
+    fresh: Mutex<Vec<TaskId>>,
+    metrics: Metrics,
+    /// Held for as long as the store is; unlocks when closed.
+    _lock: std::fs::File,
+}
+
+enum Entry {
+    Whole(Arc<Whole>),
+    Growing(Arc<Growing>),
+}
+
+impl Store {
+    /// Opens a directory, and tells what is in it.
+    ///
+    /// # Errors
+    /// When another process owns the directory, or it can't be used.
+    pub fn open(
+        directory: &Path,
+        options: &Options,
+        metrics: Metrics,
+    ) -> Result<(Self, Vec<Found>), OpenError> {
+        open::open(directory, options, metrics, &open::boot_id())
+    }
+
+    /// A whole blob; holding it keeps it.
+    pub fn whole(&self, task: &TaskId) -> Option<Blob> {
+        let whole = match self.0.index.get(task)?.value() {
+            Entry::Whole(whole) => Arc::clone(whole),
+            Entry::Growing(_) => return None,
+        };
+        match Blob::open(whole, &self.0.layout) {
+            Ok(blob) => Some(blob),
+            Err(cause) => {
+                tracing::warn!(%task, %cause, "a stored blob can't be opened; it is forgotten");
+                self.forget(task);
+                None
+            }
+        }
+    }
+
+    /// Size and media type of a whole blob, without opening it.
+    pub fn stat(&self, task: &TaskId) -> Option<(u64, Option<String>)> {
+        match self.0.index.get(task)?.value() {
+            Entry::Whole(whole) => Some((whole.lengths.size(), whole.media_type.clone())),
+            Entry::Growing(_) => None,
+        }
+    }
+
+    /// Begins a download, or goes on with what is on disk of it.
+    ///
+    /// # Errors
+    /// When the files can't be made ([`io::ErrorKind::StorageFull`] among them), or the
+    /// content is whole already ([`io::ErrorKind::AlreadyExists`]).
+    pub fn begin(
+        &self,
+        task: TaskId,
+        lengths: Lengths,
+        origin: Option<&Origin>,
+        media_type: Option<&str>,
+    ) -> io::Result<Partial> {
+        if let Some(entry) = self.0.index.get(&task) {
+            match entry.value() {
+                Entry::Whole(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+                Entry::Growing(growing) if growing.lengths == lengths => {
+                    return Ok(Partial::new(Arc::clone(growing), self.clone()));
+                }
+                Entry::Growing(_) => {}
+            }
+        }
+        self.make_room(lengths.size(), media_type.is_some());
+        let growing = Growing::create(&self.0.layout, task, lengths, origin, media_type)?;
+        let growing = Arc::new(growing);
+        self.0
+            .index
+            .insert(task, Entry::Growing(Arc::clone(&growing)));
+        self.account(lengths.size(), media_type.is_some());
+        Ok(Partial::new(growing, self.clone()))
+    }
+
+    /// A verified piece, from a whole blob or one that grows.
+    ///
+    /// # Errors
+    /// When the journal or the data can't be read.
+    pub fn piece(&self, task: &TaskId, index: PieceIndex) -> io::Result<Option<StoredPiece>> {
+        let growing = match self.0.index.get(task).as_deref() {
+            Some(Entry::Growing(growing)) => Some(Arc::clone(growing)),
+            Some(Entry::Whole(_)) => None,
+            None => return Ok(None),
+        };
+        if let Some(growing) = growing {
+            return growing.piece(index);
+        }
+        self.whole(task).map_or(Ok(None), |blob| blob.piece(index))
+    }
+
+    /// The geometry of a content that is here, whole or not.
+    pub fn lengths(&self, task: &TaskId) -> Option<Lengths> {
+        Some(match self.0.index.get(task)?.value() {
+            Entry::Whole(whole) => whole.lengths,
+            Entry::Growing(growing) => growing.lengths,
+        })
+    }
+
+    /// Keeps a content from eviction for so long.
+    pub fn pin(&self, task: TaskId, time: Duration) {
+        self.0.pinned.insert(task, Instant::now() + time);
+    }
+
+    /// Drops a content; whether it was here and free.
+    pub fn delete(&self, task: &TaskId) -> bool {
+        let removed = self.0.index.remove_if(task, |_, entry| entry.is_free());
+        let Some((_, entry)) = removed else {
+            return false;
+        };
+        self.unaccount(entry.size(), entry.is_manifest());
+        self.0.pinned.remove(task);
+        if let Err(cause) = self.0.layout.remove(task, matches!(entry, Entry::Whole(_))) {
+            tracing::warn!(%task, %cause, "a dropped content's files remain");
+        }
+        true
+    }
+
+    /// Bytes taken by blobs and by manifests, partial ones at their full size.
+    pub fn usage(&self) -> (u64, u64) {
+        let load = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        (load(&self.0.blob_bytes), load(&self.0.manifest_bytes))
+    }
+
+    /// Counts and gauges.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    fn forget(&self, task: &TaskId) {
+        if let Some((_, entry)) = self.0.index.remove(task) {
+            self.unaccount(entry.size(), entry.is_manifest());
+        }
+    }
+
+    fn account(&self, size: u64, manifest: bool) {
+        let bytes = if manifest {
+            &self.0.manifest_bytes
+        } else {
+            &self.0.blob_bytes
+        };
+        bytes.fetch_add(size, Ordering::Relaxed);
+        self.0.metrics.show_usage(self.usage());
+    }
+
+    fn unaccount(&self, size: u64, manifest: bool) {
+        let bytes = if manifest {
+            &self.0.manifest_bytes
+        } else {
+            &self.0.blob_bytes
+        };
+        bytes.fetch_sub(size, Ordering::Relaxed);
+        self.0.metrics.show_usage(self.usage());
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.0.layout.root().display())
+    }
+}
+
+impl Entry {
+    /// Whether nobody holds a guard of it.
+    fn is_free(&self) -> bool {
+        match self {
+            Self::Whole(whole) => Arc::strong_count(whole) == 1,
+            Self::Growing(growing) => Arc::strong_count(growing) == 1,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Whole(whole) => whole.lengths.size(),
+            Self::Growing(growing) => growing.lengths.size(),
+        }
+    }
+
+    fn is_manifest(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.media_type.is_some(),
+            Self::Growing(growing) => growing.media_type.is_some(),
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! The digest of a content that follows its contiguous prefix.
+
+use std::io;
+
+use darter_api::{Digest, Hasher, TaskId};
+
+use super::Partial;
+
+/// Bytes read at once.
+const STEP: u64 = 256 * 1024;
+
+/// Hashes a growing content from its beginning, as far as it is there, so that the
+/// digest is done when the last piece is. Blocks while it reads and hashes.
+#[derive(Debug)]
+pub struct PrefixHasher {
+    hasher: Hasher,
+    at: u64,
+}
+
+impl PrefixHasher {
+    /// At the beginning.
+    pub fn new(task: &TaskId) -> Self {
+        Self {
+            hasher: Hasher::new(task.digest().algorithm()),
+            at: 0,
+        }
+    }
+
+    /// Bytes hashed so far.
+    pub const fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// Goes on to `end`; all bytes before it must be on disk.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn advance(&mut self, partial: &Partial, end: u64) -> io::Result<()> {
+        while self.at < end {
+            let next = (self.at + STEP).min(end);
+            self.hasher.update(&partial.read(self.at..next)?);
+            self.at = next;
+        }
+        Ok(())
+    }
+
+    /// Takes the bytes at its position, from memory.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.at += bytes.len() as u64;
+    }
+
+    /// The digest of all bytes so far.
+    pub fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
+}

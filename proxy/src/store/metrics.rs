@@ -1,0 +1,65 @@
+//! Gauges and counts of the store.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// What the store counts. Cheap to clone; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    blob_bytes: Gauge<u64, AtomicU64>,
+    manifest_bytes: Gauge<u64, AtomicU64>,
+    commits: Counter,
+    evictions: Counter,
+    rotten: Counter,
+}
+
+impl Metrics {
+    /// Shows them as `store_...`.
+    pub fn register(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, metric: &Counter| {
+            registry.register(name, help, metric.clone())
+        };
+        add("store_commits", "Contents that became whole", &self.commits);
+        add(
+            "store_evictions",
+            "Contents that had to go",
+            &self.evictions,
+        );
+        add(
+            "store_rotten",
+            "Stored contents that did not match their digest any more",
+            &self.rotten,
+        );
+        registry.register(
+            "store_blob_bytes",
+            "Bytes of blobs on disk",
+            self.blob_bytes.clone(),
+        );
+        registry.register(
+            "store_manifest_bytes",
+            "Bytes of manifests on disk",
+            self.manifest_bytes.clone(),
+        );
+    }
+
+    pub(super) fn show_usage(&self, (blobs, manifests): (u64, u64)) {
+        self.blob_bytes.set(blobs);
+        self.manifest_bytes.set(manifests);
+    }
+
+    pub(super) fn committed(&self) {
+        self.commits.inc();
+    }
+
+    pub(super) fn evicted(&self) {
+        self.evictions.inc();
+    }
+
+    pub(super) fn rotten(&self) {
+        self.rotten.inc();
+    }
+}

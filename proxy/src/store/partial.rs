@@ -1,0 +1,245 @@
+//! Contents that grow.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    ops::Range,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use darter_api::{Lengths, Origin, PieceIndex, PieceSet, Proof, TaskId, proof::GroupDigest};
+use parking_lot::Mutex;
+
+use super::{
+    Entry, Store,
+    blob::{Blob, Keep, StoredPiece, Whole, read_range, write_at},
+    journal::{Header, Ledger, Record},
+    layout::Layout,
+    unix_seconds,
+};
+
+/// A download on disk: the data file, and the journal of its verified pieces.
+#[derive(Debug)]
+pub(super) struct Growing {
+    pub(super) task: TaskId,
+    pub(super) lengths: Lengths,
+    pub(super) media_type: Option<String>,
+    pub(super) origin: Option<Origin>,
+    file: Arc<File>,
+    journal: Mutex<Journal>,
+}
+
+#[derive(Debug)]
+struct Journal {
+    file: File,
+    ledger: Ledger,
+}
+
+impl Growing {
+    pub(super) fn create(
+        layout: &Layout,
+        task: TaskId,
+        lengths: Lengths,
+        origin: Option<&Origin>,
+        media_type: Option<&str>,
+    ) -> io::Result<Self> {
+        let files = layout.files(&task, false);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        // The old journal goes before the data it spoke of does.
+        let mut journal = options.open(&files.journal)?;
+        let file = options.open(&files.data)?;
+        file.set_len(lengths.size())?;
+        let header = Header::new(&task, &lengths, origin, media_type);
+        journal.write_all(&Record::Header(header).encode())?;
+        Ok(Self {
+            task,
+            lengths,
+            media_type: media_type.map(str::to_owned),
+            origin: origin.cloned(),
+            file: Arc::new(file),
+            journal: Mutex::new(Journal {
+                file: journal,
+                ledger: Ledger::default(),
+            }),
+        })
+    }
+
+    /// From what an earlier process left; `None` when it is of no use.
+    pub(super) fn resume(layout: &Layout, task: TaskId) -> io::Result<Option<Self>> {
+        let files = layout.files(&task, false);
+        let bytes = match fs::read(&files.journal) {
+            Ok(bytes) => bytes,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(cause),
+        };
+        let Some((header, ledger, good)) = Ledger::replay(&bytes) else {
+            return Ok(None);
+        };
+        let Some(lengths) = header.lengths().filter(|_| header.task() == Some(task)) else {
+            return Ok(None);
+        };
+        let open = |path| File::options().read(true).write(true).open(path);
+        let (Ok(file), journal) = (
+            open(&files.data),
+            File::options().append(true).open(&files.journal)?,
+        ) else {
+            return Ok(None);
+        };
+        if file.metadata()?.len() != lengths.size() {
+            return Ok(None);
+        }
+        journal.set_len(good as u64)?;
+        Ok(Some(Self {
+            task,
+            lengths,
+            media_type: header.media_type().map(str::to_owned),
+            origin: header.origin(),
+            file: Arc::new(file),
+            journal: Mutex::new(Journal {
+                file: journal,
+                ledger,
+            }),
+        }))
+    }
+
+    pub(super) fn held(&self) -> PieceSet {
+        self.journal.lock().ledger.held.clone()
+    }
+
+    pub(super) fn piece(self: &Arc<Self>, index: PieceIndex) -> io::Result<Option<StoredPiece>> {
+        let journal = self.journal.lock();
+        Ok(journal.ledger.get(index).map(|sealed| StoredPiece {
+            lengths: self.lengths,
+            index,
+            media_type: self.media_type.clone(),
+            proof: sealed.proof.clone(),
+            groups: Arc::clone(&sealed.groups),
+            file: Arc::clone(&self.file),
+            _keep: Keep::Growing(Arc::clone(self)),
+        }))
+    }
+}
+
+/// A download, open for writing. Cheap to clone; while one is held it is not evicted.
+#[derive(Debug, Clone)]
+pub struct Partial {
+    growing: Arc<Growing>,
+    store: Store,
+}
+
+impl Partial {
+    pub(super) const fn new(growing: Arc<Growing>, store: Store) -> Self {
+        Self { growing, store }
+    }
+
+    /// The task.
+    pub fn task(&self) -> TaskId {
+        self.growing.task
+    }
+
+    /// Its geometry.
+    pub fn lengths(&self) -> Lengths {
+        self.growing.lengths
+    }
+
+    /// Where it can be read, as it was begun with.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.growing.origin.as_ref()
+    }
+
+    /// Verified pieces on disk.
+    pub fn held(&self) -> PieceSet {
+        self.growing.held()
+    }
+
+    /// Writes bytes into their place. They count only when their piece is sealed.
+    ///
+    /// # Errors
+    /// When the disk does not take them, or they lie outside the content.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if offset + bytes.len() as u64 > self.growing.lengths.size() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a write past the content's end",
+            ));
+        }
+        write_at(&self.growing.file, offset, bytes)
+    }
+
+    /// Notes that a piece is verified and written.
+    ///
+    /// # Errors
+    /// When the journal can't be appended to.
+    pub fn seal(
+        &self,
+        index: PieceIndex,
+        groups: &[GroupDigest],
+        proof: Option<&Proof>,
+    ) -> io::Result<()> {
+        let mut journal = self.growing.journal.lock();
+        let records = journal.ledger.seal(index, groups, proof);
+        journal.file.write_all(&records)
+    }
+
+    /// Takes pieces back.
+    ///
+    /// # Errors
+    /// When the journal can't be appended to.
+    pub fn unseal(&self, pieces: &PieceSet) -> io::Result<()> {
+        let mut journal = self.growing.journal.lock();
+        let record = journal.ledger.lose(pieces);
+        journal.file.write_all(&record)
+    }
+
+    /// Reads bytes, verified or not: the caller knows which are.
+    ///
+    /// # Errors
+    /// When the file can't be read so far.
+    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        read_range(&self.growing.file, range)
+    }
+
+    /// A sealed piece with what proves it.
+    ///
+    /// # Errors
+    /// When the journal can't be read.
+    pub fn piece(&self, index: PieceIndex) -> io::Result<Option<StoredPiece>> {
+        self.growing.piece(index)
+    }
+
+    /// Makes the content whole, by rename. The caller has checked its digest.
+    ///
+    /// # Errors
+    /// When the files can't be renamed.
+    pub fn commit(self) -> io::Result<Blob> {
+        let (task, lengths) = (self.growing.task, self.growing.lengths);
+        let layout = &self.store.0.layout;
+        let (from, to) = (layout.files(&task, false), layout.files(&task, true));
+        // The journal first: a data file under `blobs` always has one.
+        fs::rename(&from.journal, &to.journal)?;
+        fs::rename(&from.data, &to.data)?;
+        let whole = Whole::new(
+            task,
+            lengths,
+            self.growing.media_type.clone(),
+            unix_seconds(),
+        );
+        let whole = Arc::new(whole);
+        self.store
+            .0
+            .index
+            .insert(task, Entry::Whole(Arc::clone(&whole)));
+        self.store.0.fresh.lock().push(task);
+        self.store.0.metrics.committed();
+        Blob::open(whole, layout)
+    }
+
+    /// Drops the download and its files, once nobody else holds it.
+    pub fn discard(self) {
+        let (task, store) = (self.growing.task, self.store.clone());
+        drop(self);
+        store.delete(&task);
+    }
+}
