@@ -1,6 +1,13 @@
-//! The scheduler: who takes which piece from whom, and who reads the source.
+//! Who takes which piece from whom.
 //!
-//! [`core`] decides and does nothing else; `service` carries its words. State
-//! is soft: it is rebuilt from the hosts' hellos.
+//! [`core`] decides: a pure state machine over hosts, tasks and leases. [`service`]
+//! speaks gRPC with the peers and feeds it.
 
 pub mod core;
+mod metrics;
+mod options;
+pub mod service;
+
+pub use metrics::Metrics;
+pub use options::Options;
+pub use service::{Scheduler, StartError};

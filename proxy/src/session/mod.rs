@@ -42,7 +42,7 @@ pub enum SessionEvent {
     /// The hello was accepted.
     Up,
     /// The scheduler spoke.
-    Message(SchedulerMessage),
+    Message(Box<SchedulerMessage>),
     /// It ended; another one is being made.
     Down,
 }
@@ -174,7 +174,10 @@ impl Keeper {
             }
             match next(&mut inbound).await {
                 Ok(message) => {
-                    let _ = self.events.send(SessionEvent::Message(message)).await;
+                    let _ = self
+                        .events
+                        .send(SessionEvent::Message(Box::new(message)))
+                        .await;
                 }
                 Err(cause) => return cause,
             }
@@ -225,7 +228,10 @@ impl Keeper {
         if !matches!(welcome, SchedulerMessage::Welcome { .. }) {
             return Err(SessionError::Ended);
         }
-        let _ = self.events.send(SessionEvent::Message(welcome)).await;
+        let _ = self
+            .events
+            .send(SessionEvent::Message(Box::new(welcome)))
+            .await;
         Ok((inbound, outbox))
     }
 
