@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::body::Body;
@@ -18,7 +18,15 @@ use super::socket::ConnectionState;
 pub struct FlushBeforeError {
     body: Body,
     connection: Arc<ConnectionState>,
-    failed: Option<(axum::Error, u64)>,
+    failed: Option<Failed>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    /// Taken when it is reported.
+    error: Option<axum::Error>,
+    /// How many flushes there had been when the body failed.
+    flushes: u64,
 }
 
 impl FlushBeforeError {
@@ -30,6 +38,20 @@ impl FlushBeforeError {
             failed: None,
         }
     }
+
+    /// Waits for the flush that hyper does whenever a body has nothing to give. Its
+    /// flush wakes this body; waking it any sooner would spin on a client that stalls.
+    fn poll_failed(
+        connection: &ConnectionState,
+        failed: &mut Failed,
+        context: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        connection.wake_at_flush(context.waker());
+        if connection.flushes() > failed.flushes {
+            return Poll::Ready(failed.error.take().map(Err));
+        }
+        Poll::Pending
+    }
 }
 
 impl http_body::Body for FlushBeforeError {
@@ -40,27 +62,23 @@ impl http_body::Body for FlushBeforeError {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.failed.is_none() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+        let this = &mut *self;
+        if this.failed.is_none() {
+            match ready!(Pin::new(&mut this.body).poll_frame(context)) {
                 Some(Err(error)) => {
-                    let flushes = self.connection.flushes();
                     tracing::debug!(%error, "a body ends short");
-                    self.failed = Some((error, flushes));
+                    this.failed = Some(Failed {
+                        error: Some(error),
+                        flushes: this.connection.flushes(),
+                    });
                 }
                 other => return Poll::Ready(other),
             }
         }
-        let Some((error, before)) = self.failed.take() else {
-            return Poll::Ready(None);
-        };
-        self.connection.wake_at_flush(context.waker());
-        if self.connection.flushes() > before {
-            return Poll::Ready(Some(Err(error)));
+        match &mut this.failed {
+            Some(failed) => Self::poll_failed(&this.connection, failed, context),
+            None => Poll::Ready(None),
         }
-        self.failed = Some((error, before));
-        // hyper flushes when a body has nothing to give; one more turn makes it do so.
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
@@ -69,5 +87,47 @@ impl http_body::Body for FlushBeforeError {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Wake, Waker},
+    };
+
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_error_waits_for_the_flush_and_does_not_spin() {
+        let connection = Arc::<ConnectionState>::default();
+        let broken = futures::stream::iter([
+            Ok(Bytes::from_static(b"good")),
+            Err(std::io::Error::other("broken")),
+        ]);
+        let mut body = FlushBeforeError::new(Body::from_stream(broken), Arc::clone(&connection));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(&waker));
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(poll().is_pending());
+        assert!(poll().is_pending());
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+        connection.flushed();
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(poll(), Poll::Ready(None)));
     }
 }

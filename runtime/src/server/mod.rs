@@ -7,38 +7,60 @@
 //! [`socket`] closes the write side first and reads the rest away before the socket goes.
 
 mod body;
+mod executor;
 mod socket;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tower::ServiceExt as _;
 
 use crate::tasks::Tasks;
 pub use body::FlushBeforeError;
+use executor::InTasks;
 pub use socket::{ConnectionState, LingeringSocket};
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+
+const NO_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 36\r\n\
+    connection: close\r\n\r\nthis port speaks plain HTTP, no TLS\n";
+
+/// How long to wait when the system has no connection to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// hyper panics below it.
+const LEAST_BUFFER: usize = 8192;
 
 /// Bounds of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Connections at the same time; further ones wait in the kernel's backlog.
     pub max_connections: usize,
-    /// For a request's headers to arrive.
+    /// For a request's headers to arrive; the longest that a kept HTTP/1.1 connection
+    /// stays idle, too.
     pub header_timeout: Duration,
+    /// Of a request's headers, in bytes; more are answered 431.
+    pub header_bytes: u32,
     /// For running requests to end after a stop.
     pub drain: Duration,
     /// Whether a client that speaks TLS to this plain port is told so by an HTTP 400,
@@ -51,6 +73,7 @@ impl Default for ServerOptions {
         Self {
             max_connections: 8192,
             header_timeout: Duration::from_secs(30),
+            header_bytes: 64 * 1024,
             drain: Duration::from_secs(10),
             answer_tls: true,
         }
@@ -117,22 +140,18 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks, options: Ar
             };
             match listener.accept().await {
                 Ok((socket, address)) => {
-                    let connection = connection(
-                        socket,
+                    let connection = Connection {
                         address,
-                        router.clone(),
-                        tasks.clone(),
-                        Arc::clone(&options),
-                    );
-                    tasks.spawn_draining("connection", async move {
-                        connection.await;
-                        drop(place);
-                    });
+                        router: router.clone(),
+                        tasks: tasks.clone(),
+                        options: Arc::clone(&options),
+                    };
+                    tasks.spawn_draining("connection", connection.begin(socket, place));
                 }
                 Err(cause) => {
                     // EMFILE and friends pass; giving up would end the service.
                     tracing::warn!(%cause, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -140,32 +159,7 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks, options: Ar
     tasks.token().run_until_cancelled(accept_all).await;
 }
 
-async fn connection(
-    mut socket: TcpStream,
-    address: SocketAddr,
-    router: Router,
-    tasks: Tasks,
-    options: Arc<ServerOptions>,
-) {
-    let _ = socket.set_nodelay(true);
-    if options.answer_tls {
-        let mut first = [0];
-        let peek = tokio::time::timeout(options.header_timeout, socket.peek(&mut first));
-        match tasks.token().run_until_cancelled(peek).await {
-            Some(Ok(Ok(1))) if first[0] == TLS_HANDSHAKE => {
-                let reply = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 36\r\nconnection: close\r\n\r\nthis port speaks plain HTTP, no TLS\n";
-                let _ = socket.write_all(reply).await;
-                drop(LingeringSocket::new(socket, tasks.clone()));
-                return;
-            }
-            Some(Ok(Ok(1))) => {}
-            _ => return,
-        }
-    }
-    serve_connection(socket, address, router, tasks, options).await;
-}
-
-/// Serves HTTP on one connection that is already open (a socket, or TLS over it), with
+/// Serves HTTP on one connection that is already open (TLS inside a tunnel, say), with
 /// the clean short end.
 pub async fn serve_connection<S>(
     socket: S,
@@ -176,38 +170,109 @@ pub async fn serve_connection<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let socket = LingeringSocket::new(socket, tasks.clone());
-    let state = socket.state();
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        respond(request, address, router.clone(), Arc::clone(&state))
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let connection = Connection {
+        address,
+        router,
+        tasks,
+        options,
+    };
+    connection.serve(socket, None).await;
+}
+
+struct Connection {
+    address: SocketAddr,
+    router: Router,
+    tasks: Tasks,
+    options: Arc<ServerOptions>,
+}
+
+impl Connection {
+    async fn begin(self, mut socket: TcpStream, place: OwnedSemaphorePermit) {
+        let _ = socket.set_nodelay(true);
+        if self.options.answer_tls {
+            match self.first_byte(&socket).await {
+                Some(TLS_HANDSHAKE) => {
+                    let _ = socket.write_all(NO_TLS.as_bytes()).await;
+                    drop(LingeringSocket::new(socket, self.tasks).holding(Some(place)));
+                    return;
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+        self.serve(socket, Some(place)).await;
+    }
+
+    async fn first_byte(&self, socket: &TcpStream) -> Option<u8> {
+        let mut first = [0];
+        let peek = tokio::time::timeout(self.options.header_timeout, socket.peek(&mut first));
+        let peeked = self.tasks.token().run_until_cancelled(peek).await?;
+        matches!(peeked, Ok(Ok(1))).then_some(first[0])
+    }
+
+    async fn serve<S>(self, socket: S, place: Option<OwnedSemaphorePermit>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            address,
+            router,
+            tasks,
+            options,
+        } = self;
+        let socket = LingeringSocket::new(socket, tasks.clone()).holding(place);
+        let state = socket.state();
+        let asked = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&asked);
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            seen.store(true, Ordering::Relaxed);
+            respond(request, address, router.clone(), Arc::clone(&state))
+        });
+        let builder = builder(&tasks, &options);
+        let serving = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
+        let mut serving = std::pin::pin!(serving);
+        // hyper's own timeout for headers begins only when it knows the version, which
+        // takes up to the 24 bytes of an HTTP/2 preface.
+        let silent = async {
+            tokio::time::sleep(options.header_timeout).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = serving.as_mut() => Some(ended),
+            () = silent => None,
+            () = tasks.token().cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => Ok(ended),
+            None => {
+                serving.as_mut().graceful_shutdown();
+                tokio::time::timeout(options.drain, serving).await
+            }
+        };
+        if let Ok(Err(cause)) = ended {
+            tracing::debug!(%cause, %address, "a connection ended early");
+        }
+    }
+}
+
+fn builder(tasks: &Tasks, options: &ServerOptions) -> auto::Builder<InTasks> {
+    let mut builder = auto::Builder::new(InTasks(tasks.clone()));
+    let header_bytes = usize::try_from(options.header_bytes).unwrap_or(usize::MAX);
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
+        .max_buf_size(header_bytes.max(LEAST_BUFFER))
         .half_close(true)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(Duration::from_secs(2)))
         .keep_alive_timeout(Duration::from_secs(4))
+        .max_header_list_size(options.header_bytes)
         .max_concurrent_streams(Some(256));
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
-    let mut serving = std::pin::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => Some(ended),
-        () = tasks.token().cancelled() => None,
-    };
-    let ended = match ended {
-        Some(ended) => Ok(ended),
-        None => {
-            serving.as_mut().graceful_shutdown();
-            tokio::time::timeout(options.drain, serving).await
-        }
-    };
-    if let Ok(Err(cause)) = ended {
-        tracing::debug!(%cause, %address, "a connection ended early");
-    }
+    builder
 }
 
 async fn respond(

@@ -3,7 +3,7 @@
 //! Closing a socket while unread bytes lie in its receive buffer makes the kernel send
 //! a RST, which destroys what the client has not read yet. So the write side is shut
 //! down first (with TLS: close_notify, then FIN), and what still comes is read away, for
-//! a bounded time and number of bytes.
+//! a bounded time.
 
 use std::{
     io,
@@ -16,14 +16,22 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    sync::OwnedSemaphorePermit,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
 
-/// How long a closed connection's other end may take to notice.
-const LINGER: Duration = Duration::from_secs(2);
-/// How much it may still send meanwhile.
-const LINGER_BYTES: u64 = 4 * 1024 * 1024;
+/// How long a closed connection's other end may be silent before it is let go.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
+/// How long it may go on sending in all. There is no bound on bytes: a client on a fast
+/// link sends any number of them before it has read the last good byte.
+const LINGER: Duration = Duration::from_secs(15);
+/// The same for a server that is shutting down.
+const LINGER_AT_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// What the bodies of a connection need to know of its socket.
 #[derive(Debug, Default)]
@@ -47,7 +55,7 @@ impl ConnectionState {
         *waiting = Some(waker.clone());
     }
 
-    fn flushed(&self) {
+    pub(super) fn flushed(&self) {
         self.flushes.fetch_add(1, Ordering::AcqRel);
         let waiting = self
             .waiting
@@ -67,7 +75,11 @@ pub struct LingeringSocket<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     socket: Option<S>,
     state: Arc<ConnectionState>,
     tasks: Tasks,
-    ended: bool,
+    /// The connection's place among the server's: given back when the socket is closed,
+    /// not when HTTP has ended on it.
+    place: Option<OwnedSemaphorePermit>,
+    read_ended: bool,
+    write_ended: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
@@ -77,8 +89,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
             socket: Some(socket),
             state: Arc::default(),
             tasks,
-            ended: false,
+            place: None,
+            read_ended: false,
+            write_ended: false,
         }
+    }
+
+    /// Keeps a place among the server's connections until the socket is closed.
+    #[must_use]
+    pub(super) fn holding(mut self, place: Option<OwnedSemaphorePermit>) -> Self {
+        self.place = place;
+        self
     }
 
     /// The connection's state, for its bodies.
@@ -108,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Lingering
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         };
-        self.ended |= closed;
+        self.read_ended |= closed;
         polled
     }
 }
@@ -145,7 +166,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_shutdown(context)
+        let polled = self.socket().poll_shutdown(context);
+        self.write_ended |= matches!(polled, Poll::Ready(Ok(())));
+        polled
     }
 }
 
@@ -154,19 +177,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for LingeringSocke
         let Some(socket) = self.socket.take() else {
             return;
         };
-        if self.ended || tokio::runtime::Handle::try_current().is_err() {
+        let closed = self.read_ended && self.write_ended;
+        if closed || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
-        self.tasks.spawn_draining("lingering close", linger(socket));
+        let place = self.place.take();
+        let stopping = self.tasks.token().clone();
+        self.tasks.spawn_draining("lingering close", async move {
+            linger(socket, stopping).await;
+            drop(place);
+        });
     }
 }
 
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) {
-    let close = async {
-        socket.shutdown().await?;
-        let mut rest = socket.take(LINGER_BYTES);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+/// Shuts the write side down and reads the rest away. Whoever does not close in time
+/// gets the RST that it asked for.
+async fn linger<S>(mut socket: S, stopping: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let hurry = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(LINGER_AT_SHUTDOWN).await;
     };
-    // Whoever does not close in time gets the RST that it asked for.
-    let _ = tokio::time::timeout(LINGER, close).await;
+    let close = async {
+        timeout(LINGER_SILENCE, socket.shutdown()).await??;
+        let mut rest = vec![0; 16 * 1024];
+        while timeout(LINGER_SILENCE, socket.read(&mut rest)).await?? > 0 {}
+        Ok::<_, io::Error>(())
+    };
+    tokio::select! {
+        _ = timeout(LINGER, close) => {}
+        () = hurry => {}
+    }
 }

@@ -7,10 +7,14 @@ use tokio::io::AsyncReadExt as _;
 use super::*;
 
 async fn serve(router: Router) -> (SocketAddr, Tasks) {
+    serve_with(router, ServerOptions::default()).await
+}
+
+async fn serve_with(router: Router, options: ServerOptions) -> (SocketAddr, Tasks) {
     let tasks = Tasks::new();
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = server.local_addr();
-    server.serve("test", router, &tasks, ServerOptions::default());
+    server.serve("test", router, &tasks, options);
     (address, tasks)
 }
 
@@ -30,24 +34,43 @@ fn failing(good: usize, length: Option<usize>) -> Router {
     })
 }
 
+/// What a client does while it reads.
+#[derive(Debug, Clone, Copy)]
+enum Client {
+    Quiet,
+    /// Has sent so much more than a request before it reads anything.
+    SentMore(usize),
+    /// Sends until the server does not take it any more.
+    KeepsSending,
+}
+
 /// All that a client reads until the end, which must be a FIN.
-async fn read_to_fin(address: SocketAddr, more: usize, pause: bool) -> Vec<u8> {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket
-        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+async fn read_to_fin(address: SocketAddr, client: Client) -> Vec<u8> {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (mut from, mut to) = socket.into_split();
+    to.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
         .unwrap();
     // Unread bytes in the server's receive buffer are what would make a RST.
-    socket.write_all(&vec![b'A'; more]).await.unwrap();
-    if pause {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    let more = vec![b'A'; 100_000];
+    if let Client::SentMore(bytes) = client {
+        to.write_all(&vec![b'A'; bytes]).await.expect("it is read");
     }
-    let mut all = Vec::new();
-    socket
-        .read_to_end(&mut all)
-        .await
-        .expect("a FIN, not a RST");
-    all
+    let read = async {
+        let mut all = Vec::new();
+        from.read_to_end(&mut all).await.expect("a FIN, not a RST");
+        all
+    };
+    let send = async {
+        if matches!(client, Client::KeepsSending) {
+            while to.write_all(&more).await.is_ok() {}
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        all = read => all,
+        () = send => unreachable!("it never ends"),
+    }
 }
 
 fn body_of(reply: &[u8]) -> &[u8] {
@@ -58,28 +81,100 @@ fn body_of(reply: &[u8]) -> &[u8] {
     &reply[at + 4..]
 }
 
+const CLIENTS: [Client; 3] = [
+    Client::Quiet,
+    Client::SentMore(100_000),
+    Client::KeepsSending,
+];
+const SIZES: [usize; 4] = [1, 9_999, 70_000, 3_000_000];
+
 #[tokio::test]
 async fn a_broken_body_ends_short_and_clean() {
-    for good in [1, 9_999, 70_000, 3_000_000] {
-        for (more, pause) in [(0, false), (100_000, true)] {
-            let (address, tasks) = serve(failing(good, Some(good + 5_000))).await;
-            let reply = read_to_fin(address, more, pause).await;
-            assert_eq!(
-                body_of(&reply).len(),
-                good,
-                "all good bytes, and nothing else"
-            );
-            tasks.stop(Duration::from_secs(5)).await;
+    for good in SIZES {
+        let (address, _tasks) = serve(failing(good, Some(good + 5_000))).await;
+        for client in CLIENTS {
+            let reply = read_to_fin(address, client).await;
+            assert_eq!(body_of(&reply).len(), good, "{client:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_broken_chunked_body_has_no_last_chunk() {
-    let (address, _tasks) = serve(failing(30_000, None)).await;
-    let reply = read_to_fin(address, 0, false).await;
-    assert!(reply.len() > 30_000);
-    assert!(!reply.ends_with(b"0\r\n\r\n"));
+    for good in SIZES {
+        let (address, _tasks) = serve(failing(good, None)).await;
+        for client in CLIENTS {
+            let reply = read_to_fin(address, client).await;
+            let bytes = body_of(&reply).iter().filter(|byte| **byte == b'x').count();
+            assert_eq!(bytes, good, "{client:?}");
+            assert!(!reply.ends_with(b"0\r\n\r\n"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_reads_the_good_bytes_however_much_it_sent_before() {
+    let (address, _tasks) = serve(failing(9_999, Some(20_000))).await;
+    let reply = read_to_fin(address, Client::SentMore(32_000_000)).await;
+    assert_eq!(body_of(&reply).len(), 9_999);
+}
+
+#[tokio::test]
+async fn a_client_that_never_asks_is_let_go() {
+    for said in [
+        &b""[..],
+        b"GET / HT",
+        b"PRI * HTTP/2",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let options = ServerOptions {
+            header_timeout: Duration::from_millis(50),
+            drain: Duration::from_millis(50),
+            ..ServerOptions::default()
+        };
+        let (address, _tasks) = serve_with(Router::new(), options).await;
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(said).await.unwrap();
+        let mut reply = Vec::new();
+        tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut reply))
+            .await
+            .unwrap_or_else(|_| panic!("{said:?} holds a connection"))
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_free_again_when_its_socket_has_closed() {
+    let options = ServerOptions {
+        max_connections: 1,
+        ..ServerOptions::default()
+    };
+    let (address, _tasks) = serve_with(failing(10, Some(20)), options).await;
+    for _ in 0..3 {
+        let reply = read_to_fin(address, Client::SentMore(100_000)).await;
+        assert_eq!(body_of(&reply).len(), 10);
+    }
+}
+
+#[tokio::test]
+async fn headers_without_end_are_refused() {
+    let (address, _tasks) = serve(Router::new()).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let (mut from, mut to) = socket.split();
+    let send = async {
+        to.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nlong: ").await?;
+        loop {
+            to.write_all(&[b'a'; 1024]).await?;
+        }
+        #[expect(unreachable_code, reason = "names the type of the error")]
+        Ok::<(), io::Error>(())
+    };
+    let mut reply = Vec::new();
+    tokio::select! {
+        read = from.read_to_end(&mut reply) => drop(read.unwrap()),
+        Err(error) = send => panic!("cut before the reply was read: {error}"),
+    }
+    assert!(reply.starts_with(b"HTTP/1.1 431"));
 }
 
 #[tokio::test]
