@@ -1,1 +1,111 @@
-//! upstream
+//! Registries: a closed list of names, and how each is spoken to.
+//!
+//! What a client says (`ns`, a path, a CONNECT target) is a key into [`Upstreams`] and
+//! never an address. Token realms and redirect targets are checked against what the
+//! list allows ([`policy`]). TLS is always verified.
+//!
+//! Owner of state: [`Upstreams`] owns connections and anonymous tokens; both are bounded.
+
+mod forward;
+mod http_client;
+mod options;
+mod policy;
+mod registry;
+mod request;
+mod token;
+
+use std::{collections::HashMap, sync::Arc};
+
+use darter_api::UpstreamName;
+use http::Uri;
+
+pub use options::{ConfigError, UpstreamOptions};
+pub use request::Ask;
+
+use http_client::HttpClient;
+use policy::Policy;
+use token::Tokens;
+
+/// One registry.
+#[derive(Debug)]
+pub struct Upstream {
+    name: UpstreamName,
+    base: Uri,
+    policy: Policy,
+    client: HttpClient,
+    tokens: Tokens,
+}
+
+impl Upstream {
+    /// Its name, as clients name it.
+    pub const fn name(&self) -> &UpstreamName {
+        &self.name
+    }
+
+    /// Where it is.
+    pub const fn base(&self) -> &Uri {
+        &self.base
+    }
+}
+
+/// All registries that this proxy speaks to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Upstreams(Arc<List>);
+
+#[derive(Debug)]
+struct List {
+    by_name: HashMap<String, Arc<Upstream>>,
+    default: Option<Arc<Upstream>>,
+}
+
+impl Upstreams {
+    /// From the configuration; the first one is the default.
+    ///
+    /// # Errors
+    /// All mistakes in it.
+    pub fn new(options: &[UpstreamOptions]) -> Result<Self, Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let mut by_name = HashMap::new();
+        let mut default = None;
+        let listed: Vec<String> = options
+            .iter()
+            .filter_map(UpstreamOptions::authority)
+            .collect();
+        for one in options {
+            match one.build(&listed) {
+                Ok(upstream) => {
+                    let upstream = Arc::new(upstream);
+                    default.get_or_insert_with(|| Arc::clone(&upstream));
+                    for name in one.names() {
+                        by_name.insert(name, Arc::clone(&upstream));
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self(Arc::new(List { by_name, default })))
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The registry of this name or alias.
+    pub fn resolve(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.0.by_name.get(name)
+    }
+
+    /// The registry for requests that name none.
+    pub fn default_upstream(&self) -> Option<&Arc<Upstream>> {
+        self.0.default.as_ref()
+    }
+
+    /// The registry whose name these path components begin with, and how many they are.
+    pub fn by_path<'a>(&self, path: &'a str) -> Option<(&Arc<Upstream>, &'a str)> {
+        let (first, rest) = path.split_once('/')?;
+        self.resolve(first).map(|upstream| (upstream, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! The raw relay, for all that this proxy has no opinion of: pushes, uploads, tokens.
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, Request, Response, Uri, header};
+
+use super::Upstream;
+use crate::source::SourceError;
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Upstream {
+    /// Sends a client's request on as it is, and its reply back; both bodies stream.
+    ///
+    /// # Errors
+    /// When the upstream can't be reached.
+    pub async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, SourceError> {
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let base = self.base.to_string();
+        let uri: Uri = format!("{}{path}", base.trim_end_matches('/'))
+            .parse()
+            .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
+        parts.uri = uri;
+        parts.version = http::Version::HTTP_11;
+        strip(&mut parts.headers);
+        parts.headers.remove(header::HOST);
+        let reply = self
+            .client
+            .send_patiently(Request::from_parts(parts, body))
+            .await;
+        let reply = reply.map_err(|cause| SourceError::Broken {
+            what: "the request",
+            cause: Box::new(cause),
+        })?;
+        let (mut parts, body) = reply.into_parts();
+        strip(&mut parts.headers);
+        Ok(Response::from_parts(parts, Body::new(body)))
+    }
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}

@@ -1,0 +1,120 @@
+//! The list of registries, as it is configured.
+
+use std::path::PathBuf;
+
+use darter_api::UpstreamName;
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::{Upstream, http_client::HttpClient, policy::Policy, token::Tokens};
+
+/// One registry of the list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamOptions {
+    /// How clients name it: `docker.io`, `registry.example.com:5000`.
+    pub name: String,
+    /// Where it is; `https://<name>` by default, and Docker Hub's own for `docker.io`.
+    pub url: Option<String>,
+    /// Other names of it.
+    pub aliases: Vec<String>,
+    /// A PEM file with certificate authorities to trust beside the system's.
+    pub ca: Option<PathBuf>,
+    /// Hosts of token servers beside those of its own domain.
+    pub realms: Vec<String>,
+    /// Hosts, `host:port` or CIDR ranges that it may redirect to although they are
+    /// private or plain HTTP.
+    pub redirects: Vec<String>,
+}
+
+/// A mistake in the list.
+#[derive(Debug, thiserror::Error)]
+#[error("upstream `{name}`: {what}")]
+pub struct ConfigError {
+    /// The entry's name.
+    pub name: String,
+    /// What was expected.
+    pub what: String,
+}
+
+impl UpstreamOptions {
+    /// An entry from `NAME=URL` or `NAME`.
+    pub fn parse(text: &str) -> Self {
+        let (name, url) = match text.split_once('=') {
+            Some((name, url)) => (name, Some(url.to_owned())),
+            None => (text, None),
+        };
+        Self {
+            name: name.to_owned(),
+            url,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names = vec![self.name.clone()];
+        names.extend(self.aliases.iter().cloned());
+        if self.name == "docker.io" {
+            names.extend(["registry-1.docker.io", "index.docker.io"].map(str::to_owned));
+        }
+        names
+    }
+
+    fn base(&self) -> String {
+        match &self.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None if self.name == "docker.io" => "https://registry-1.docker.io".to_owned(),
+            None => format!("https://{}", self.name),
+        }
+    }
+
+    /// `host:port` of its URL, if that is one.
+    pub(super) fn authority(&self) -> Option<String> {
+        let uri: Uri = self.base().parse().ok()?;
+        Some(uri.authority()?.to_string())
+    }
+
+    pub(super) fn build(&self, listed: &[String]) -> Result<Upstream, ConfigError> {
+        let wrong = |what: String| ConfigError {
+            name: self.name.clone(),
+            what,
+        };
+        let name: UpstreamName = self
+            .name
+            .parse()
+            .map_err(|cause| wrong(format!("{cause}")))?;
+        for alias in &self.aliases {
+            alias
+                .parse::<UpstreamName>()
+                .map_err(|cause| wrong(format!("alias `{alias}`: {cause}")))?;
+        }
+        let text = self.base();
+        let base: Uri = text
+            .parse()
+            .map_err(|_| wrong(format!("`{text}` is no URL")))?;
+        let plain = match base.scheme_str() {
+            Some("http") => true,
+            Some("https") => false,
+            _ => return Err(wrong(format!("`{text}` is no http:// or https:// URL"))),
+        };
+        if base
+            .authority()
+            .is_none_or(|authority| authority.as_str().contains('@'))
+            || base.query().is_some()
+        {
+            return Err(wrong(
+                "its URL is `http[s]://host[:port]`, without credentials".to_owned(),
+            ));
+        }
+        let policy =
+            Policy::new(&base, plain, &self.realms, &self.redirects, listed).map_err(wrong)?;
+        let client = HttpClient::new(self.ca.as_deref()).map_err(wrong)?;
+        Ok(Upstream {
+            name,
+            base,
+            policy,
+            client,
+            tokens: Tokens::new(),
+        })
+    }
+}

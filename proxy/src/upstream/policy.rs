@@ -1,0 +1,242 @@
+//! Where an upstream may send this proxy: token realms and redirects.
+
+use std::net::IpAddr;
+
+use http::Uri;
+use ipnet::IpNet;
+
+/// What one upstream's replies may make this proxy dial.
+#[derive(Debug)]
+pub(super) struct Policy {
+    host: String,
+    plain: bool,
+    realms: Vec<String>,
+    redirect_hosts: Vec<String>,
+    redirect_ranges: Vec<IpNet>,
+    /// `host:port` of all upstreams.
+    listed: Vec<String>,
+}
+
+/// How a redirect may be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// As it is: the target is on a list.
+    Listed,
+    /// Only to a public address.
+    Public,
+    /// Not at all.
+    Never,
+}
+
+impl Policy {
+    pub(super) fn new(
+        base: &Uri,
+        plain: bool,
+        realms: &[String],
+        redirects: &[String],
+        listed: &[String],
+    ) -> Result<Self, String> {
+        let mut redirect_hosts = Vec::new();
+        let mut redirect_ranges = Vec::new();
+        for entry in redirects {
+            if entry.contains('/') {
+                let range = entry
+                    .parse()
+                    .map_err(|_| format!("redirect `{entry}` is no host or CIDR range"))?;
+                redirect_ranges.push(range);
+            } else {
+                redirect_hosts.push(entry.to_lowercase());
+            }
+        }
+        Ok(Self {
+            host: base.host().unwrap_or_default().to_lowercase(),
+            plain,
+            realms: realms.iter().map(|realm| realm.to_lowercase()).collect(),
+            redirect_hosts,
+            redirect_ranges,
+            listed: listed.to_vec(),
+        })
+    }
+
+    /// Whether tokens may be asked of this realm (CVE-2026-33540: not because a registry
+    /// said so).
+    pub(super) fn allows_realm(&self, realm: &Uri) -> bool {
+        let Some(host) = realm.host().map(str::to_lowercase) else {
+            return false;
+        };
+        if realm
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@'))
+        {
+            return false;
+        }
+        let with_port = realm.port_u16().map(|port| format!("{host}:{port}"));
+        if self
+            .realms
+            .iter()
+            .any(|listed| *listed == host || Some(listed) == with_port.as_ref())
+        {
+            return true;
+        }
+        let scheme_fits = match realm.scheme_str() {
+            Some("https") => true,
+            Some("http") => self.plain,
+            _ => false,
+        };
+        scheme_fits && (host == self.host || same_domain(&host, &self.host))
+    }
+
+    /// Whether and how a redirect to this target is followed.
+    pub(super) fn follow(&self, target: &Uri) -> Follow {
+        let (Some(host), Some(authority)) = (target.host(), target.authority()) else {
+            return Follow::Never;
+        };
+        if authority.as_str().contains('@') {
+            return Follow::Never;
+        }
+        let host = host.trim_matches(['[', ']']).to_lowercase();
+        let address: Option<IpAddr> = host.parse().ok();
+        let listed =
+            self.listed
+                .iter()
+                .any(|listed| listed.eq_ignore_ascii_case(authority.as_str()))
+                || self.redirect_hosts.iter().any(|listed| {
+                    *listed == host || listed.eq_ignore_ascii_case(authority.as_str())
+                })
+                || address.is_some_and(|address| {
+                    self.redirect_ranges
+                        .iter()
+                        .any(|range| range.contains(&address))
+                });
+        if listed {
+            return Follow::Listed;
+        }
+        let https = target.scheme_str() == Some("https");
+        if https && address.is_none_or(is_public) && host != "localhost" {
+            Follow::Public
+        } else {
+            Follow::Never
+        }
+    }
+}
+
+/// Whether two host names are of one registrable domain, by the shape of names: two
+/// labels, or three under a two-letter country's short second level (`co.uk`).
+fn same_domain(one: &str, other: &str) -> bool {
+    fn registrable(host: &str) -> Option<String> {
+        if host.parse::<IpAddr>().is_ok() {
+            return None;
+        }
+        let labels: Vec<&str> = host.split('.').collect();
+        let [.., second, top] = labels[..] else {
+            return None;
+        };
+        let short = top.len() == 2 && second.len() <= 3;
+        let wanted = if short && labels.len() > 2 { 3 } else { 2 };
+        Some(labels[labels.len() - wanted.min(labels.len())..].join("."))
+    }
+    match (registrable(one), registrable(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+/// Whether an address belongs to nobody's inside.
+pub(crate) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let special =
+                a == 0 || a >= 240 || (a == 192 && b == 0) || (a == 198 && (18..20).contains(&b));
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || shared
+                || special)
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => is_public(v4.into()),
+            None => {
+                let first = v6.segments()[0];
+                let global = first & 0xe000 == 0x2000;
+                // 6to4 and NAT64 carry an IPv4 address that would escape the checks above.
+                global && first != 0x2002
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(base: &str, realms: &[&str], redirects: &[&str]) -> Policy {
+        let own = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let base: Uri = base.parse().unwrap();
+        let plain = base.scheme_str() == Some("http");
+        Policy::new(
+            &base,
+            plain,
+            &own(realms),
+            &own(redirects),
+            &own(&["10.0.0.5:5000"]),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn realms_of_the_own_domain_or_listed() {
+        let hub = policy("https://registry-1.docker.io", &["tokens.other.org"], &[]);
+        for (realm, allowed) in [
+            ("https://auth.docker.io/token", true),
+            ("https://tokens.other.org/token", true),
+            ("http://auth.docker.io/token", false),
+            ("https://auth.docker.io.evil.org/token", false),
+            ("https://evil.org/token", false),
+            ("https://user@auth.docker.io/token", false),
+            ("https://169.254.169.254/token", false),
+            ("/token", false),
+        ] {
+            assert_eq!(
+                hub.allows_realm(&realm.parse().unwrap()),
+                allowed,
+                "{realm}"
+            );
+        }
+        let uk = policy("https://registry.example.co.uk", &[], &[]);
+        assert!(uk.allows_realm(&"https://auth.example.co.uk/t".parse().unwrap()));
+        assert!(!uk.allows_realm(&"https://auth.other.co.uk/t".parse().unwrap()));
+    }
+
+    #[test]
+    fn redirects_to_public_https_or_listed_targets() {
+        let one = policy(
+            "https://r.example.com",
+            &[],
+            &["cdn.internal", "192.168.7.0/24"],
+        );
+        for (target, follow) in [
+            ("https://cdn.example.net/blob?sig=1", Follow::Public),
+            ("http://cdn.example.net/blob", Follow::Never),
+            ("https://127.0.0.1/", Follow::Never),
+            ("https://localhost/", Follow::Never),
+            ("https://[::1]/", Follow::Never),
+            ("https://[::ffff:10.0.0.1]/", Follow::Never),
+            ("https://169.254.169.254/latest/meta-data", Follow::Never),
+            ("http://10.0.0.5:5000/x", Follow::Listed),
+            ("http://10.0.0.5:5001/x", Follow::Never),
+            ("http://cdn.internal/x", Follow::Listed),
+            ("http://192.168.7.9:9000/x", Follow::Listed),
+            ("https://a@cdn.example.net/", Follow::Never),
+        ] {
+            assert_eq!(one.follow(&target.parse().unwrap()), follow, "{target}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Registries as a source of contents.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use darter_api::{Digest, Origin, OriginKind};
+use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use super::{Ask, Upstream, Upstreams};
+use crate::{
+    credential::Credential,
+    source::{Body, Read, Source, SourceError, Stat},
+};
+
+/// A body that sends nothing for so long is cut, and resumed by whoever reads it.
+const BODY_IDLE: Duration = Duration::from_secs(10);
+
+/// All manifest types that this proxy passes on.
+pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.oci.artifact.manifest.v1+json, */*";
+
+impl Source for Upstreams {
+    fn stat(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        credential: Option<&Credential>,
+    ) -> BoxFuture<'static, Result<Stat, SourceError>> {
+        let upstream = self.resolve(origin.upstream.as_str()).cloned();
+        let (origin, digest, credential) = (origin.clone(), *digest, credential.cloned());
+        Box::pin(async move {
+            let upstream = upstream.ok_or(SourceError::Missing)?;
+            upstream.stat(&origin, &digest, credential.as_ref()).await
+        })
+    }
+
+    fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>> {
+        let upstream = self.resolve(read.origin.upstream.as_str()).cloned();
+        Box::pin(async move {
+            let upstream = upstream.ok_or(SourceError::Missing)?;
+            upstream.read(read).await
+        })
+    }
+}
+
+fn path(origin: &Origin, digest: &Digest) -> String {
+    let kind = match origin.kind {
+        OriginKind::Blob => "blobs",
+        OriginKind::Manifest => "manifests",
+    };
+    format!("/v2/{}/{kind}/{digest}", origin.repository)
+}
+
+fn headers(kind: OriginKind) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if kind == OriginKind::Manifest {
+        headers.insert(header::ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+    }
+    // Any other coding would have another digest.
+    headers.insert(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("identity"),
+    );
+    headers
+}
+
+impl Upstream {
+    async fn stat(
+        self: Arc<Self>,
+        origin: &Origin,
+        digest: &Digest,
+        credential: Option<&Credential>,
+    ) -> Result<Stat, SourceError> {
+        let ask = |method: Method, range: Option<&'static str>| {
+            let mut headers = headers(origin.kind);
+            if let Some(range) = range {
+                headers.insert(header::RANGE, HeaderValue::from_static(range));
+            }
+            Ask {
+                method,
+                path: path(origin, digest),
+                headers,
+                repository: Some(&origin.repository),
+                credential,
+            }
+        };
+        let unsupported = |error: &SourceError| matches!(error, SourceError::Status(status) if matches!(status.as_u16(), 400 | 405 | 501));
+        match self.ask(ask(Method::HEAD, None)).await {
+            Err(error) if unsupported(&error) => {
+                let reply = self.ask(ask(Method::GET, Some("bytes=0-0"))).await?;
+                Ok(stat_of(&reply))
+            }
+            reply => Ok(stat_of(&reply?)),
+        }
+    }
+
+    async fn read(self: Arc<Self>, read: Read) -> Result<Body, SourceError> {
+        let mut headers = headers(read.origin.kind);
+        if let Some(Range { start, end }) = read.range {
+            if end <= start {
+                return Err(SourceError::Protocol("an empty range was asked for"));
+            }
+            let range = format!("bytes={start}-{}", end - 1);
+            let range = HeaderValue::try_from(range)
+                .map_err(|_| SourceError::Protocol("the range makes no header"))?;
+            headers.insert(header::RANGE, range);
+        }
+        let ask = Ask {
+            method: Method::GET,
+            path: path(&read.origin, &read.digest),
+            headers,
+            repository: Some(&read.origin.repository),
+            credential: read.credential.as_ref(),
+        };
+        let reply = self.ask(ask).await?;
+        if reply.headers().contains_key(header::CONTENT_ENCODING) {
+            return Err(SourceError::Protocol(
+                "it encodes contents although it was asked not to",
+            ));
+        }
+        let offset = match (reply.status(), content_range(&reply)) {
+            (StatusCode::PARTIAL_CONTENT, Some((start, _))) => start,
+            (StatusCode::PARTIAL_CONTENT, None) => {
+                return Err(SourceError::Protocol("a 206 without Content-Range"));
+            }
+            (StatusCode::OK, _) => 0,
+            (status, _) => return Err(SourceError::Status(status)),
+        };
+        Ok(Body {
+            stat: stat_of(&reply),
+            offset,
+            stream: stream(reply),
+        })
+    }
+}
+
+/// `bytes a-b/size`: the start and the whole size.
+fn content_range(reply: &Response<Incoming>) -> Option<(u64, Option<u64>)> {
+    let text = reply.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.parse().ok()?, size.parse().ok()))
+}
+
+fn stat_of(reply: &Response<Incoming>) -> Stat {
+    let length = reply.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+    let size = if reply.status() == StatusCode::PARTIAL_CONTENT {
+        content_range(reply).and_then(|(_, size)| size)
+    } else {
+        length
+    };
+    let media_type = reply
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type =
+        media_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
+    Stat { size, media_type }
+}
+
+fn stream(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceError>> {
+    futures::stream::unfold(Some(reply.into_body()), |body| async move {
+        let mut body = body?;
+        let broken = |cause| SourceError::Broken {
+            what: "the body",
+            cause,
+        };
+        loop {
+            match tokio::time::timeout(BODY_IDLE, body.frame()).await {
+                Ok(None) => return None,
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some((Ok(data), Some(body)));
+                    }
+                }
+                Ok(Some(Err(cause))) => return Some((Err(broken(Box::new(cause))), None)),
+                Err(cause) => return Some((Err(broken(Box::new(cause))), None)),
+            }
+        }
+    })
+    .boxed()
+}

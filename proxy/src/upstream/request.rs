@@ -1,0 +1,203 @@
+//! One question to an upstream: token, redirects, refusals.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use darter_api::Repository;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+
+use super::{Upstream, http_client::SendError, policy::Follow, token::Challenge};
+use crate::{
+    credential::Credential,
+    source::{Refusal, SourceError},
+};
+
+/// Redirects followed for one question.
+const MAX_REDIRECTS: usize = 5;
+/// Of a refusal's body.
+const MAX_REFUSAL: usize = 64 * 1024;
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    /// GET or HEAD.
+    pub method: Method,
+    /// Path and query below the upstream's base, `/v2/..`.
+    pub path: String,
+    /// `Accept`, `Range` and the like.
+    pub headers: HeaderMap,
+    /// The repository it is about, for the scope of a token.
+    pub repository: Option<&'a Repository>,
+    /// The caller's own credential; without it an anonymous token is used.
+    pub credential: Option<&'a Credential>,
+}
+
+impl Upstream {
+    /// Asks, and follows; the reply is a success, or what is said to be wrong.
+    ///
+    /// # Errors
+    /// Why there is no successful reply.
+    pub async fn ask(&self, ask: Ask<'_>) -> Result<Response<Incoming>, SourceError> {
+        let known = match ask.credential {
+            Some(credential) => Some(credential.header().clone()),
+            None => self.tokens.known(ask.repository).await,
+        };
+        let reply = self.follow(&ask, known).await?;
+        if reply.status() != StatusCode::UNAUTHORIZED || ask.credential.is_some() {
+            return checked(reply).await;
+        }
+        self.tokens.forget(ask.repository).await;
+        let challenge = reply
+            .headers()
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .find_map(Challenge::parse);
+        let token = match challenge {
+            Some(challenge) => self.anonymous_token(&challenge, ask.repository).await,
+            None => None,
+        };
+        let Some(token) = token else {
+            return checked(reply).await;
+        };
+        let again = self.follow(&ask, Some(token)).await?;
+        if matches!(
+            again.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            // The anonymous token is not enough: the client sees the challenge as it was.
+            return checked(reply).await;
+        }
+        checked(again).await
+    }
+
+    async fn follow(
+        &self,
+        ask: &Ask<'_>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, SourceError> {
+        let base = self.base.to_string();
+        let mut target: Uri = format!("{}{}", base.trim_end_matches('/'), ask.path)
+            .parse()
+            .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
+        let mut authorization = authorization;
+        let mut public_only = false;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = Request::builder()
+                .method(ask.method.clone())
+                .uri(target.clone());
+            if let Some(headers) = request.headers_mut() {
+                headers.extend(ask.headers.clone());
+                if let Some(value) = &authorization {
+                    headers.insert(header::AUTHORIZATION, value.clone());
+                }
+            }
+            let request = request
+                .body(Body::empty())
+                .map_err(|_| SourceError::Protocol("the request makes no sense"))?;
+            let reply = self
+                .client
+                .send(request, public_only)
+                .await
+                .map_err(broken)?;
+            if !is_redirect(reply.status()) {
+                return Ok(reply);
+            }
+            let next = location(&target, &reply)?;
+            let same = next.scheme() == target.scheme() && next.authority() == target.authority();
+            if !same {
+                match self.policy.follow(&next) {
+                    Follow::Listed => public_only = false,
+                    Follow::Public => public_only = true,
+                    Follow::Never => {
+                        tracing::warn!(upstream = %self.name, host = next.host(), "a redirect is not followed: its target is neither public https nor listed");
+                        return Err(SourceError::Protocol(
+                            "it redirects to where this proxy may not go",
+                        ));
+                    }
+                }
+                authorization = None;
+            }
+            target = next;
+        }
+        Err(SourceError::Protocol("it redirects without end"))
+    }
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn location(base: &Uri, reply: &Response<Incoming>) -> Result<Uri, SourceError> {
+    let wrong = SourceError::Protocol("its redirect has no usable Location");
+    let value = reply
+        .headers()
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok());
+    let base = url::Url::parse(&base.to_string()).ok();
+    let joined = value
+        .zip(base)
+        .and_then(|(value, base)| base.join(value).ok());
+    joined
+        .and_then(|url| url.as_str().parse().ok())
+        .ok_or(wrong)
+}
+
+fn broken(cause: SendError) -> SourceError {
+    SourceError::Broken {
+        what: "the request",
+        cause: Box::new(cause),
+    }
+}
+
+/// A success, or the error that a status stands for.
+async fn checked(reply: Response<Incoming>) -> Result<Response<Incoming>, SourceError> {
+    let status = reply.status();
+    match status.as_u16() {
+        200..=299 | 304 | 416 => Ok(reply),
+        401 | 403 => Err(SourceError::Refused(Box::new(refusal(reply).await))),
+        404 | 410 => Err(SourceError::Missing),
+        429 | 503 => Err(SourceError::Throttled {
+            status,
+            retry_after: retry_after(reply.headers()),
+        }),
+        _ => Err(SourceError::Status(status)),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse::<u64>()
+        .ok()?;
+    Some(Duration::from_secs(seconds.min(3600)))
+}
+
+async fn refusal(reply: Response<Incoming>) -> Refusal {
+    let (parts, body) = reply.into_parts();
+    let mut headers = HeaderMap::new();
+    for name in [header::WWW_AUTHENTICATE, header::CONTENT_TYPE] {
+        for value in parts.headers.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    let body = tokio::time::timeout(
+        Duration::from_secs(2),
+        Limited::new(body, MAX_REFUSAL).collect(),
+    )
+    .await;
+    let body = body
+        .ok()
+        .and_then(Result::ok)
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
+    Refusal {
+        status: parts.status,
+        headers,
+        body,
+    }
+}

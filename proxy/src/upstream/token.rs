@@ -1,0 +1,238 @@
+//! Anonymous tokens of the proxy's own, so that public images need nothing of the client.
+//!
+//! <https://distribution.github.io/distribution/spec/auth/token/>
+
+use std::time::Duration;
+
+use axum::body::Body;
+use darter_api::Repository;
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+use moka::{Expiry, future::Cache};
+use serde::Deserialize;
+
+use super::Upstream;
+
+/// Tokens kept for one upstream.
+const MAX_TOKENS: u64 = 10_000;
+/// A token reply is a few kilobytes; more is an attack.
+const MAX_REPLY: usize = 256 * 1024;
+/// What the specification says of a reply without `expires_in`.
+const DEFAULT_LIFE: u64 = 60;
+/// Taken off a token's life, so that none expires on its way.
+const SLACK: u64 = 10;
+
+/// `WWW-Authenticate: Bearer realm=..,service=..,scope=..` (RFC 6750, section 3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Challenge {
+    pub(super) realm: String,
+    service: Option<String>,
+    scope: Option<String>,
+}
+
+impl Challenge {
+    pub(super) fn parse(header: &HeaderValue) -> Option<Self> {
+        let text = header.to_str().ok().filter(|text| text.len() <= 4096)?;
+        let (scheme, rest) = text.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let (mut realm, mut service, mut scope) = (None, None, None);
+        for (key, value) in parameters(rest) {
+            match key.to_ascii_lowercase().as_str() {
+                "realm" => realm = Some(value),
+                "service" => service = Some(value),
+                "scope" => scope = Some(value),
+                _ => {}
+            }
+        }
+        Some(Self {
+            realm: realm?,
+            service,
+            scope,
+        })
+    }
+
+    /// The URL to ask, for pulling from a repository.
+    fn url(&self, repository: Option<&Repository>) -> Option<Uri> {
+        let mut url = url::Url::parse(&self.realm).ok()?;
+        {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &self.service {
+                query.append_pair("service", service);
+            }
+            match (repository, &self.scope) {
+                (Some(repository), _) => {
+                    query.append_pair("scope", &format!("repository:{repository}:pull"));
+                }
+                (None, Some(scope)) => {
+                    query.append_pair("scope", scope);
+                }
+                (None, None) => {}
+            }
+        }
+        url.as_str().parse().ok()
+    }
+}
+
+/// `key="value, with commas", key=value`
+fn parameters(mut text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    while let Some((key, rest)) = text.split_once('=') {
+        let key = key.trim_matches([' ', ',']).to_owned();
+        let (value, after) = if let Some(quoted) = rest.strip_prefix('"') {
+            match quoted.split_once('"') {
+                Some((value, after)) => (value, after),
+                None => (quoted, ""),
+            }
+        } else {
+            rest.split_once(',').unwrap_or((rest, ""))
+        };
+        found.push((key, value.trim().to_owned()));
+        text = after;
+    }
+    found
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+struct Token {
+    header: HeaderValue,
+    life: Duration,
+}
+
+struct ByLife;
+
+impl Expiry<String, Token> for ByLife {
+    fn expire_after_create(
+        &self,
+        _: &String,
+        token: &Token,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(token.life)
+    }
+}
+
+/// Anonymous tokens of one upstream, by repository.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    kept: Cache<String, Token>,
+}
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        let kept = Cache::builder()
+            .max_capacity(MAX_TOKENS)
+            .expire_after(ByLife)
+            .build();
+        Self { kept }
+    }
+
+    /// The token that is known.
+    pub(super) async fn known(&self, repository: Option<&Repository>) -> Option<HeaderValue> {
+        self.kept
+            .get(key(repository))
+            .await
+            .map(|token| token.header)
+    }
+
+    pub(super) async fn forget(&self, repository: Option<&Repository>) {
+        self.kept.invalidate(key(repository)).await;
+    }
+}
+
+fn key(repository: Option<&Repository>) -> &str {
+    repository.map_or("", Repository::as_str)
+}
+
+impl Upstream {
+    /// An anonymous token as a challenge asks for it: one request, however many wait.
+    /// `None` when the realm may not be asked, or gives none.
+    pub(super) async fn anonymous_token(
+        &self,
+        challenge: &Challenge,
+        repository: Option<&Repository>,
+    ) -> Option<HeaderValue> {
+        let realm: Uri = challenge.realm.parse().ok()?;
+        if !self.policy.allows_realm(&realm) {
+            tracing::warn!(upstream = %self.name, realm = %realm, "the token realm is not of the upstream's domain; it is not asked");
+            return None;
+        }
+        let url = challenge.url(repository)?;
+        let fetch = async { self.fetch_token(url).await.ok_or(()) };
+        let token = self
+            .tokens
+            .kept
+            .try_get_with_by_ref(key(repository), fetch)
+            .await;
+        token.ok().map(|token| token.header)
+    }
+
+    async fn fetch_token(&self, url: Uri) -> Option<Token> {
+        let request = Request::get(url)
+            .header(header::ACCEPT, "application/json")
+            .body(Body::empty())
+            .ok()?;
+        let reply = self.client.send(request, false).await.ok()?;
+        if !reply.status().is_success() {
+            return None;
+        }
+        let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
+        let body = tokio::time::timeout(Duration::from_secs(5), body)
+            .await
+            .ok()?
+            .ok()?
+            .to_bytes();
+        let reply: Reply = serde_json::from_slice(&body).ok()?;
+        let token = reply.token.or(reply.access_token)?;
+        let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        header.set_sensitive(true);
+        let life = reply
+            .expires_in
+            .unwrap_or(DEFAULT_LIFE)
+            .clamp(SLACK + 1, 3600)
+            - SLACK;
+        Some(Token {
+            header,
+            life: Duration::from_secs(life),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_as_registries_write_them() {
+        let parse = |text: &str| Challenge::parse(&HeaderValue::from_str(text).unwrap());
+        let hub = parse(r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull,push""#).unwrap();
+        assert_eq!(hub.realm, "https://auth.docker.io/token");
+        assert_eq!(hub.scope.as_deref(), Some("repository:library/a:pull,push"));
+        let url = hub.url(Some(&"library/a".parse().unwrap())).unwrap();
+        assert_eq!(
+            url.query(),
+            Some("service=registry.docker.io&scope=repository%3Alibrary%2Fa%3Apull")
+        );
+        assert!(parse(r#"bearer realm=https://x/t, service=y"#).is_some());
+        for odd in [
+            "Basic realm=\"x\"",
+            "Bearer",
+            "Bearer service=\"x\"",
+            "Bearer realm=\"unterminated",
+        ] {
+            let parsed = parse(odd);
+            assert!(
+                parsed.is_none_or(|challenge| challenge.realm == "unterminated"),
+                "{odd}"
+            );
+        }
+    }
+}
