@@ -1,1 +1,217 @@
-//! mirror
+//! The OCI front: what clients see of a registry.
+//!
+//! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md>
+//!
+//! [`route`] names the upstream and what is asked of it; [`manifests`] and [`blobs`]
+//! answer from [`Contents`] after [`Rights`]; [`relay`] passes lists on; [`errors`] is the
+//! one place that turns failures into statuses and JSON. No status line leaves before
+//! the right and the first bytes are known.
+
+mod blobs;
+mod errors;
+mod manifests;
+mod metrics;
+mod range;
+mod relay;
+mod route;
+mod tags;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    http::{HeaderValue, Method, Request, Response, StatusCode, header},
+    response::IntoResponse as _,
+};
+use darter_api::UpstreamName;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
+
+use crate::{
+    content::Contents,
+    credential::Credential,
+    rights::Rights,
+    upstream::{Upstream, Upstreams},
+};
+pub use errors::Failure;
+use metrics::Metrics;
+use route::{Kind, Target};
+use tags::Tags;
+
+/// How tags and slow beginnings are treated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// What a tag stands for is believed so long before it is asked again. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub tag_ttl: Duration,
+    /// What a tag stood for is believed so long while the upstream can't be reached.
+    /// Default 24 h.
+    #[serde(with = "humantime_serde")]
+    pub tag_grace: Duration,
+    /// A content whose first bytes have not come by then is answered 503. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tag_ttl: Duration::from_secs(30),
+            tag_grace: Duration::from_secs(24 * 3600),
+            first_byte_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    upstreams: Upstreams,
+    contents: Arc<dyn Contents>,
+    rights: Rights,
+    tags: Tags,
+    metrics: Metrics,
+    requests: AtomicU64,
+}
+
+/// What every answer needs to know of its request.
+struct Call<'a> {
+    mirror: &'a Inner,
+    upstream: Arc<Upstream>,
+    target: &'a Target,
+    method: Method,
+    headers: &'a http::HeaderMap,
+    credential: Option<Credential>,
+    began: Instant,
+}
+
+impl Mirror {
+    /// A mirror of these upstreams.
+    pub fn new(
+        options: Options,
+        upstreams: Upstreams,
+        contents: Arc<dyn Contents>,
+        rights: Rights,
+        registry: &mut Registry,
+    ) -> Self {
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        Self(Arc::new(Inner {
+            tags: Tags::new(&options),
+            options,
+            upstreams,
+            contents,
+            rights,
+            metrics,
+            requests: AtomicU64::new(0),
+        }))
+    }
+
+    /// The mirror as a service of its own.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(serve).with_state(self.clone())
+    }
+
+    /// Answers one request. `upstream` is set where the connection itself says which
+    /// registry is meant; else `ns`, the path, or the default do.
+    pub async fn handle(
+        &self,
+        upstream: Option<UpstreamName>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let id = self.0.requests.fetch_add(1, Ordering::Relaxed);
+        let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+        self.answer(upstream, request).instrument(span).await
+    }
+
+    async fn answer(
+        &self,
+        upstream: Option<UpstreamName>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let began = Instant::now();
+        let (parts, _body) = request.into_parts();
+        let method = parts.method.clone();
+        let routed = route::route(&self.0.upstreams, upstream.as_ref(), &parts.uri);
+        let (kind, mut response) = match routed {
+            Ok((upstream, target)) => {
+                let kind = target.kind.name();
+                let call = Call {
+                    mirror: &self.0,
+                    upstream,
+                    target: &target,
+                    method: method.clone(),
+                    headers: &parts.headers,
+                    credential: parts
+                        .headers
+                        .get(header::AUTHORIZATION)
+                        .cloned()
+                        .map(Credential::new),
+                    began,
+                };
+                let response = call
+                    .answer()
+                    .await
+                    .unwrap_or_else(|failure| failure.response(&method));
+                (kind, response)
+            }
+            Err(failure) => ("none", failure.response(&method)),
+        };
+        let version = HeaderValue::from_static("registry/2.0");
+        response
+            .headers_mut()
+            .insert("docker-distribution-api-version", version);
+        let (status, elapsed) = (response.status(), began.elapsed());
+        tracing::info!(status = status.as_u16(), kind, ?elapsed, "answered");
+        self.0.metrics.answered(&method, kind, status);
+        response
+    }
+}
+
+async fn serve(State(mirror): State<Mirror>, request: Request<Body>) -> Response<Body> {
+    mirror.handle(None, request).await
+}
+
+impl Call<'_> {
+    async fn answer(&self) -> Result<Response<Body>, Failure> {
+        if matches!(self.target.kind, Kind::Moved) {
+            return Ok(
+                (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, "/v2/")]).into_response(),
+            );
+        }
+        if !matches!(self.method, Method::GET | Method::HEAD) {
+            return Err(Failure::Unsupported);
+        }
+        let mut response = match &self.target.kind {
+            Kind::Moved => Err(Failure::Unsupported),
+            Kind::Base => Ok(self.base()),
+            Kind::Manifest(repository, reference) => self.manifest(repository, reference).await,
+            Kind::Blob(repository, digest) => self.blob(repository, *digest).await,
+            Kind::Tags(repository) | Kind::Referrers(repository, _) => {
+                self.relay(Some(repository)).await
+            }
+            Kind::Catalog => self.relay(None).await,
+        }?;
+        if let Ok(name) = HeaderValue::from_str(self.upstream.name().as_str()) {
+            response.headers_mut().insert("oci-namespace", name);
+        }
+        Ok(response)
+    }
+
+    fn base(&self) -> Response<Body> {
+        ([(header::CONTENT_TYPE, "application/json")], "{}").into_response()
+    }
+}

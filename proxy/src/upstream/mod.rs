@@ -20,6 +20,8 @@ use darter_api::UpstreamName;
 use http::Uri;
 
 pub use options::{ConfigError, UpstreamOptions};
+pub use policy::is_public;
+pub(crate) use registry::MANIFEST_TYPES;
 pub use request::Ask;
 
 use http_client::HttpClient;

@@ -142,7 +142,7 @@ fn same_domain(one: &str, other: &str) -> bool {
 }
 
 /// Whether an address belongs to nobody's inside.
-pub(crate) fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

@@ -1,0 +1,210 @@
+//! Blobs: whole or in part, as they come.
+
+use axum::body::Body;
+use bytes::Bytes;
+use darter_api::{Digest, Origin, OriginKind, Repository, TaskId, session::Purpose};
+use futures::{StreamExt as _, stream::BoxStream};
+use http::{HeaderValue, Method, Response, StatusCode, header};
+
+use super::{
+    Call, Failure,
+    range::{self, Wanted},
+};
+use crate::{
+    content::{Content, OpenError, ReadError, Want},
+    rights::Allowed,
+    source::SourceError,
+};
+
+impl Call<'_> {
+    pub(super) async fn blob(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+    ) -> Result<Response<Body>, Failure> {
+        let origin = Origin {
+            upstream: self.upstream.name().clone(),
+            repository: repository.clone(),
+            kind: OriginKind::Blob,
+            private: self.credential.is_some(),
+        };
+        if self.not_modified(&digest) {
+            self.right(&origin, &digest).await?;
+            return Ok(not_modified(&digest));
+        }
+        if self.method == Method::HEAD {
+            let allowed = self.right(&origin, &digest).await?;
+            let stored = self
+                .mirror
+                .contents
+                .stored(&TaskId::from(digest))
+                .map(|(size, _)| size);
+            let size = stored
+                .or(allowed.stat.size)
+                .ok_or_else(|| Failure::Unavailable("the size is not known".to_owned()))?;
+            return Ok(head(&digest, size));
+        }
+        let content = self.open_blob(&origin, digest).await?;
+        self.body(content, &digest).await
+    }
+
+    async fn right(&self, origin: &Origin, digest: &Digest) -> Result<Allowed, Failure> {
+        let manifest = origin.kind == OriginKind::Manifest;
+        let checked = self
+            .mirror
+            .rights
+            .check(origin, digest, self.credential.as_ref())
+            .await;
+        checked.map_err(|error| Failure::from_source(&error, manifest))
+    }
+
+    /// Opens a blob while the right to it is asked for; both must be had.
+    async fn open_blob(&self, origin: &Origin, digest: Digest) -> Result<Content, Failure> {
+        let want = |size| Want {
+            task: digest.into(),
+            origin: origin.clone(),
+            size,
+            credential: self.credential.clone(),
+            purpose: Purpose::Pull,
+        };
+        let open = self.within(self.mirror.contents.open(want(None)));
+        let right = self.within(self.right(origin, &digest));
+        let mut open = std::pin::pin!(open);
+        let mut right = std::pin::pin!(right);
+        // A refusal ends it at once; a content that is open already waits for its right.
+        let (opened, allowed) = tokio::select! {
+            allowed = &mut right => {
+                let allowed = allowed??;
+                (open.await?, allowed)
+            }
+            opened = &mut open => (opened?, right.await??),
+        };
+        match opened {
+            Ok(content) => Ok(content),
+            // The source is gone, but others have it: their word for its size is enough.
+            Err(OpenError::Source(error))
+                if may_be_elsewhere(&error) && allowed.stat.size.is_some() =>
+            {
+                let again = self
+                    .within(self.mirror.contents.open(want(allowed.stat.size)))
+                    .await?;
+                again.map_err(|error| Failure::from_open(&error, false))
+            }
+            Err(error) => Err(Failure::from_open(&error, false)),
+        }
+    }
+
+    /// Bounds what happens before a status line.
+    pub(super) async fn within<F: Future>(&self, work: F) -> Result<F::Output, Failure> {
+        let limit = self.mirror.options.first_byte_timeout;
+        let timed = tokio::time::timeout(limit, work).await;
+        timed.map_err(|_| Failure::Unavailable(format!("nothing came within {limit:?}")))
+    }
+
+    async fn body(&self, content: Content, digest: &Digest) -> Result<Response<Body>, Failure> {
+        let size = content.size;
+        let (status, range) = match range::wanted(self.headers, size) {
+            Wanted::Whole => (StatusCode::OK, 0..size),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Wanted::Unsatisfiable => return Ok(unsatisfiable(size)),
+        };
+        let mut stream = content.reader.read(range.clone());
+        let first = if range.is_empty() {
+            None
+        } else {
+            let first = self.within(stream.next()).await?;
+            Some(
+                first
+                    .unwrap_or(Err(ReadError::ShuttingDown))
+                    .map_err(|error| Failure::from_read(&error, false))?,
+            )
+        };
+        self.mirror
+            .metrics
+            .first_byte(self.began.elapsed().as_secs_f64());
+        let mut response = head(digest, range.end - range.start);
+        if status == StatusCode::PARTIAL_CONTENT {
+            let value = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+            let value = HeaderValue::try_from(value).map_err(|_| Failure::NotFound)?;
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+        *response.status_mut() = status;
+        *response.body_mut() = self.stream(content, first, stream);
+        Ok(response)
+    }
+
+    /// The body: its first bytes, then the rest, then nothing.
+    fn stream(
+        &self,
+        content: Content,
+        first: Option<Bytes>,
+        rest: BoxStream<'static, Result<Bytes, ReadError>>,
+    ) -> Body {
+        let bytes = self.mirror.metrics.bytes(content.provenance);
+        let first = futures::stream::iter(first.map(Ok));
+        let counted = first.chain(rest).inspect(move |chunk| {
+            // The content is held as long as its body is.
+            let _ = &content;
+            match chunk {
+                Ok(chunk) => {
+                    bytes.inc_by(chunk.len() as u64);
+                }
+                Err(error) => {
+                    tracing::warn!(error = super::errors::chain(error), "a body ends short")
+                }
+            }
+        });
+        Body::from_stream(counted)
+    }
+
+    pub(super) fn not_modified(&self, digest: &Digest) -> bool {
+        let header = self
+            .headers
+            .get(header::IF_NONE_MATCH)
+            .and_then(|value| value.to_str().ok());
+        let text = digest.to_string();
+        header.is_some_and(|header| {
+            header
+                .split(',')
+                .any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"') == text)
+        })
+    }
+}
+
+/// Whether a source's failure leaves hope in peers.
+pub(super) fn may_be_elsewhere(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::Broken { .. } | SourceError::Throttled { .. } | SourceError::Status(_)
+    )
+}
+
+fn common(digest: &Digest) -> http::response::Builder {
+    Response::builder()
+        .header("docker-content-digest", digest.to_string())
+        .header(header::ETAG, format!("\"{digest}\""))
+}
+
+pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
+    let response = common(digest)
+        .status(StatusCode::NOT_MODIFIED)
+        .body(Body::empty());
+    response.expect("a digest makes valid headers")
+}
+
+fn head(digest: &Digest, length: u64) -> Response<Body> {
+    let response = common(digest)
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::CONTENT_LENGTH, length)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .body(Body::empty());
+    response.expect("a digest and a length make valid headers")
+}
+
+fn unsatisfiable(size: u64) -> Response<Body> {
+    let response = Response::builder()
+        .status(StatusCode::RANGE_NOT_SATISFIABLE)
+        .header(header::CONTENT_RANGE, format!("bytes */{size}"))
+        .body(Body::empty());
+    response.expect("a length makes a valid header")
+}

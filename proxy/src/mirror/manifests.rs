@@ -1,0 +1,167 @@
+//! Manifests: by tag, which is resolved first, and by digest.
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use darter_api::{
+    Digest, Lengths, Origin, OriginKind, Repository, TaskId,
+    session::{Purpose, Reference},
+};
+use futures::StreamExt as _;
+use http::{Method, Response, header};
+use serde::Deserialize;
+
+use super::{Call, Failure, blobs};
+use crate::content::Want;
+
+/// Clients reject larger ones (containerd's limit).
+const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
+/// Descriptors of one manifest that the swarm is told of.
+const MAX_DESCRIPTORS: usize = 4096;
+
+/// What is read of a manifest: whatever its kind, the descriptors in it.
+#[derive(Deserialize)]
+struct Parsed {
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    config: Option<oci_spec::image::Descriptor>,
+    #[serde(default)]
+    layers: Vec<serde_json::Value>,
+    #[serde(default)]
+    manifests: Vec<serde_json::Value>,
+}
+
+impl Call<'_> {
+    pub(super) async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+    ) -> Result<Response<Body>, Failure> {
+        let origin = Origin {
+            upstream: self.upstream.name().clone(),
+            repository: repository.clone(),
+            kind: OriginKind::Manifest,
+            private: self.credential.is_some(),
+        };
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => self.resolve_tag(repository, tag).await?,
+        };
+        let allowed = self
+            .mirror
+            .rights
+            .check(&origin, &digest, self.credential.as_ref());
+        let allowed = self
+            .within(allowed)
+            .await?
+            .map_err(|error| Failure::from_source(&error, true))?;
+        if self.not_modified(&digest) {
+            return Ok(blobs::not_modified(&digest));
+        }
+        let (bytes, stored_type) = self
+            .manifest_bytes(&origin, digest, allowed.stat.size)
+            .await?;
+        let parsed: Option<Parsed> = serde_json::from_slice(&bytes).ok();
+        let media_type = allowed
+            .stat
+            .media_type
+            .filter(|media_type| media_type != "application/octet-stream")
+            .or(stored_type)
+            .or_else(|| parsed.as_ref().and_then(|parsed| parsed.media_type.clone()))
+            .unwrap_or_else(|| guess(parsed.as_ref()).to_owned());
+        if let Some(parsed) = parsed {
+            self.tell_interest(&origin, parsed);
+        }
+        let length = bytes.len();
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            Body::from(bytes)
+        };
+        let response = Response::builder()
+            .header(header::CONTENT_TYPE, media_type)
+            .header(header::CONTENT_LENGTH, length)
+            .header("docker-content-digest", digest.to_string())
+            .header(header::ETAG, format!("\"{digest}\""))
+            .body(body);
+        response
+            .map_err(|_| Failure::BadGateway("the registry's media type is not valid".to_owned()))
+    }
+
+    async fn manifest_bytes(
+        &self,
+        origin: &Origin,
+        digest: Digest,
+        size: Option<u64>,
+    ) -> Result<(Bytes, Option<String>), Failure> {
+        let want = Want {
+            task: digest.into(),
+            origin: origin.clone(),
+            size,
+            credential: self.credential.clone(),
+            purpose: Purpose::Pull,
+        };
+        let read = async {
+            let content = self
+                .mirror
+                .contents
+                .open(want)
+                .await
+                .map_err(|error| Failure::from_open(&error, true))?;
+            if content.size > MAX_MANIFEST {
+                return Err(Failure::BadGateway(format!(
+                    "a manifest of {} bytes is over the limit",
+                    content.size
+                )));
+            }
+            let mut stream = content.reader.read(0..content.size);
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = stream.next().await {
+                bytes.extend_from_slice(&chunk.map_err(|error| Failure::from_read(&error, true))?);
+            }
+            Ok((bytes.freeze(), content.media_type))
+        };
+        self.within(read).await?
+    }
+
+    /// Tells the swarm what a pull of this manifest will want next.
+    fn tell_interest(&self, origin: &Origin, parsed: Parsed) {
+        // A foreign layer may be a descriptor that the specification does not know.
+        let descriptors = |values: Vec<serde_json::Value>| {
+            values
+                .into_iter()
+                .filter_map(|value| serde_json::from_value(value).ok())
+                .collect::<Vec<_>>()
+        };
+        let mut blobs = descriptors(parsed.layers);
+        blobs.extend(parsed.config);
+        for (kind, list) in [
+            (OriginKind::Blob, blobs),
+            (OriginKind::Manifest, descriptors(parsed.manifests)),
+        ] {
+            let tasks: Vec<(TaskId, Lengths)> = list
+                .iter()
+                .filter(|descriptor: &&oci_spec::image::Descriptor| descriptor.urls().is_none())
+                .filter_map(|descriptor| {
+                    let digest: Digest = descriptor.digest().to_string().parse().ok()?;
+                    Some((digest.into(), Lengths::of(descriptor.size()).ok()?))
+                })
+                .take(MAX_DESCRIPTORS)
+                .collect();
+            if !tasks.is_empty() {
+                let origin = Origin {
+                    kind,
+                    ..origin.clone()
+                };
+                self.mirror.contents.interest(tasks, origin);
+            }
+        }
+    }
+}
+
+/// The type of a manifest that does not name it (an OCI one may leave it out).
+fn guess(parsed: Option<&Parsed>) -> &'static str {
+    match parsed {
+        Some(parsed) if !parsed.manifests.is_empty() => "application/vnd.oci.image.index.v1+json",
+        _ => "application/vnd.oci.image.manifest.v1+json",
+    }
+}

@@ -1,0 +1,191 @@
+//! What tags stand for: believed for a short time, asked again by HEAD, and remembered
+//! for when the upstream can't be reached.
+
+use std::sync::Arc;
+
+use darter_api::{
+    Digest, Repository, UpstreamName,
+    session::{Observation, Reference},
+};
+use http::{HeaderMap, HeaderValue, Method, header};
+use moka::future::Cache;
+
+use super::{Call, Failure, Options, blobs::may_be_elsewhere};
+use crate::{source::SourceError, upstream::Ask};
+
+/// Tags remembered.
+const MAX_TAGS: u64 = 100_000;
+/// Of the merged Accept header.
+const MAX_ACCEPT: usize = 2048;
+
+type Key = (UpstreamName, Repository, String, String, Option<[u8; 32]>);
+
+/// The memory of tags.
+#[derive(Debug)]
+pub(super) struct Tags {
+    fresh: Cache<Key, Digest>,
+    old: Cache<Key, Digest>,
+}
+
+impl Tags {
+    pub(super) fn new(options: &Options) -> Self {
+        let cache = |time| {
+            Cache::builder()
+                .max_capacity(MAX_TAGS)
+                .time_to_live(time)
+                .build()
+        };
+        Self {
+            fresh: cache(options.tag_ttl),
+            old: cache(options.tag_grace),
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The digest that a tag stands for now.
+    pub(super) async fn resolve_tag(
+        &self,
+        repository: &Repository,
+        tag: &str,
+    ) -> Result<Digest, Failure> {
+        let accept = merged_accept(self.headers);
+        let who = self
+            .credential
+            .as_ref()
+            .map(|credential| credential.fingerprint());
+        let key: Key = (
+            self.upstream.name().clone(),
+            repository.clone(),
+            tag.to_owned(),
+            accept.clone(),
+            who,
+        );
+        let tags = &self.mirror.tags;
+        let asked = tags
+            .fresh
+            .try_get_with_by_ref(&key, Box::pin(self.ask_tag(repository, tag, &accept)));
+        match self.within(asked).await? {
+            Ok(digest) => {
+                tags.old.insert(key, digest).await;
+                Ok(digest)
+            }
+            Err(error) if may_be_elsewhere(&error) => self
+                .remembered_tag(&key, repository, tag)
+                .await
+                .ok_or_else(|| Failure::from_source(&error, true)),
+            Err(error) => Err(tag_failure(error)),
+        }
+    }
+
+    async fn ask_tag(
+        &self,
+        repository: &Repository,
+        tag: &str,
+        accept: &str,
+    ) -> Result<Digest, SourceError> {
+        let ask = |method: Method| {
+            let mut headers = HeaderMap::new();
+            if let Ok(accept) = HeaderValue::from_str(accept) {
+                headers.insert(header::ACCEPT, accept);
+            }
+            Ask {
+                method,
+                path: format!("/v2/{repository}/manifests/{tag}"),
+                headers,
+                repository: Some(repository),
+                credential: self.credential.as_ref(),
+            }
+        };
+        let head = self.upstream.ask(ask(Method::HEAD)).await;
+        let reply = match head {
+            Ok(reply) => reply,
+            Err(SourceError::Status(status)) if matches!(status.as_u16(), 400 | 405 | 501) => {
+                self.upstream.ask(ask(Method::GET)).await?
+            }
+            Err(error) => return Err(error),
+        };
+        let digest = reply
+            .headers()
+            .get("docker-content-digest")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let digest = match digest {
+            Some(digest) => digest,
+            None => self.digest_by_get(ask(Method::GET)).await?,
+        };
+        if self.credential.is_none() {
+            self.tell_tag(repository, tag, digest);
+        }
+        Ok(digest)
+    }
+
+    /// A registry that does not name the digest has to give the manifest.
+    async fn digest_by_get(&self, ask: Ask<'_>) -> Result<Digest, SourceError> {
+        use http_body_util::{BodyExt as _, Limited};
+        let reply = self.upstream.ask(ask).await?;
+        let body = Limited::new(reply.into_body(), 4 * 1024 * 1024)
+            .collect()
+            .await;
+        let body = body.map_err(|cause| SourceError::Broken {
+            what: "the manifest",
+            cause,
+        })?;
+        Ok(Digest::sha256(&body.to_bytes()))
+    }
+
+    fn tell_tag(&self, repository: &Repository, tag: &str, digest: Digest) {
+        self.mirror.contents.observed(Observation {
+            upstream: self.upstream.name().clone(),
+            repository: repository.clone(),
+            reference: Reference::Tag(tag.to_owned()),
+            digest,
+            media_type: String::new(),
+            size: None,
+            public: true,
+            age_ms: 0,
+        });
+    }
+
+    /// The own memory first, then the other hosts'.
+    async fn remembered_tag(
+        &self,
+        key: &Key,
+        repository: &Repository,
+        tag: &str,
+    ) -> Option<Digest> {
+        if let Some(digest) = self.mirror.tags.old.get(key).await {
+            return Some(digest);
+        }
+        let (name, repository) = (self.upstream.name().clone(), repository.clone());
+        let seen = self
+            .mirror
+            .contents
+            .lookup(name, repository, Reference::Tag(tag.to_owned()))
+            .await?;
+        let grace = self.mirror.options.tag_grace.as_millis();
+        (u128::from(seen.age_ms) <= grace).then_some(seen.digest)
+    }
+}
+
+fn tag_failure(error: Arc<SourceError>) -> Failure {
+    Failure::from_source(&error, true)
+}
+
+/// All Accept lines as one; dockerd sends six, in random order.
+fn merged_accept(headers: &HeaderMap) -> String {
+    let mut types: Vec<&str> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .collect();
+    types.sort_unstable();
+    types.dedup();
+    let merged = types.join(", ");
+    if merged.is_empty() || merged.len() > MAX_ACCEPT || types == ["*/*"] {
+        return crate::upstream::MANIFEST_TYPES.to_owned();
+    }
+    merged
+}
