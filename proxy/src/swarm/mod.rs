@@ -1,3 +1,4 @@
 //! Downloads: the pure core that decides, and the driver that does.
 
 pub mod core;
+pub mod driver;

@@ -1,0 +1,557 @@
+//! The actor: the one owner of the core.
+//!
+//! It handles one event after the other and starts what the core commands. It never waits:
+//! messages go out by bounded queues whose overflow ends the link or session they belong to,
+//! and all work is done by workers.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use darter_api::{
+    HostId, Lengths, PieceIndex, PieceSet, TaskId, Timestamp,
+    session::{LeaseEnd, PeerMessage, SchedulerMessage},
+};
+use tokio::{
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    Completion, Input, Shared,
+    contents::{asked_for, fetch},
+    download::{Download, Verdict},
+    mailbox::Letter,
+    metrics::Reason,
+    piece::PieceRun,
+    source::{Order, RunError, SourceRun},
+};
+use crate::{
+    content::ReadError,
+    session::SessionEvent,
+    source::SourceError,
+    store::Found,
+    swarm::core::{
+        self, Node,
+        event::{Authority, Command, DownloadFailure, Event, PieceFailure, RequestId},
+    },
+    transfer::{LinkEvent, client::Wanted},
+};
+
+/// Evictions and the host's load are told so often.
+const BEAT: Duration = Duration::from_secs(1);
+/// A download that nobody wants is kept ready for so long.
+const IDLE: Duration = Duration::from_secs(10);
+/// Events handled before the clock is looked at again.
+const BATCH: usize = 64;
+
+/// Where events come from.
+pub(super) struct Inputs {
+    pub(super) received: mpsc::Receiver<Input>,
+    pub(super) links: mpsc::Receiver<LinkEvent>,
+    pub(super) session: Option<mpsc::Receiver<SessionEvent>>,
+}
+
+/// See the module.
+pub(super) struct Actor {
+    shared: Arc<Shared>,
+    node: Node,
+    started: Instant,
+    deadline: Option<Timestamp>,
+    requests: HashMap<RequestId, (TaskId, AbortHandle)>,
+    sources: HashMap<TaskId, Reading>,
+    /// Events that executing commands brought at once.
+    pending: VecDeque<Event>,
+    uploaded: u64,
+}
+
+/// A source being read.
+struct Reading {
+    id: u64,
+    order: Arc<Order>,
+    download: Arc<Download>,
+    worker: AbortHandle,
+}
+
+impl Actor {
+    pub(super) fn new(shared: Arc<Shared>, options: core::Options, has_scheduler: bool) -> Self {
+        let node = Node::new(options, shared.key.id(), has_scheduler, rand::random());
+        Self {
+            shared,
+            node,
+            started: Instant::now(),
+            deadline: None,
+            requests: HashMap::new(),
+            sources: HashMap::new(),
+            pending: VecDeque::new(),
+            uploaded: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inputs: Inputs, found: Vec<Found>) {
+        for content in found {
+            self.handle(Event::Stored {
+                task: content.task,
+                lengths: content.lengths,
+                held: content.held,
+                origin: content.origin,
+            });
+        }
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let due = self.deadline.map(|at| self.instant(at));
+            tokio::select! {
+                _ = inputs.received.recv_many(&mut batch, BATCH) => {
+                    for input in batch.drain(..) {
+                        self.take(input);
+                    }
+                }
+                () = self.shared.mailbox.arrived() => {}
+                Some(event) = inputs.links.recv() => self.link(event),
+                Some(event) = next(&mut inputs.session) => self.session(event),
+                () = until(due) => self.tick(),
+                _ = beat.tick() => self.beat(),
+            }
+            self.open_mail();
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        let micros = self.started.elapsed().as_micros();
+        Timestamp::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.started + Duration::from_micros(at.as_micros())
+    }
+
+    /// Tells the core, and does what it wants done, and what follows from that.
+    fn handle(&mut self, event: Event) {
+        self.pending.push_back(event);
+        while let Some(event) = self.pending.pop_front() {
+            let now = self.now();
+            let commands = self.node.handle(now, event);
+            self.execute(commands);
+            self.set_deadline(now, false);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        let commands = self.node.tick(now);
+        self.execute(commands);
+        self.set_deadline(now, true);
+        if let Some(event) = self.pending.pop_front() {
+            self.handle(event);
+        }
+    }
+
+    /// The core says when it wants to be woken as of now: a stream of events must not put
+    /// off what was due before.
+    fn set_deadline(&mut self, now: Timestamp, ticked: bool) {
+        let next = self.node.next_deadline(now);
+        self.deadline = match (self.deadline, next) {
+            (Some(old), Some(new)) if !ticked => Some(old.min(new)),
+            (_, next) => next,
+        };
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Event(event) => self.handle(event),
+            Input::Requested(request, event) => {
+                if self.requests.remove(&request).is_some() {
+                    self.handle(event);
+                }
+            }
+            Input::SourceEnded { task, id, result } => self.source_ended(task, id, result),
+            Input::Completed { download, result } => self.completed(&download, result),
+        }
+    }
+
+    fn open_mail(&mut self) {
+        let mail = self.shared.mailbox.take();
+        for letter in mail.letters {
+            match letter {
+                Letter::Start(download) => self.handle(Event::Start {
+                    task: download.task,
+                    lengths: download.lengths,
+                    origin: download.origin.clone(),
+                    held: download.held(),
+                    purpose: download.purpose,
+                }),
+                Letter::ReaderGone(task, reader) => {
+                    self.handle(Event::ReaderGone { task, reader });
+                }
+                Letter::Released(task) => self.released(task),
+                Letter::StoreFailed(download) => self.store_failed(&download),
+            }
+        }
+        for (reader, (task, wants)) in mail.places {
+            self.handle(Event::Reader {
+                task,
+                reader,
+                wants,
+            });
+        }
+    }
+
+    fn released(&mut self, task: TaskId) {
+        let Some(download) = self.shared.live.download(&task) else {
+            return;
+        };
+        // What is all there is committed, wanted or not.
+        let completes = download.is_whole() && download.verdict() != Verdict::Bad;
+        if !completes && self.shared.live.stop_if_unwanted(&task) {
+            self.handle(Event::Stop { task });
+        }
+    }
+
+    fn store_failed(&mut self, download: &Arc<Download>) {
+        let task = download.task;
+        tracing::warn!(%task, "the store does not take a download; its clients are served without");
+        self.shared.metrics.failed(Reason::Store);
+        self.shared.live.remove(download);
+        self.stop_source(&task);
+        self.handle(Event::Stop { task });
+    }
+
+    fn link(&mut self, event: LinkEvent) {
+        self.handle(match event {
+            LinkEvent::Up(host) => Event::LinkUp(host),
+            LinkEvent::Down(host) => Event::LinkDown(host),
+            LinkEvent::Message(host, message) => Event::Link { host, message },
+        });
+    }
+
+    fn session(&mut self, event: SessionEvent) {
+        self.handle(match event {
+            SessionEvent::Up => Event::SessionUp,
+            SessionEvent::Down => Event::SessionDown,
+            SessionEvent::Message(message) => {
+                if let SchedulerMessage::Welcome { trusted, .. } = &*message {
+                    self.shared.trust.add(trusted);
+                }
+                Event::Session(*message)
+            }
+        });
+    }
+
+    fn beat(&mut self) {
+        for task in self.shared.store.take_evicted() {
+            self.handle(Event::Evicted { task });
+        }
+        let (requests, sources) = (&self.requests, &self.sources);
+        self.shared.live.sweep(IDLE, |task| {
+            sources.contains_key(task) || requests.values().any(|(one, _)| one == task)
+        });
+        let live = i64::try_from(self.shared.live.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.downloads.set(live);
+        let transfers = &self.shared.transfers;
+        let uploaded = transfers.upload_bytes.get();
+        let upload_bytes = uploaded - std::mem::replace(&mut self.uploaded, uploaded);
+        self.shared.session.send(&PeerMessage::Load {
+            uploads: u32::try_from(transfers.uploading.get()).unwrap_or(0),
+            downloads: u32::try_from(self.requests.len()).unwrap_or(u32::MAX),
+            upload_bytes,
+        });
+    }
+
+    fn execute(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            self.execute_one(command);
+        }
+    }
+
+    fn execute_one(&mut self, command: Command) {
+        match command {
+            Command::Session(message) => self.shared.session.send(&message),
+            Command::Dial(neighbour) => self.shared.links.dial(&neighbour),
+            Command::HangUp(host) => self.shared.links.hang_up(&host),
+            Command::Link { host, message } => self.shared.links.send(&host, &message),
+            Command::Request {
+                request,
+                host,
+                task,
+                lengths,
+                piece,
+                stall_after,
+            } => self.request(request, host, task, lengths, piece, stall_after),
+            Command::Cancel(request) => {
+                if let Some((_, worker)) = self.requests.remove(&request) {
+                    worker.abort();
+                }
+            }
+            Command::ReadSource {
+                task,
+                pieces,
+                authority,
+                ..
+            } => self.read_source(task, pieces, authority),
+            Command::StopSource { task } => self.stop_source(&task),
+            Command::Complete { task } => self.complete(&task),
+            Command::Fail { task, why } => self.fail(&task, why),
+            Command::Fetch {
+                task,
+                lengths,
+                origin,
+                purpose,
+            } => {
+                let want = asked_for(task, lengths, origin, purpose);
+                let fetch = fetch(Arc::clone(&self.shared), want);
+                self.shared.tasks.spawn("fetch", fetch);
+            }
+            Command::Delete { task } => self.delete(task),
+            Command::Found { id, observation } => {
+                if let Some(answer) = self.shared.lookups.lock().remove(&id) {
+                    // Who asked may have left.
+                    let _ = answer.send(observation);
+                }
+            }
+            Command::Trust(keys) => self.shared.trust.add(&keys),
+        }
+    }
+
+    fn request(
+        &mut self,
+        request: RequestId,
+        host: HostId,
+        task: TaskId,
+        lengths: Lengths,
+        index: PieceIndex,
+        stall_after: Duration,
+    ) {
+        let address = self.shared.links.address(&host);
+        let download = self.shared.live.download(&task);
+        let (Some(address), Some(download)) = (address, download) else {
+            let failure = if address.is_none() {
+                PieceFailure::Unreachable
+            } else {
+                PieceFailure::Store
+            };
+            let failed = Event::PieceFailed { request, failure };
+            self.pending.push_back(failed);
+            return;
+        };
+        let run = PieceRun {
+            shared: Arc::clone(&self.shared),
+            download,
+            request,
+            host,
+            wanted: Wanted {
+                address,
+                task,
+                lengths,
+                index,
+                stall_after,
+            },
+        };
+        let inbox = self.shared.inbox.clone();
+        let worker = self.shared.tasks.spawn("piece", async move {
+            let event = run.run().await;
+            let _ = inbox.send(Input::Requested(request, event)).await;
+        });
+        self.requests.insert(request, (task, worker.abort_handle()));
+    }
+
+    fn read_source(&mut self, task: TaskId, pieces: PieceSet, authority: Authority) {
+        let Some(download) = self.shared.live.download(&task) else {
+            let why = LeaseEnd::NotNeeded;
+            self.pending.push_back(Event::SourceFailed { task, why });
+            return;
+        };
+        let Some(first) = pieces.first() else {
+            self.stop_source(&task);
+            return;
+        };
+        let grant = match authority {
+            Authority::Granted(grant) => grant,
+            Authority::Own => Arc::new(self.shared.own_grant(&download, first..pieces.end())),
+        };
+        if let Some(reading) = self.sources.get(&task)
+            && Arc::ptr_eq(&reading.download, &download)
+        {
+            reading.order.change(pieces, grant);
+            return;
+        }
+        self.stop_source(&task);
+        self.start_source(&download, Arc::new(Order::new(pieces, grant)));
+    }
+
+    fn start_source(&mut self, download: &Arc<Download>, order: Arc<Order>) {
+        let id = self.shared.next_id();
+        let task = download.task;
+        let run = SourceRun {
+            source: Arc::clone(&self.shared.source),
+            download: Arc::clone(download),
+            origin: download.origin.clone(),
+            order: Arc::clone(&order),
+            key: Arc::clone(&self.shared.key),
+            metrics: self.shared.metrics.clone(),
+            verifiers: self.shared.verifiers.clone(),
+            inbox: self.shared.inbox.clone(),
+        };
+        let inbox = self.shared.inbox.clone();
+        let worker = self.shared.tasks.spawn("source", async move {
+            let result = run.run().await;
+            let _ = inbox.send(Input::SourceEnded { task, id, result }).await;
+        });
+        let reading = Reading {
+            id,
+            order,
+            download: Arc::clone(download),
+            worker: worker.abort_handle(),
+        };
+        self.sources.insert(task, reading);
+    }
+
+    fn stop_source(&mut self, task: &TaskId) {
+        if let Some(reading) = self.sources.remove(task) {
+            reading.worker.abort();
+        }
+    }
+
+    fn source_ended(&mut self, task: TaskId, id: u64, result: Result<(), RunError>) {
+        if self
+            .sources
+            .get(&task)
+            .is_none_or(|reading| reading.id != id)
+        {
+            return;
+        }
+        let Some(Reading {
+            order, download, ..
+        }) = self.sources.remove(&task)
+        else {
+            return;
+        };
+        match result {
+            // More was ordered when the last piece had just been read.
+            Ok(()) if order.next(0).is_some() => self.start_source(&download, order),
+            Ok(()) => {}
+            Err(RunError::Source(why)) => self.handle(Event::SourceFailed { task, why }),
+            Err(RunError::Store(cause)) => {
+                tracing::warn!(%task, %cause, "a piece from the source can't be stored");
+                self.shared.store_failed(&download);
+                let why = LeaseEnd::NotNeeded;
+                self.handle(Event::SourceFailed { task, why });
+            }
+        }
+    }
+
+    fn complete(&mut self, task: &TaskId) {
+        let Some(download) = self.shared.live.download(task) else {
+            return;
+        };
+        self.shared.verifiers.advance(&download);
+        let inbox = self.shared.inbox.clone();
+        self.shared.tasks.spawn("complete", async move {
+            let result = match download.judged().await {
+                Verdict::Good => {
+                    let partial = download.partial.clone();
+                    let commit = tokio::task::spawn_blocking(move || partial.commit().map(drop));
+                    match commit.await.map_err(io::Error::other).flatten() {
+                        Ok(()) => Completion::Committed,
+                        Err(cause) => Completion::Failed(cause),
+                    }
+                }
+                Verdict::Bad => Completion::Corrupt,
+                Verdict::Pending => Completion::Void,
+            };
+            let _ = inbox.send(Input::Completed { download, result }).await;
+        });
+    }
+
+    fn completed(&mut self, download: &Arc<Download>, result: Completion) {
+        let task = download.task;
+        match result {
+            Completion::Committed => {
+                self.shared.metrics.completed.inc();
+                self.shared.live.remove(download);
+                self.handle(Event::Committed { task });
+            }
+            Completion::Failed(cause) => {
+                tracing::error!(%task, %cause, "a download can't be committed");
+                self.shared.metrics.failed(Reason::Store);
+                self.shared.live.remove(download);
+                self.handle(Event::Evicted { task });
+            }
+            Completion::Corrupt => self.corrupt(download),
+            Completion::Void => {}
+        }
+    }
+
+    fn corrupt(&mut self, download: &Arc<Download>) {
+        let task = download.task;
+        tracing::error!(%task, "a download does not match its digest; all of it is taken back");
+        let pieces = PieceSet::full(download.lengths.pieces());
+        if let Err(cause) = download.partial.unseal(&pieces) {
+            tracing::error!(%task, %cause, "the store does not take pieces back");
+        }
+        download.taken_back(&pieces);
+        self.handle(Event::Corrupt { task, pieces });
+        self.released(task);
+    }
+
+    fn fail(&mut self, task: &TaskId, why: DownloadFailure) {
+        self.stop_source(task);
+        let Some(download) = self.shared.live.download(task) else {
+            return;
+        };
+        let (reason, error) = match why {
+            DownloadFailure::Corrupt => (Reason::Corrupt, ReadError::Corrupt),
+            DownloadFailure::Source(end) => {
+                let cause = download.source_error();
+                let cause = cause.unwrap_or_else(|| {
+                    Arc::new(SourceError::Protocol(
+                        "no peer gives it, and the source was not read",
+                    ))
+                });
+                (reason(end), ReadError::Download(cause))
+            }
+        };
+        self.shared.metrics.failed(reason);
+        self.shared.live.remove(&download);
+        download.end(error);
+    }
+
+    fn delete(&mut self, task: TaskId) {
+        let (store, inbox) = (self.shared.store.clone(), self.shared.inbox.clone());
+        self.shared.tasks.spawn("delete", async move {
+            let deleted = tokio::task::spawn_blocking(move || store.delete(&task)).await;
+            if matches!(deleted, Ok(true)) {
+                let _ = inbox.send(Input::Event(Event::Evicted { task })).await;
+            }
+        });
+    }
+}
+
+fn reason(end: LeaseEnd) -> Reason {
+    match end {
+        LeaseEnd::Refused => Reason::Refused,
+        LeaseEnd::Missing => Reason::Missing,
+        LeaseEnd::WrongSize => Reason::WrongSize,
+        LeaseEnd::Unreachable | LeaseEnd::NotNeeded => Reason::Unreachable,
+    }
+}
+
+/// The session's next event; never, where there is no session.
+async fn next(session: &mut Option<mpsc::Receiver<SessionEvent>>) -> Option<SessionEvent> {
+    match session {
+        Some(session) => session.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,413 @@
+//! Opening contents: from the store, by joining a download, or by starting one.
+
+use std::{io, sync::Arc, time::Duration};
+
+use darter_api::{
+    Digest, Lengths, Origin, OriginKind, Repository, TaskId, UpstreamName,
+    session::{Observation, PeerMessage, Purpose, Reference},
+};
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use super::{
+    Input, Shared, Swarm,
+    download::{Download, Verdict},
+    live::{Entry, Hold, Phase},
+    reader::{EmptyReader, GrowingReader, StoredReader, ThroughReader},
+    through::Through,
+};
+use crate::{
+    content::{Content, Contents, OpenError, Provenance, ReadError, Want},
+    source::{SourceError, Stat},
+    store::Blob,
+    swarm::core::event::Event,
+};
+
+/// For a scheduler to answer a lookup.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Lookups under way; more find nothing.
+const MOST_LOOKUPS: usize = 1024;
+/// A manifest without a media type is looked into up to here.
+const SNIFF_BYTES: u64 = 4 << 20;
+
+/// What a want turned out to be.
+pub(super) enum Joined {
+    Empty,
+    Stored(Blob, Provenance),
+    Growing(Hold, Arc<Download>),
+    Through(Through),
+}
+
+impl Contents for Swarm {
+    fn open(&self, want: Want) -> BoxFuture<'static, Result<Content, OpenError>> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { open(shared, want).await })
+    }
+
+    fn stored(&self, task: &TaskId) -> Option<(u64, Option<String>)> {
+        self.0.store.stat(task)
+    }
+
+    fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin) {
+        for (task, lengths) in &tasks {
+            self.0.sizes.insert(*task, lengths.size());
+        }
+        // A hint: when the actor is that busy it has to do without.
+        let interest = Input::Event(Event::Interest { tasks, origin });
+        let _ = self.0.inbox.try_send(interest);
+    }
+
+    fn observed(&self, observation: Observation) {
+        self.0.session.send(&PeerMessage::Observed(observation));
+    }
+
+    fn lookup(
+        &self,
+        upstream: UpstreamName,
+        repository: Repository,
+        reference: Reference,
+    ) -> BoxFuture<'static, Option<Observation>> {
+        let shared = Arc::clone(&self.0);
+        Box::pin(async move { shared.lookup(upstream, repository, reference).await })
+    }
+}
+
+async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, OpenError> {
+    let manifest = want.origin.kind == OriginKind::Manifest;
+    match join(&shared, want).await? {
+        Joined::Empty => Ok(Content {
+            size: 0,
+            media_type: None,
+            provenance: Provenance::Cache,
+            reader: Arc::new(EmptyReader),
+        }),
+        Joined::Stored(blob, provenance) => Ok(stored(&shared, blob, provenance, manifest)),
+        Joined::Growing(hold, download) => {
+            if manifest {
+                whole_manifest(&download).await?;
+            }
+            Ok(growing(&shared, hold, download, manifest))
+        }
+        Joined::Through(through) => {
+            shared.metrics.streamed_through.inc();
+            Ok(Content {
+                size: through.size,
+                media_type: through.media_type.clone(),
+                provenance: Provenance::Download,
+                reader: Arc::new(ThroughReader(through)),
+            })
+        }
+    }
+}
+
+fn stored(shared: &Arc<Shared>, blob: Blob, provenance: Provenance, manifest: bool) -> Content {
+    let mut media_type = blob.media_type().map(str::to_owned);
+    if manifest && media_type.is_none() {
+        media_type = sniff(|| blob.read(0..blob.size().min(SNIFF_BYTES)));
+    }
+    Content {
+        size: blob.size(),
+        media_type,
+        provenance,
+        reader: Arc::new(StoredReader {
+            blob,
+            shared: Arc::clone(shared),
+        }),
+    }
+}
+
+fn growing(shared: &Arc<Shared>, hold: Hold, download: Arc<Download>, manifest: bool) -> Content {
+    let size = download.lengths.size();
+    let mut media_type = download.media_type();
+    if manifest && media_type.is_none() && download.verdict() == Verdict::Good {
+        media_type = sniff(|| download.partial.read(0..size.min(SNIFF_BYTES)));
+    }
+    Content {
+        size,
+        media_type,
+        provenance: Provenance::Download,
+        reader: Arc::new(GrowingReader {
+            hold: Arc::new(hold),
+            download,
+            shared: Arc::clone(shared),
+        }),
+    }
+}
+
+/// Waits until a manifest is there: it is small, and its media type comes with it.
+async fn whole_manifest(download: &Download) -> Result<(), OpenError> {
+    let verdict = download.judged().await;
+    match download.ended() {
+        Some(ReadError::Download(cause)) if verdict != Verdict::Good => {
+            Err(OpenError::Source(cause))
+        }
+        Some(ReadError::Store(cause)) if verdict != Verdict::Good => Err(OpenError::Store(cause)),
+        Some(ReadError::ShuttingDown) if verdict != Verdict::Good => Err(OpenError::ShuttingDown),
+        _ => Ok(()),
+    }
+}
+
+/// What a manifest says that it is, or what its form says.
+fn sniff(read: impl FnOnce() -> io::Result<bytes::Bytes>) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(&read().ok()?).ok()?;
+    if let Some(stated) = value.get("mediaType").and_then(|stated| stated.as_str()) {
+        return Some(stated.to_owned());
+    }
+    let kind = if value.get("manifests").is_some() {
+        "application/vnd.oci.image.index.v1+json"
+    } else {
+        "application/vnd.oci.image.manifest.v1+json"
+    };
+    Some(kind.to_owned())
+}
+
+/// Finds out where a content is to come from, and joins it.
+pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, OpenError> {
+    let task = want.task;
+    if let Some(blob) = shared.store.whole(&task) {
+        return Ok(Joined::Stored(blob, Provenance::Cache));
+    }
+    if *task.digest() == Digest::of(task.digest().algorithm(), b"") {
+        return Ok(Joined::Empty);
+    }
+    if shared.tasks.token().is_cancelled() {
+        return Err(OpenError::ShuttingDown);
+    }
+    let (hold, first) = shared.live.join(task);
+    let entry = Arc::clone(hold.entry());
+    entry.credentials.add(want.credential.clone());
+    if first {
+        let (shared, entry) = (Arc::clone(shared), Arc::clone(&entry));
+        let work = open_alone(Arc::clone(&shared), want, entry);
+        shared.tasks.spawn("open", work);
+    }
+    let mut phase = entry.phase.subscribe();
+    let opened = phase.wait_for(|phase| !matches!(phase, Phase::Opening));
+    let opened = tokio::select! {
+        opened = opened => opened.map_err(|_| OpenError::ShuttingDown)?.clone(),
+        () = shared.tasks.token().cancelled() => return Err(OpenError::ShuttingDown),
+    };
+    match opened {
+        Phase::Opening => Err(OpenError::ShuttingDown),
+        Phase::Open(download) => Ok(Joined::Growing(hold, download)),
+        Phase::Through(through) => Ok(Joined::Through(through)),
+        Phase::Failed(error) => Err(error),
+        Phase::Stored => match shared.store.whole(&task) {
+            Some(blob) => Ok(Joined::Stored(blob, Provenance::Download)),
+            None => Err(OpenError::Store(Arc::new(io::ErrorKind::NotFound.into()))),
+        },
+    }
+}
+
+/// Opens a download for all who wait, whoever of them stays.
+async fn open_alone(shared: Arc<Shared>, want: Want, entry: Arc<Entry>) {
+    let task = want.task;
+    let opening = entry.opening.clone();
+    let prepare = shared.prepare(want, &entry);
+    let Some(prepared) = opening.run_until_cancelled(prepare).await else {
+        return;
+    };
+    let phase = prepared.unwrap_or_else(Phase::Failed);
+    if let Phase::Open(download) = &phase {
+        shared.verifiers.advance(download);
+    }
+    shared.live.opened(&task, &entry, phase);
+}
+
+impl Shared {
+    async fn prepare(self: &Arc<Self>, want: Want, entry: &Entry) -> Result<Phase, OpenError> {
+        let task = want.task;
+        let manifest = want.origin.kind == OriginKind::Manifest;
+        let known = want.size.or_else(|| self.sizes.get(&task));
+        let known = known.or_else(|| Some(self.store.lengths(&task)?.size()));
+        let stat = if known.is_none() || manifest {
+            self.stat(&want, entry, known).await?
+        } else {
+            Stat {
+                size: known,
+                media_type: None,
+            }
+        };
+        let Some(size) = stat.size.or(known) else {
+            return self.read_alone(&want, entry, stat.media_type).await;
+        };
+        let wrong = |what| OpenError::Source(Arc::new(SourceError::Protocol(what)));
+        let lengths = Lengths::of(size).map_err(|_| wrong("it is too large"))?;
+        if lengths.pieces() == 0 {
+            return Err(wrong("it is empty, which its digest is not"));
+        }
+        let through = Through {
+            source: Arc::clone(&self.source),
+            task,
+            origin: want.origin.clone(),
+            size,
+            media_type: stat.media_type.clone(),
+            credentials: Arc::clone(&entry.credentials),
+        };
+        if self.is_full() {
+            return Ok(Phase::Through(through));
+        }
+        let (store, origin, media_type) = (
+            self.store.clone(),
+            want.origin.clone(),
+            stat.media_type.clone(),
+        );
+        let begin = tokio::task::spawn_blocking(move || {
+            store.begin(task, lengths, Some(&origin), media_type.as_deref())
+        });
+        let partial = match begin.await.map_err(io::Error::other).flatten() {
+            Ok(partial) => partial,
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(Phase::Stored);
+            }
+            Err(cause) => {
+                tracing::warn!(%task, %cause, "the store takes no more; streaming without it");
+                return Ok(Phase::Through(through));
+            }
+        };
+        let download = Download::new(
+            task,
+            lengths,
+            want.origin,
+            want.purpose,
+            partial,
+            Arc::clone(&entry.credentials),
+            stat.media_type,
+        );
+        self.metrics.started.inc();
+        self.metrics.resumed_bytes.inc_by(download.held_bytes());
+        Ok(Phase::Open(Arc::new(download)))
+    }
+
+    /// Size and media type: from the source, else from what any host has observed.
+    async fn stat(
+        &self,
+        want: &Want,
+        entry: &Entry,
+        known: Option<u64>,
+    ) -> Result<Stat, OpenError> {
+        let error = match self.stat_source(want, entry).await {
+            Ok(stat) => return Ok(stat),
+            Err(error) => error,
+        };
+        let nothing = Stat {
+            size: None,
+            media_type: None,
+        };
+        if matches!(error, SourceError::Refused(_) | SourceError::Missing) {
+            return if known.is_some() {
+                Ok(nothing)
+            } else {
+                Err(OpenError::Source(Arc::new(error)))
+            };
+        }
+        let Origin {
+            upstream,
+            repository,
+            ..
+        } = want.origin.clone();
+        let reference = Reference::Digest(*want.task.digest());
+        match self.lookup(upstream, repository, reference).await {
+            Some(seen) => Ok(Stat {
+                size: seen.size,
+                media_type: Some(seen.media_type).filter(|text| !text.is_empty()),
+            })
+            .and_then(|stat| {
+                if stat.size.or(known).is_some() {
+                    Ok(stat)
+                } else {
+                    Err(OpenError::Source(Arc::new(error)))
+                }
+            }),
+            None if known.is_some() => Ok(nothing),
+            None => Err(OpenError::Source(Arc::new(error))),
+        }
+    }
+
+    async fn stat_source(&self, want: &Want, entry: &Entry) -> Result<Stat, SourceError> {
+        let mut refusal = None;
+        for credential in entry.credentials.candidates() {
+            let stat = self
+                .source
+                .stat(&want.origin, want.task.digest(), credential.as_ref());
+            match stat.await {
+                Err(error @ SourceError::Refused(_)) => refusal = refusal.or(Some(error)),
+                Ok(stat) => {
+                    if let Some(credential) = &credential {
+                        entry.credentials.worked(credential);
+                    }
+                    return Ok(stat);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refusal.unwrap_or(SourceError::Missing))
+    }
+
+    async fn lookup(
+        &self,
+        upstream: UpstreamName,
+        repository: Repository,
+        reference: Reference,
+    ) -> Option<Observation> {
+        if !self.has_scheduler {
+            return None;
+        }
+        let id = self.next_id();
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut lookups = self.lookups.lock();
+            if lookups.len() >= MOST_LOOKUPS {
+                return None;
+            }
+            lookups.insert(id, answer);
+        }
+        let _forget = Forget(self, id);
+        self.session.send(&PeerMessage::Lookup {
+            id,
+            upstream,
+            repository,
+            reference,
+        });
+        tokio::time::timeout(LOOKUP_TIMEOUT, answered)
+            .await
+            .ok()?
+            .ok()?
+    }
+}
+
+/// Takes an unanswered lookup out of the map.
+struct Forget<'a>(&'a Shared, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.lookups.lock().remove(&self.1);
+    }
+}
+
+/// Has a content without reading it, for a scheduler that asked for it.
+pub(super) async fn fetch(shared: Arc<Shared>, want: Want) {
+    let (task, purpose) = (want.task, want.purpose);
+    match join(&shared, want).await {
+        Ok(Joined::Growing(hold, download)) => {
+            download.judged().await;
+            drop(hold);
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let cause = &error as &dyn std::error::Error;
+            tracing::info!(%task, ?purpose, cause, "what was asked for can't be fetched");
+        }
+    }
+}
+
+/// A want of the scheduler's.
+pub(super) fn asked_for(task: TaskId, lengths: Lengths, origin: Origin, purpose: Purpose) -> Want {
+    Want {
+        task,
+        origin,
+        size: Some(lengths.size()),
+        credential: None,
+        purpose,
+    }
+}

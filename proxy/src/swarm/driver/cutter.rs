@@ -1,0 +1,110 @@
+//! Cuts a stream of bytes from the source into groups and pieces, and states them.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use darter_api::{
+    GROUP_BYTES, NodeKey, PieceDigest, PieceIndex, Proof, Statement, proof::GroupDigest,
+};
+
+use super::{download::Download, source::Order};
+
+/// Bytes of one piece, and where they lie in the content.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// Writes chunks, shows them to readers and seals pieces. Blocks on the disk.
+pub(super) struct Cutter {
+    download: Arc<Download>,
+    order: Arc<Order>,
+    key: Arc<NodeKey>,
+    groups: Vec<GroupDigest>,
+    group: blake3::Hasher,
+    /// Bytes in `group`.
+    filled: u64,
+    /// Where the next byte is expected, for the piece at hand to be sealed.
+    at: u64,
+}
+
+impl Cutter {
+    pub(super) fn new(download: Arc<Download>, order: Arc<Order>, key: Arc<NodeKey>) -> Self {
+        Self {
+            download,
+            order,
+            key,
+            groups: Vec::new(),
+            group: blake3::Hasher::new(),
+            filled: 0,
+            at: 0,
+        }
+    }
+
+    /// Takes the next bytes, which must not cross a piece's end; the piece, if they
+    /// complete one.
+    pub(super) fn take(&mut self, chunk: &Chunk) -> io::Result<Option<PieceIndex>> {
+        let lengths = self.download.lengths;
+        let Some(piece) = lengths.piece_at(chunk.offset) else {
+            return Ok(None);
+        };
+        let range = lengths.piece_range(piece);
+        if chunk.offset == range.start {
+            self.groups.clear();
+            self.group.reset();
+            self.filled = 0;
+        } else if chunk.offset != self.at {
+            return Err(io::Error::other("bytes of a piece came out of order"));
+        }
+        let end = chunk.offset + chunk.bytes.len() as u64;
+        self.download.partial.write(chunk.offset, &chunk.bytes)?;
+        self.hash(&chunk.bytes, end == range.end);
+        self.at = end;
+        if end < range.end {
+            self.download.readable(chunk.offset..end);
+            return Ok(None);
+        }
+        let proof = if lengths.is_small() {
+            None
+        } else {
+            Some(self.prove(piece)?)
+        };
+        let groups: &[GroupDigest] = if proof.is_some() { &self.groups } else { &[] };
+        self.download.partial.seal(piece, groups, proof.as_ref())?;
+        self.download.sealed(piece);
+        Ok(Some(piece))
+    }
+
+    fn hash(&mut self, mut bytes: &[u8], ends: bool) {
+        while !bytes.is_empty() {
+            let room = (GROUP_BYTES - self.filled).min(bytes.len() as u64);
+            let (part, rest) = bytes.split_at(room as usize);
+            self.group.update(part);
+            self.filled += room;
+            bytes = rest;
+            if self.filled == GROUP_BYTES {
+                self.end_group();
+            }
+        }
+        if ends && self.filled > 0 {
+            self.end_group();
+        }
+    }
+
+    fn end_group(&mut self) {
+        let digest = self.group.finalize();
+        self.groups.push(GroupDigest(*digest.as_bytes()));
+        self.group.reset();
+        self.filled = 0;
+    }
+
+    fn prove(&self, piece: PieceIndex) -> io::Result<Proof> {
+        let grant = self.order.grant(piece);
+        let grant = grant.ok_or_else(|| io::Error::other("a piece was read without a grant"))?;
+        let Download { task, lengths, .. } = &*self.download;
+        let digest = PieceDigest::of(&self.groups);
+        let statement = Statement::sign(&self.key, task, lengths, piece, digest);
+        Ok(Proof { grant, statement })
+    }
+}

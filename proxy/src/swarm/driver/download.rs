@@ -1,0 +1,266 @@
+//! What a download's workers and readers share.
+//!
+//! Owner of state: nobody alone; [`Growth`] says which bytes can be read, under one
+//! short lock, and `changed` wakes who waits for more. Invariants: bytes in `readable`
+//! are on disk and are either verified or the source's own; the content's last
+//! [`GROUP_BYTES`] are shown to readers only once its whole digest matched. Failure: an
+//! ended download stays ended; who wants the content again opens a new one.
+
+use std::{fmt, sync::Arc};
+
+use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{credentials::Credentials, runs::ByteRuns, verify::Verifier};
+use crate::{content::ReadError, source::SourceError, store::Partial};
+
+/// One content being downloaded on this host.
+pub(super) struct Download {
+    pub(super) task: TaskId,
+    pub(super) lengths: Lengths,
+    pub(super) origin: Origin,
+    pub(super) purpose: Purpose,
+    pub(super) partial: Partial,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) verifier: Verifier,
+    growth: Mutex<Growth>,
+    changed: watch::Sender<()>,
+}
+
+/// How far it is.
+struct Growth {
+    readable: ByteRuns,
+    held: PieceSet,
+    verdict: Verdict,
+    /// Grows when bytes that could be read were taken back.
+    round: u32,
+    end: Option<ReadError>,
+    through: bool,
+    media_type: Option<String>,
+    source_error: Option<Arc<SourceError>>,
+}
+
+/// What the content's own digest says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Not all bytes are hashed yet.
+    Pending,
+    /// It matches.
+    Good,
+    /// It does not.
+    Bad,
+}
+
+/// What a reader at some place can do.
+#[derive(Debug)]
+pub(super) enum View {
+    /// Read up to here.
+    Until(u64),
+    /// Wait for a change.
+    Wait,
+    /// The store can't take more: read on from the source itself.
+    Through,
+    /// It is over.
+    Ended(ReadError),
+}
+
+impl Download {
+    pub(super) fn new(
+        task: TaskId,
+        lengths: Lengths,
+        origin: Origin,
+        purpose: Purpose,
+        partial: Partial,
+        credentials: Arc<Credentials>,
+        media_type: Option<String>,
+    ) -> Self {
+        let held = partial.held();
+        let mut readable = ByteRuns::default();
+        for run in held.runs() {
+            readable.insert(bytes_of(&lengths, run.start..run.end));
+        }
+        let growth = Growth {
+            readable,
+            held,
+            verdict: Verdict::Pending,
+            round: 0,
+            end: None,
+            through: false,
+            media_type,
+            source_error: None,
+        };
+        Self {
+            task,
+            lengths,
+            origin,
+            purpose,
+            partial,
+            credentials,
+            verifier: Verifier::new(&task),
+            growth: Mutex::new(growth),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Wakes at every change from now on.
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What a reader at `at` that began in `round` can do.
+    pub(super) fn view(&self, at: u64) -> View {
+        let growth = self.growth.lock();
+        let shown = if growth.verdict == Verdict::Good {
+            self.lengths.size()
+        } else {
+            self.lengths.size().saturating_sub(GROUP_BYTES)
+        };
+        let until = growth.readable.end_of_run(at).min(shown);
+        if until > at {
+            View::Until(until)
+        } else if let Some(end) = &growth.end {
+            View::Ended(end.clone())
+        } else if growth.through {
+            View::Through
+        } else {
+            View::Wait
+        }
+    }
+
+    pub(super) fn round(&self) -> u32 {
+        self.growth.lock().round
+    }
+
+    pub(super) fn held(&self) -> PieceSet {
+        self.growth.lock().held.clone()
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        let held = self.held();
+        let pieces = held.iter().map(PieceIndex);
+        pieces.map(|piece| self.lengths.piece_bytes(piece)).sum()
+    }
+
+    pub(super) fn holds(&self, piece: PieceIndex) -> bool {
+        self.growth.lock().held.contains(piece.0)
+    }
+
+    /// One past the last byte of the prefix that is on disk.
+    pub(super) fn prefix(&self) -> u64 {
+        self.growth.lock().readable.end_of_run(0)
+    }
+
+    /// These bytes are on disk, and may be shown.
+    pub(super) fn readable(&self, bytes: std::ops::Range<u64>) {
+        self.growth.lock().readable.insert(bytes);
+        self.changed.send_replace(());
+    }
+
+    /// This piece is sealed.
+    pub(super) fn sealed(&self, piece: PieceIndex) {
+        {
+            let mut growth = self.growth.lock();
+            growth.held.insert(piece.0);
+            growth.readable.insert(self.lengths.piece_range(piece));
+        }
+        self.changed.send_replace(());
+    }
+
+    /// These are not held after all; who read them is told that it was wrong.
+    pub(super) fn taken_back(&self, pieces: &PieceSet) {
+        {
+            let mut growth = self.growth.lock();
+            growth.held.subtract(pieces);
+            for run in pieces.runs() {
+                let bytes = bytes_of(&self.lengths, run.start..run.end);
+                growth.readable.remove(bytes);
+            }
+            growth.round += 1;
+            growth.verdict = Verdict::Pending;
+        }
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        self.growth.lock().verdict
+    }
+
+    pub(super) fn judge(&self, verdict: Verdict) {
+        self.growth.lock().verdict = verdict;
+        self.changed.send_replace(());
+    }
+
+    /// It is given up; the first reason stands.
+    pub(super) fn end(&self, why: ReadError) {
+        self.growth.lock().end.get_or_insert(why);
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn ended(&self) -> Option<ReadError> {
+        self.growth.lock().end.clone()
+    }
+
+    /// The store takes no more: readers go to the source themselves. Whether this was
+    /// news.
+    pub(super) fn go_through(&self) -> bool {
+        let before = std::mem::replace(&mut self.growth.lock().through, true);
+        self.changed.send_replace(());
+        !before
+    }
+
+    pub(super) fn goes_through(&self) -> bool {
+        self.growth.lock().through
+    }
+
+    /// Whether all pieces are on disk; what is left is the verdict.
+    pub(super) fn is_whole(&self) -> bool {
+        self.growth.lock().held.len() == self.lengths.pieces()
+    }
+
+    /// Waits until the digest has spoken, or no verdict will come. Cancel-safe.
+    pub(super) async fn judged(&self) -> Verdict {
+        let mut changed = self.watch();
+        loop {
+            changed.mark_unchanged();
+            let verdict = self.verdict();
+            if verdict != Verdict::Pending || self.ended().is_some() || self.goes_through() {
+                return verdict;
+            }
+            if changed.changed().await.is_err() {
+                return verdict;
+            }
+        }
+    }
+
+    pub(super) fn media_type(&self) -> Option<String> {
+        self.growth.lock().media_type.clone()
+    }
+
+    pub(super) fn learn_media_type(&self, media_type: Option<String>) {
+        if let Some(media_type) = media_type {
+            self.growth.lock().media_type.get_or_insert(media_type);
+        }
+    }
+
+    pub(super) fn source_failed(&self, error: Arc<SourceError>) {
+        self.growth.lock().source_error = Some(error);
+    }
+
+    pub(super) fn source_error(&self) -> Option<Arc<SourceError>> {
+        self.growth.lock().source_error.clone()
+    }
+}
+
+impl fmt::Debug for Download {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Download({})", self.task)
+    }
+}
+
+/// The bytes that a run of pieces covers.
+fn bytes_of(lengths: &Lengths, pieces: std::ops::Range<u32>) -> std::ops::Range<u64> {
+    let first = lengths.piece_range(PieceIndex(pieces.start));
+    let last = lengths.piece_range(PieceIndex(pieces.end - 1));
+    first.start..last.end
+}

@@ -1,0 +1,236 @@
+//! The driver: the thin shell that turns the core's commands into work, and what happens
+//! into its events.
+//!
+//! Owner of state: one actor owns the core's [`Node`](crate::swarm::core::Node); the
+//! workers it starts (reading a source, fetching a piece, hashing, committing) and the
+//! readers share a [`download::Download`] each. Invariants: the actor never waits for
+//! anybody, so that whoever waits for its bounded inbox gets on; a task has one download,
+//! however many clients wait; a client's credential goes to the source and nowhere else.
+//! Failure: a worker's end is an event; a download that fails ends its readers' bodies
+//! short; a full disk turns readers to the source.
+
+mod actor;
+mod contents;
+mod credentials;
+mod cutter;
+mod download;
+mod live;
+mod mailbox;
+mod metrics;
+mod piece;
+mod reader;
+mod runs;
+mod solo;
+mod source;
+#[cfg(test)]
+mod tests;
+mod through;
+mod trust;
+mod verify;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use darter_api::{NodeKey, TaskId, session::Observation};
+use darter_runtime::Tasks;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+pub use metrics::Metrics;
+pub use trust::{Policy, Trust};
+
+use crate::{
+    session::{Session, SessionEvent},
+    source::Source,
+    store::{Found, Store},
+    swarm::core::{
+        self,
+        event::{Event, ReaderId, RequestId},
+    },
+    transfer::{self, LinkEvent, Links, PieceClient},
+};
+use download::Download;
+use live::Live;
+use mailbox::{Letter, Mailbox};
+use source::RunError;
+use through::Through;
+use verify::Verifiers;
+
+/// Events that wait for the actor; who has more waits.
+const INBOX: usize = 1024;
+/// Sizes remembered of contents that will be wanted soon; 100 bytes each.
+const MOST_SIZES: u64 = 50_000;
+/// After the disk was full, contents are streamed without trying to store them for so long.
+const FULL_FOR: Duration = Duration::from_secs(10);
+
+/// What a driver is made of.
+pub struct Parts {
+    /// Settings of the core.
+    pub options: core::Options,
+    /// The host's key.
+    pub key: Arc<NodeKey>,
+    /// Where content is kept.
+    pub store: Store,
+    /// What was in it at start.
+    pub found: Vec<Found>,
+    /// Where contents come from in the first place.
+    pub source: Arc<dyn Source>,
+    /// Whose grants count.
+    pub trust: Trust,
+    /// Links to other peers, and what happens to them.
+    pub links: Links,
+    /// What happens to links.
+    pub link_events: mpsc::Receiver<LinkEvent>,
+    /// The session with the scheduler, if one is configured, and what happens to it.
+    pub session: Option<(Session, mpsc::Receiver<SessionEvent>)>,
+    /// A directory of its own for contents whose size is not known beforehand.
+    pub spool: PathBuf,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Counts of the transfers, from which the host's load is told.
+    pub transfers: transfer::Metrics,
+}
+
+/// All downloads of this host; see [`crate::content::Contents`]. Cheap to clone.
+#[derive(Clone)]
+pub struct Swarm(Arc<Shared>);
+
+impl Swarm {
+    /// Starts the actor; it ends with `tasks`.
+    pub fn start(parts: Parts, tasks: &Tasks) -> Self {
+        let (inbox, received) = mpsc::channel(INBOX);
+        let mailbox = Arc::new(Mailbox::default());
+        let has_scheduler = parts.session.is_some();
+        let (session, session_events) = parts.session.unzip();
+        let shared = Arc::new(Shared {
+            client: PieceClient::new(parts.key.id()),
+            key: parts.key,
+            store: parts.store,
+            source: parts.source,
+            trust: parts.trust,
+            links: parts.links,
+            session: session.unwrap_or_default(),
+            has_scheduler,
+            live: Arc::new(Live::new(Arc::clone(&mailbox))),
+            mailbox,
+            inbox,
+            sizes: moka::sync::Cache::new(MOST_SIZES),
+            lookups: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            full_until: Mutex::default(),
+            spool: parts.spool,
+            verifiers: Verifiers::new(tasks.clone()),
+            metrics: parts.metrics,
+            transfers: parts.transfers,
+            tasks: tasks.clone(),
+        });
+        let actor = actor::Actor::new(Arc::clone(&shared), parts.options, has_scheduler);
+        let inputs = actor::Inputs {
+            received,
+            links: parts.link_events,
+            session: session_events,
+        };
+        tasks.spawn("swarm", actor.run(inputs, parts.found));
+        Self(shared)
+    }
+
+    /// Content bytes so far from sources, peers and the own store.
+    pub fn totals(&self) -> (u64, u64, u64) {
+        self.0.metrics.totals()
+    }
+}
+
+/// What actor, workers and readers share.
+struct Shared {
+    key: Arc<NodeKey>,
+    store: Store,
+    source: Arc<dyn Source>,
+    trust: Trust,
+    links: Links,
+    session: Session,
+    has_scheduler: bool,
+    client: PieceClient,
+    live: Arc<Live>,
+    mailbox: Arc<Mailbox>,
+    inbox: mpsc::Sender<Input>,
+    sizes: moka::sync::Cache<TaskId, u64>,
+    lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
+    next_id: AtomicU64,
+    full_until: Mutex<Option<Instant>>,
+    spool: PathBuf,
+    verifiers: Verifiers,
+    metrics: Metrics,
+    transfers: transfer::Metrics,
+    tasks: Tasks,
+}
+
+/// What workers tell the actor.
+enum Input {
+    /// For the core as it is.
+    Event(Event),
+    /// A request ended; void if it was cancelled meanwhile.
+    Requested(RequestId, Event),
+    /// A reading of a source ended; void if it was stopped meanwhile.
+    SourceEnded {
+        task: TaskId,
+        id: u64,
+        result: Result<(), RunError>,
+    },
+    /// The digest has spoken, and a good download was committed, or not.
+    Completed {
+        download: Arc<Download>,
+        result: Completion,
+    },
+}
+
+/// How a whole download ended.
+enum Completion {
+    Committed,
+    Corrupt,
+    Failed(std::io::Error),
+    /// It was given up before.
+    Void,
+}
+
+impl Shared {
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_reader(&self) -> ReaderId {
+        ReaderId(self.next_id())
+    }
+
+    fn through(&self, download: &Download) -> Through {
+        Through {
+            source: Arc::clone(&self.source),
+            task: download.task,
+            origin: download.origin.clone(),
+            size: download.lengths.size(),
+            media_type: download.media_type(),
+            credentials: Arc::clone(&download.credentials),
+        }
+    }
+
+    /// The store does not take a download's bytes: its readers go on without it.
+    fn store_failed(&self, download: &Arc<Download>) {
+        *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
+        if download.go_through() {
+            let letter = Letter::StoreFailed(Arc::clone(download));
+            self.mailbox.put(letter);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.full_until
+            .lock()
+            .is_some_and(|until| Instant::now() < until)
+    }
+}

@@ -1,0 +1,231 @@
+//! Reading contents: growing ones by tailing their file, whole ones from the store.
+//!
+//! Owner of state: every stream owns its place. A slow reader holds no buffer but the one
+//! it was given last, and blocks nobody. Failure: what was given before an error was right
+//! as far as it could be known; bytes found to be wrong afterwards end the stream short.
+
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use darter_api::TaskId;
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::sync::watch;
+
+use super::{
+    Shared,
+    download::{Download, View},
+    live::Hold,
+    mailbox::Letter,
+    metrics::From,
+    through::Through,
+};
+use crate::{
+    content::{ReadError, Reader},
+    store::Blob,
+    swarm::core::event::ReaderId,
+};
+
+/// Bytes of a growing file read at once. They were written a moment ago, so that the
+/// read is a copy from memory and stays on the thread that asks.
+const TAIL_CHUNK: u64 = 256 * 1024;
+/// Bytes of a whole file read at once, on a blocking thread since the disk may be asked.
+const STORED_CHUNK: u64 = 512 * 1024;
+/// Reads of a whole file that run ahead of the client.
+const READ_AHEAD: usize = 2;
+
+/// Nothing.
+pub(super) struct EmptyReader;
+
+impl Reader for EmptyReader {
+    fn read(&self, _: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        futures::stream::empty().boxed()
+    }
+}
+
+/// A content that the store holds whole.
+pub(super) struct StoredReader {
+    pub(super) blob: Blob,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Reader for StoredReader {
+    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        let end = range.end.min(self.blob.size());
+        let (blob, metrics) = (self.blob.clone(), self.shared.metrics.clone());
+        let starts = (range.start..end).step_by(STORED_CHUNK as usize);
+        futures::stream::iter(starts)
+            .map(move |start| {
+                let (blob, metrics) = (blob.clone(), metrics.clone());
+                async move {
+                    let wanted = start..(start + STORED_CHUNK).min(end);
+                    let read = tokio::task::spawn_blocking(move || blob.read(wanted)).await;
+                    let bytes = read
+                        .map_err(io::Error::other)
+                        .flatten()
+                        .map_err(store_error)?;
+                    metrics.bytes(From::Cache, bytes.len() as u64);
+                    Ok(bytes)
+                }
+            })
+            .buffered(READ_AHEAD)
+            .boxed()
+    }
+}
+
+/// A content that is read from the source for every reader, without being stored.
+pub(super) struct ThroughReader(pub(super) Through);
+
+impl Reader for ThroughReader {
+    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        self.0.clone().read(range)
+    }
+}
+
+/// A content that grows.
+pub(super) struct GrowingReader {
+    pub(super) hold: Arc<Hold>,
+    pub(super) download: Arc<Download>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Reader for GrowingReader {
+    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        let end = range.end.min(self.download.lengths.size());
+        let tail = Tail {
+            place: Place::new(&self.shared, self.download.task),
+            changed: self.download.watch(),
+            round: self.download.round(),
+            download: Arc::clone(&self.download),
+            shared: Arc::clone(&self.shared),
+            _hold: Arc::clone(&self.hold),
+            at: range.start.min(end),
+            end,
+            given: false,
+            through: None,
+        };
+        futures::stream::unfold(tail, |mut tail| async move {
+            let item = tail.next().await?;
+            if item.is_err() {
+                tail.at = tail.end;
+            }
+            Some((item, tail))
+        })
+        .boxed()
+    }
+}
+
+/// A stream's name with the core, for as long as it lives.
+struct Place {
+    shared: Arc<Shared>,
+    task: TaskId,
+    reader: ReaderId,
+    told: Option<Range<u32>>,
+}
+
+impl Place {
+    fn new(shared: &Arc<Shared>, task: TaskId) -> Self {
+        shared.metrics.readers.inc();
+        Self {
+            reader: shared.next_reader(),
+            shared: Arc::clone(shared),
+            task,
+            told: None,
+        }
+    }
+
+    fn tell(&mut self, wants: Range<u32>) {
+        if self.told.as_ref() != Some(&wants) {
+            self.told = Some(wants.clone());
+            self.shared.mailbox.moved(self.task, self.reader, wants);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.metrics.readers.dec();
+        let gone = Letter::ReaderGone(self.task, self.reader);
+        self.shared.mailbox.put(gone);
+    }
+}
+
+struct Tail {
+    place: Place,
+    changed: watch::Receiver<()>,
+    /// Bytes taken back since are not what was given.
+    round: u32,
+    download: Arc<Download>,
+    shared: Arc<Shared>,
+    _hold: Arc<Hold>,
+    at: u64,
+    end: u64,
+    given: bool,
+    through: Option<BoxStream<'static, Result<Bytes, ReadError>>>,
+}
+
+impl Tail {
+    async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+        loop {
+            if self.at >= self.end {
+                return None;
+            }
+            if let Some(through) = &mut self.through {
+                let item = through.next().await;
+                if let Some(Ok(bytes)) = &item {
+                    self.at += bytes.len() as u64;
+                }
+                return item;
+            }
+            self.changed.mark_unchanged();
+            let round = self.download.round();
+            if round != self.round && self.given {
+                return Some(Err(ReadError::Corrupt));
+            }
+            self.round = round;
+            match self.download.view(self.at) {
+                View::Until(until) => return Some(self.take(until)),
+                View::Ended(why) => return Some(Err(why)),
+                View::Through => {
+                    self.shared.metrics.streamed_through.inc();
+                    let through = self.shared.through(&self.download);
+                    self.through = Some(through.read(self.at..self.end));
+                }
+                View::Wait => {
+                    self.tell_place();
+                    tokio::select! {
+                        changed = self.changed.changed() => {
+                            if changed.is_err() {
+                                return Some(Err(ReadError::ShuttingDown));
+                            }
+                        }
+                        () = self.shared.tasks.token().cancelled() => {
+                            return Some(Err(ReadError::ShuttingDown));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, until: u64) -> Result<Bytes, ReadError> {
+        let until = until.min(self.end).min(self.at + TAIL_CHUNK);
+        self.tell_place();
+        let bytes = self
+            .download
+            .partial
+            .read(self.at..until)
+            .map_err(store_error)?;
+        self.at = until;
+        self.given = true;
+        Ok(bytes)
+    }
+
+    fn tell_place(&mut self) {
+        self.place
+            .tell(self.download.lengths.pieces_of(self.at..self.end));
+    }
+}
+
+fn store_error(cause: io::Error) -> ReadError {
+    ReadError::Store(Arc::new(cause))
+}

@@ -1,0 +1,455 @@
+//! Reading a source: one long stream cut into pieces.
+//!
+//! Owner of state: a run owns its place in the content; a thread of its own writes, hashes
+//! and seals, so that the network is read while the disk is written. Invariants: bytes are
+//! shown to readers only after they were written; a piece is sealed only when all its
+//! bytes came in this run, under a grant that covers it. Failure: a stream that breaks or
+//! ends early is asked for again from the next byte on, with growing pauses that begin
+//! anew whenever bytes came; what can't be repaired ends the run with a reason.
+
+use std::{io, ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use darter_api::{
+    Digest, Grant, Lengths, NodeKey, Origin, PieceIndex, PieceSet, session::LeaseEnd,
+};
+use futures::{StreamExt as _, stream::BoxStream};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+
+use super::{
+    Input,
+    credentials::Credentials,
+    cutter::{Chunk, Cutter},
+    download::Download,
+    metrics::{From, Metrics},
+    verify::Verifiers,
+};
+use crate::{
+    source::{Body, Read, Source, SourceError},
+    swarm::core::event::Event,
+};
+
+/// Chunks between the network and the writing thread; at most a few hundred KiB each.
+/// When they are full the source is read no faster than the disk is written.
+const CHUNKS: usize = 8;
+/// No byte for so long: the stream counts as broken.
+const STALL: Duration = Duration::from_secs(30);
+/// A gap of pieces that are on disk already is read over up to this, else asked around.
+const GAP_BYTES: u64 = 1 << 20;
+/// Grants remembered by one reading.
+const MOST_GRANTS: usize = 16;
+/// Pauses between attempts that brought nothing, before the content's first byte: a client
+/// waits for its status line, for 5 s at most.
+const PAUSES_BEFORE: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+/// And once a body has begun: it ends short only if the source stays away.
+const PAUSES_WITHIN: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
+
+/// Asks a source with each credential in turn until one is not refused.
+pub(super) async fn begin(
+    source: &dyn Source,
+    origin: &Origin,
+    digest: &Digest,
+    range: Option<Range<u64>>,
+    credentials: &Credentials,
+) -> Result<Body, SourceError> {
+    let mut refusal = None;
+    for credential in credentials.candidates() {
+        let read = Read {
+            origin: origin.clone(),
+            digest: *digest,
+            range: range.clone(),
+            credential: credential.clone(),
+        };
+        match source.read(read).await {
+            Ok(body) => {
+                if let Some(credential) = &credential {
+                    credentials.worked(credential);
+                }
+                return Ok(body);
+            }
+            // The first refusal stands: it answers the client's own credential.
+            Err(error @ SourceError::Refused(_)) => refusal = refusal.or(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refusal.unwrap_or(SourceError::Protocol("no credential was tried")))
+}
+
+/// A body's bytes from `at` on, where the source began before it.
+pub(super) fn skip_to(body: Body, at: u64) -> BoxStream<'static, Result<Bytes, SourceError>> {
+    let mut skip = at.saturating_sub(body.offset);
+    let late = body.offset > at;
+    body.stream
+        .map(move |item| {
+            if late {
+                return Err(SourceError::Protocol("its range begins too late"));
+            }
+            let mut bytes = item?;
+            let over = skip.min(bytes.len() as u64);
+            skip -= over;
+            Ok(bytes.split_off(over as usize))
+        })
+        .boxed()
+}
+
+/// What is to be read, and whose word makes it count; may change while it is read, and
+/// the stream goes on if it can.
+#[derive(Debug)]
+pub(super) struct Order(Mutex<Ordered>);
+
+#[derive(Debug)]
+struct Ordered {
+    pieces: PieceSet,
+    /// The newest first.
+    grants: Vec<Arc<Grant>>,
+}
+
+impl Order {
+    pub(super) fn new(pieces: PieceSet, grant: Arc<Grant>) -> Self {
+        let grants = vec![grant];
+        Self(Mutex::new(Ordered { pieces, grants }))
+    }
+
+    /// From now on these, by this word. Earlier grants stay for what they covered.
+    pub(super) fn change(&self, pieces: PieceSet, grant: Arc<Grant>) {
+        let mut ordered = self.0.lock();
+        ordered.pieces = pieces;
+        ordered.grants.insert(0, grant);
+        ordered.grants.truncate(MOST_GRANTS);
+    }
+
+    /// The grant that covers a piece.
+    pub(super) fn grant(&self, piece: PieceIndex) -> Option<Arc<Grant>> {
+        let ordered = self.0.lock();
+        let mut grants = ordered.grants.iter();
+        grants
+            .find(|grant| grant.pieces.contains(&piece.0))
+            .cloned()
+    }
+
+    fn wants(&self, piece: PieceIndex) -> bool {
+        self.0.lock().pieces.contains(piece.0)
+    }
+
+    fn read(&self, piece: PieceIndex) {
+        self.0.lock().pieces.remove(piece.0);
+    }
+
+    /// The lowest piece still to be read, from `from` on.
+    pub(super) fn next(&self, from: u32) -> Option<u32> {
+        let ordered = self.0.lock();
+        let run = ordered.pieces.runs().iter().find(|run| run.end > from)?;
+        Some(run.start.max(from))
+    }
+
+    /// The next bytes to ask for: from the first piece on, over small gaps.
+    fn next_range(&self, lengths: &Lengths) -> Option<Range<u64>> {
+        let ordered = self.0.lock();
+        let mut runs = ordered.pieces.runs().iter();
+        let first = runs.next()?;
+        let (start, mut end) = (first.start, first.end);
+        for run in runs {
+            let gap = u64::from(run.start - end) * u64::from(lengths.piece_length());
+            if gap > GAP_BYTES {
+                break;
+            }
+            end = run.end;
+        }
+        let start = lengths.piece_range(PieceIndex(start)).start;
+        Some(start..lengths.piece_range(PieceIndex(end - 1)).end)
+    }
+}
+
+/// One reading of pieces of a content from its source.
+pub(super) struct SourceRun {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) download: Arc<Download>,
+    pub(super) origin: Origin,
+    pub(super) order: Arc<Order>,
+    pub(super) key: Arc<NodeKey>,
+    pub(super) metrics: Metrics,
+    pub(super) verifiers: Verifiers,
+    pub(super) inbox: mpsc::Sender<Input>,
+}
+
+/// Why a run ends before its last piece.
+#[derive(Debug)]
+pub(super) enum RunError {
+    /// The source does not give it.
+    Source(LeaseEnd),
+    /// The store does not take it.
+    Store(io::Error),
+}
+
+impl SourceRun {
+    /// Reads all its pieces. Cancel-safe: dropping it closes the stream, and the thread
+    /// ends with what it has.
+    pub(super) async fn run(self) -> Result<(), RunError> {
+        let mut writer = Writer::start(&self);
+        let mut attempts = Attempts::default();
+        let mut first_byte = false;
+        while let Some(range) = self.order.next_range(&self.download.lengths) {
+            let outcome = self
+                .stream(range, &mut writer, &mut attempts, &mut first_byte)
+                .await;
+            match outcome {
+                Ok(()) => {}
+                Err(StreamError::Writer) => break,
+                Err(StreamError::Source(error)) => self.pause_after(error, &mut attempts).await?,
+            }
+        }
+        writer.finish().await.map_err(RunError::Store)
+    }
+
+    /// Reads one range, as far as the source gives it; pieces that came whole leave the
+    /// set, and a piece that was cut is gone on with at its next byte.
+    async fn stream(
+        &self,
+        range: Range<u64>,
+        writer: &mut Writer,
+        attempts: &mut Attempts,
+        first_byte: &mut bool,
+    ) -> Result<(), StreamError> {
+        let lengths = self.download.lengths;
+        let mut at = writer.resume_at(range.start);
+        let all = at == 0 && range.end == lengths.size();
+        self.metrics.source_reads.inc();
+        let digest = self.download.task.digest();
+        let begun = begin(
+            &*self.source,
+            &self.origin,
+            digest,
+            (!all).then_some(at..range.end),
+            &self.download.credentials,
+        );
+        let body = begun.await.map_err(StreamError::Source)?;
+        if body.stat.size.is_some_and(|size| size != lengths.size()) {
+            return Err(StreamError::Source(SourceError::Protocol(WRONG_SIZE)));
+        }
+        self.download.learn_media_type(body.stat.media_type.clone());
+        let mut stream = skip_to(body, at);
+        while at < range.end && self.is_worth_going_on(at) {
+            let mut bytes = match tokio::time::timeout(STALL, stream.next()).await {
+                Ok(Some(item)) => item.map_err(StreamError::Source)?,
+                Ok(None) => return Err(StreamError::Source(cut("the body ended early"))),
+                Err(_) => return Err(StreamError::Source(cut("the body stalled"))),
+            };
+            if bytes.is_empty() {
+                continue;
+            }
+            bytes.truncate(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+            if !std::mem::replace(first_byte, true) {
+                let task = self.download.task;
+                let begun = Input::Event(Event::SourceFirstByte { task });
+                let _ = self.inbox.send(begun).await;
+            }
+            attempts.reset();
+            self.metrics.bytes(From::Source, bytes.len() as u64);
+            let end = at + bytes.len() as u64;
+            self.hand_over(at, bytes, writer).await?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Whether the stream will soon come to a piece that is still to be read.
+    fn is_worth_going_on(&self, at: u64) -> bool {
+        let lengths = &self.download.lengths;
+        let here = lengths.piece_at(at).map_or(u32::MAX, |piece| piece.0);
+        self.order.next(here).is_some_and(|next| {
+            let start = lengths.piece_range(PieceIndex(next)).start;
+            start.saturating_sub(at) <= GAP_BYTES
+        })
+    }
+
+    /// Gives the writer the bytes of pieces that are still to be read.
+    async fn hand_over(
+        &self,
+        mut at: u64,
+        mut bytes: Bytes,
+        writer: &mut Writer,
+    ) -> Result<(), StreamError> {
+        let lengths = self.download.lengths;
+        while !bytes.is_empty() {
+            let Some(piece) = lengths.piece_at(at) else {
+                break;
+            };
+            let range = lengths.piece_range(piece);
+            let part = bytes.split_to(bytes.len().min((range.end - at) as usize));
+            let end = at + part.len() as u64;
+            if self.order.wants(piece) {
+                if at == range.start && self.download.holds(piece) {
+                    self.order.read(piece);
+                } else {
+                    let chunk = Chunk {
+                        offset: at,
+                        bytes: part,
+                    };
+                    writer
+                        .put(chunk)
+                        .await
+                        .map_err(|Closed| StreamError::Writer)?;
+                    if end == range.end {
+                        self.order.read(piece);
+                    }
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Waits before the next attempt, or ends the run.
+    async fn pause_after(
+        &self,
+        error: SourceError,
+        attempts: &mut Attempts,
+    ) -> Result<(), RunError> {
+        let retryable = error.is_retryable();
+        let end = lease_end(&error);
+        let asked = match &error {
+            SourceError::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        tracing::debug!(task = %self.download.task, %error, "reading the source was interrupted");
+        self.download.source_failed(Arc::new(error));
+        let begun = self.download.prefix() > 0;
+        let pause = attempts.next_pause(begun, asked).filter(|_| retryable);
+        let Some(pause) = pause else {
+            return Err(RunError::Source(end));
+        };
+        self.metrics.source_resumes.inc();
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+const WRONG_SIZE: &str = "its size is not the task's";
+
+fn cut(what: &'static str) -> SourceError {
+    SourceError::Broken {
+        what,
+        cause: io::Error::from(io::ErrorKind::UnexpectedEof).into(),
+    }
+}
+
+/// What a scheduler is told of an error.
+pub(super) fn lease_end(error: &SourceError) -> LeaseEnd {
+    match error {
+        SourceError::Refused(_) => LeaseEnd::Refused,
+        SourceError::Missing => LeaseEnd::Missing,
+        SourceError::Protocol(WRONG_SIZE) => LeaseEnd::WrongSize,
+        _ => LeaseEnd::Unreachable,
+    }
+}
+
+enum StreamError {
+    Source(SourceError),
+    /// The writing thread ended; its own result says why.
+    Writer,
+}
+
+/// Attempts since bytes last came.
+#[derive(Debug, Default)]
+struct Attempts {
+    made: usize,
+    since: Option<Instant>,
+}
+
+impl Attempts {
+    fn reset(&mut self) {
+        self.made = 0;
+        self.since = None;
+    }
+
+    /// How long to wait; `None` when it is enough.
+    fn next_pause(&mut self, begun: bool, asked: Option<Duration>) -> Option<Duration> {
+        let pauses: &[Duration] = if begun {
+            &PAUSES_WITHIN
+        } else {
+            &PAUSES_BEFORE
+        };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        // Attempts may each have waited long for a connection.
+        if !begun && since.elapsed() > Duration::from_secs(2) {
+            return None;
+        }
+        let pause = *pauses.get(self.made)?;
+        self.made += 1;
+        let longest = *pauses.last()?;
+        match asked {
+            Some(asked) if asked > longest => None,
+            Some(asked) => Some(asked.max(pause)),
+            None => Some(pause),
+        }
+    }
+}
+
+struct Closed;
+
+/// The thread that writes.
+struct Writer {
+    chunks: mpsc::Sender<Chunk>,
+    thread: JoinHandle<io::Result<()>>,
+    lengths: Lengths,
+    /// Where the last chunk ended.
+    at: u64,
+}
+
+impl Writer {
+    fn start(run: &SourceRun) -> Self {
+        let (chunks, mut queue) = mpsc::channel::<Chunk>(CHUNKS);
+        let mut cutter = Cutter::new(
+            Arc::clone(&run.download),
+            Arc::clone(&run.order),
+            Arc::clone(&run.key),
+        );
+        let (inbox, verifiers) = (run.inbox.clone(), run.verifiers.clone());
+        let (metrics, download) = (run.metrics.clone(), Arc::clone(&run.download));
+        let thread = tokio::task::spawn_blocking(move || {
+            while let Some(chunk) = queue.blocking_recv() {
+                if let Some(piece) = cutter.take(&chunk)? {
+                    metrics.piece(From::Source);
+                    let task = download.task;
+                    let read = Input::Event(Event::SourcePiece { task, piece });
+                    // An actor that is gone needs no news.
+                    let _ = inbox.blocking_send(read);
+                }
+                verifiers.advance(&download);
+            }
+            Ok(())
+        });
+        Self {
+            chunks,
+            thread,
+            lengths: run.download.lengths,
+            at: 0,
+        }
+    }
+
+    /// Where to go on when `start`'s piece was cut before.
+    fn resume_at(&self, start: u64) -> u64 {
+        let same =
+            self.at > start && self.lengths.piece_at(self.at) == self.lengths.piece_at(start);
+        if same { self.at } else { start }
+    }
+
+    async fn put(&mut self, chunk: Chunk) -> Result<(), Closed> {
+        self.at = chunk.offset + chunk.bytes.len() as u64;
+        self.chunks.send(chunk).await.map_err(|_| Closed)
+    }
+
+    /// Waits until all is written.
+    async fn finish(self) -> io::Result<()> {
+        drop(self.chunks);
+        self.thread.await.map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,195 @@
+//! A whole host but for its fronts: store, links, piece server and driver.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use darter_api::{
+    HostId, NodeKey, TaskId,
+    session::{Neighbour, Purpose, Role, SchedulerMessage},
+};
+use darter_runtime::{
+    Tasks,
+    server::{Server, ServerOptions},
+};
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::origin::{TestSource, origin};
+use crate::{
+    content::{Content, Contents as _, OpenError, ReadError, Want},
+    credential::Credential,
+    session::{Session, SessionEvent},
+    store::{self, Store},
+    swarm::{
+        core,
+        driver::{Metrics, Parts, Policy, Swarm, Trust},
+    },
+    transfer::{self, Links, server::PieceServer},
+};
+
+pub(super) struct Host {
+    pub(super) swarm: Swarm,
+    pub(super) store: Store,
+    pub(super) key: Arc<NodeKey>,
+    address: std::net::SocketAddr,
+    scheduler: mpsc::Sender<SessionEvent>,
+    tasks: Tasks,
+}
+
+pub(super) enum Scheduler {
+    None,
+    /// The test speaks for it.
+    Test,
+}
+
+impl Host {
+    pub(super) async fn alone(directory: &Path, source: &Arc<TestSource>) -> Self {
+        Self::start(directory, source, 1, Scheduler::None).await
+    }
+
+    pub(super) async fn start(
+        directory: &Path,
+        source: &Arc<TestSource>,
+        seed: u8,
+        scheduler: Scheduler,
+    ) -> Self {
+        let tasks = Tasks::new();
+        let key = Arc::new(NodeKey::from_seed([seed; 32]));
+        let (store, found) = Store::open(
+            &directory.join("store"),
+            &store::Options::default(),
+            store::Metrics::default(),
+        )
+        .unwrap();
+        let spool = directory.join("spool");
+        std::fs::create_dir_all(&spool).unwrap();
+        let transfers = transfer::Metrics::default();
+        let (link_events, links_received) = mpsc::channel(1024);
+        let links = Links::new(
+            Arc::clone(&key),
+            link_events,
+            tasks.clone(),
+            transfers.clone(),
+        );
+        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = server.local_addr();
+        let pieces = PieceServer::new(
+            store.clone(),
+            &transfer::Options::default(),
+            transfers.clone(),
+        );
+        let router = tonic::service::Routes::new(links.service())
+            .into_axum_router()
+            .merge(pieces.router());
+        server.serve("peer", router, &tasks, ServerOptions::default());
+        let (scheduler_says, session_events) = mpsc::channel(64);
+        let trust = Trust::open(&directory.join("trusted"), key.id(), Policy::Members).unwrap();
+        let session = match scheduler {
+            Scheduler::None => None,
+            Scheduler::Test => Some((Session::default(), session_events)),
+        };
+        let parts = Parts {
+            options: core::Options::default(),
+            key: Arc::clone(&key),
+            store: store.clone(),
+            found,
+            source: Arc::clone(source) as _,
+            trust,
+            links,
+            link_events: links_received,
+            session,
+            spool,
+            metrics: Metrics::default(),
+            transfers,
+        };
+        Self {
+            swarm: Swarm::start(parts, &tasks),
+            store,
+            key,
+            address,
+            scheduler: scheduler_says,
+            tasks,
+        }
+    }
+
+    pub(super) async fn says(&self, event: SessionEvent) {
+        self.scheduler.send(event).await.unwrap();
+    }
+
+    pub(super) async fn hears(&self, message: SchedulerMessage) {
+        self.says(SessionEvent::Message(Box::new(message))).await;
+    }
+
+    pub(super) fn id(&self) -> HostId {
+        self.key.id()
+    }
+
+    pub(super) fn as_neighbour(&self) -> Neighbour {
+        Neighbour {
+            host: self.id(),
+            address: self.address,
+            role: Role::Peer,
+        }
+    }
+
+    pub(super) async fn open(&self, task: TaskId) -> Result<Content, OpenError> {
+        self.open_as(task, None).await
+    }
+
+    pub(super) async fn open_as(
+        &self,
+        task: TaskId,
+        credential: Option<Credential>,
+    ) -> Result<Content, OpenError> {
+        let want = Want {
+            task,
+            origin: origin(),
+            size: None,
+            credential,
+            purpose: Purpose::Pull,
+        };
+        self.swarm.open(want).await
+    }
+
+    pub(super) async fn pull(&self, task: TaskId) -> Result<Bytes, ReadError> {
+        read(&self.open(task).await.unwrap()).await.0
+    }
+
+    /// Stops everything and gives the store back.
+    pub(super) async fn stop(self) {
+        let Self {
+            swarm,
+            store,
+            tasks,
+            ..
+        } = self;
+        drop(swarm);
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+        drop(store);
+    }
+}
+
+/// All bytes, and how many came before an error.
+pub(super) async fn read(content: &Content) -> (Result<Bytes, ReadError>, usize) {
+    let mut stream = content.reader.read(0..content.size);
+    let mut bytes = Vec::new();
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(chunk) => bytes.extend_from_slice(&chunk),
+            Err(error) => return (Err(error), bytes.len()),
+        }
+    }
+    let length = bytes.len();
+    (Ok(bytes.into()), length)
+}
+
+/// Waits until it is so.
+pub(super) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
+}

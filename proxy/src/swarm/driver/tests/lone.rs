@@ -1,0 +1,274 @@
+//! One host without a scheduler: a good pull-through mirror.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use http::HeaderValue;
+use tempfile::tempdir;
+
+use super::{
+    host::{Host, read, until},
+    origin::{Fault, TestSource, content, task_of},
+};
+use crate::{
+    content::{OpenError, Provenance, ReadError},
+    credential::Credential,
+    source::SourceError,
+};
+
+const SIZE: usize = 3_000_001;
+
+#[tokio::test]
+async fn a_cold_content_is_read_once_and_stored() {
+    let bytes = content(SIZE, 1);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    let host = Host::alone(dir.path(), &source).await;
+    let task = task_of(&bytes);
+    let (one, two) = tokio::join!(host.pull(task), host.pull(task));
+    assert!(one.unwrap() == bytes && two.unwrap() == bytes);
+    until("it is committed", || host.store.whole(&task).is_some()).await;
+    let again = host.open(task).await.unwrap();
+    assert_eq!(again.provenance, Provenance::Cache);
+    assert!(read(&again).await.0.unwrap() == bytes);
+    assert_eq!(source.reads(), [None], "one plain read");
+    assert_eq!(source.sent(), SIZE as u64);
+    drop(again);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_leave_while_the_source_stalls() {
+    let bytes = content(SIZE, 2);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Stall(100_000));
+    let host = Host::alone(dir.path(), &source).await;
+    let content = host.open(task_of(&bytes)).await.unwrap();
+    let mut stream = content.reader.read(0..content.size);
+    let mut got = Vec::new();
+    while got.len() < 80_000 {
+        got.extend_from_slice(&stream.next().await.unwrap().unwrap());
+    }
+    assert_eq!(got, bytes[..80_000]);
+    source.flowing.send_replace(true);
+    while let Some(item) = stream.next().await {
+        got.extend_from_slice(&item.unwrap());
+    }
+    assert!(got == bytes);
+    drop((content, stream));
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn small_and_odd_sizes() {
+    let sizes = [0, 1, 65_535, 65_536, 65_537, 262_144, 262_145, 700_000];
+    let contents: Vec<_> = sizes
+        .iter()
+        .map(|size| content(*size, *size as u64))
+        .collect();
+    let (source, dir) = (
+        Arc::new(TestSource::new(contents.clone())),
+        tempdir().unwrap(),
+    );
+    let host = Host::alone(dir.path(), &source).await;
+    for bytes in contents {
+        assert!(
+            host.pull(task_of(&bytes)).await.unwrap() == bytes,
+            "{}",
+            bytes.len()
+        );
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_cut_body_is_resumed_at_its_next_byte() {
+    let bytes = content(SIZE, 3);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Cut(1_000_000));
+    source.fault(Fault::Unreachable);
+    source.fault(Fault::NoRanges);
+    let host = Host::alone(dir.path(), &source).await;
+    assert!(host.pull(task_of(&bytes)).await.unwrap() == bytes);
+    let rest = Some(1_000_000..SIZE as u64);
+    assert_eq!(source.reads(), [None, rest.clone(), rest]);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_not_committed_and_the_body_ends_short() {
+    let bytes = content(SIZE, 4);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    for _ in 0..5 {
+        source.fault(Fault::Wrong(1_234_567));
+    }
+    let host = Host::alone(dir.path(), &source).await;
+    let task = task_of(&bytes);
+    let content = host.open(task).await.unwrap();
+    let (ended, came) = read(&content).await;
+    assert!(matches!(ended, Err(ReadError::Corrupt)), "{ended:?}");
+    assert!(came < SIZE);
+    assert!(host.store.whole(&task).is_none());
+    drop(content);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_once_are_read_again_for_who_saw_none() {
+    let bytes = content(60_000, 5);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Wrong(7));
+    let host = Host::alone(dir.path(), &source).await;
+    assert!(host.pull(task_of(&bytes)).await.unwrap() == bytes);
+    assert_eq!(source.reads().len(), 2);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_asks_only_for_what_is_missing() {
+    let bytes = content(SIZE, 6);
+    let task = task_of(&bytes);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Stall(1_400_000));
+    let host = Host::alone(dir.path(), &source).await;
+    let content = host.open(task).await.unwrap();
+    let mut stream = content.reader.read(0..content.size);
+    let mut got = 0;
+    while got < 1_360_000 {
+        got += stream.next().await.unwrap().unwrap().len();
+    }
+    drop((content, stream));
+    host.stop().await;
+
+    let host = Host::alone(dir.path(), &source).await;
+    assert!(host.pull(task).await.unwrap() == bytes);
+    let piece = 256 * 1024;
+    assert_eq!(source.reads(), [None, Some(5 * piece..SIZE as u64)]);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_stops_its_download() {
+    let bytes = content(SIZE, 7);
+    let task = task_of(&bytes);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Stall(400_000));
+    let host = Host::alone(dir.path(), &source).await;
+    let content = host.open(task).await.unwrap();
+    let first = content.reader.read(0..content.size).next().await;
+    assert!(first.unwrap().is_ok());
+    drop(content);
+    // Only the stalled read waits for this; once it is closed nobody listens.
+    until("the source is let go of", || {
+        source.flowing.receiver_count() == 0
+    })
+    .await;
+    assert!(
+        host.pull(task).await.unwrap() == bytes,
+        "and it can go on later"
+    );
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn the_sources_refusal_comes_through() {
+    let bytes = content(SIZE, 8);
+    let task = task_of(&bytes);
+    let credential = |text| Some(Credential::new(HeaderValue::from_static(text)));
+    let source = TestSource::new([bytes.clone()]).only_for(credential("Bearer right").unwrap());
+    let (source, dir) = (Arc::new(source), tempdir().unwrap());
+    let host = Host::alone(dir.path(), &source).await;
+    for wrong in [None, credential("Bearer wrong")] {
+        let refused = host.open_as(task, wrong).await.err().unwrap();
+        let OpenError::Source(cause) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(matches!(*cause, SourceError::Refused(_)), "{cause:?}");
+    }
+    let content = host
+        .open_as(task, credential("Bearer right"))
+        .await
+        .unwrap();
+    assert!(read(&content).await.0.unwrap() == bytes);
+    drop(content);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_stays_away_ends_it_soon() {
+    let bytes = content(SIZE, 9);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    for _ in 0..10 {
+        source.fault(Fault::Unreachable);
+    }
+    let host = Host::alone(dir.path(), &source).await;
+    let pull = tokio::time::timeout(Duration::from_secs(5), host.pull(task_of(&bytes)));
+    let failed = pull.await.expect("within five seconds");
+    assert!(matches!(failed, Err(ReadError::Download(_))), "{failed:?}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_content_of_unknown_size_is_stored_too() {
+    let bytes = content(SIZE, 10);
+    let task = task_of(&bytes);
+    let source = TestSource::new([bytes.clone()]).without_sizes();
+    let (source, dir) = (Arc::new(source), tempdir().unwrap());
+    let host = Host::alone(dir.path(), &source).await;
+    assert!(host.pull(task).await.unwrap() == bytes);
+    let piece = host.store.piece(&task, darter_api::PieceIndex(3)).unwrap();
+    assert!(piece.unwrap().proof().is_some(), "others can have it");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn ranges_are_exact() {
+    let bytes = content(SIZE, 11);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    let host = Host::alone(dir.path(), &source).await;
+    let content = host.open(task_of(&bytes)).await.unwrap();
+    for range in [
+        0..1,
+        262_143..262_145,
+        2_999_999..3_000_001,
+        1_000_000..2_900_000,
+    ] {
+        let mut stream = content.reader.read(range.clone());
+        let mut got = Vec::new();
+        while let Some(item) = stream.next().await {
+            got.extend_from_slice(&item.unwrap());
+        }
+        assert!(
+            got == bytes[range.start as usize..range.end as usize],
+            "{range:?}"
+        );
+    }
+    drop(content);
+    host.stop().await;
+}

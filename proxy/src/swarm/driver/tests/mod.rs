@@ -1,0 +1,6 @@
+//! Real stores, links and piece servers in one process, against a source with faults.
+
+mod host;
+mod lone;
+mod origin;
+mod peers;

@@ -1,0 +1,206 @@
+//! A source with faults.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use darter_api::{Digest, Origin, OriginKind, TaskId};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    credential::Credential,
+    source::{Body, Read, Refusal, Source, SourceError, Stat},
+};
+
+/// Bytes of one chunk of a body.
+const CHUNK: usize = 40_000;
+
+/// What goes wrong with one read.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// The body ends so many bytes after its beginning.
+    Cut(u64),
+    /// The body stops there until the switch is turned on.
+    Stall(u64),
+    /// The byte at this offset of the content is another one.
+    Wrong(usize),
+    /// The connection fails.
+    Unreachable,
+    /// Ranges are ignored.
+    NoRanges,
+}
+
+/// A registry in memory. It counts.
+pub(super) struct TestSource {
+    contents: HashMap<Digest, Bytes>,
+    tells_size: bool,
+    /// Only this credential may read.
+    needs: Option<Credential>,
+    faults: Mutex<VecDeque<Fault>>,
+    reads: Mutex<Vec<Option<Range<u64>>>>,
+    sent: Arc<Mutex<u64>>,
+    pub(super) flowing: watch::Sender<bool>,
+}
+
+pub(super) fn content(size: usize, seed: u64) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes.into()
+}
+
+pub(super) fn task_of(bytes: &[u8]) -> TaskId {
+    TaskId::from(Digest::sha256(bytes))
+}
+
+pub(super) fn origin() -> Origin {
+    Origin {
+        upstream: "registry.test".parse().unwrap(),
+        repository: "app".parse().unwrap(),
+        kind: OriginKind::Blob,
+        private: false,
+    }
+}
+
+impl TestSource {
+    pub(super) fn new(contents: impl IntoIterator<Item = Bytes>) -> Self {
+        let contents = contents.into_iter();
+        Self {
+            contents: contents
+                .map(|bytes| (Digest::sha256(&bytes), bytes))
+                .collect(),
+            tells_size: true,
+            needs: None,
+            faults: Mutex::default(),
+            reads: Mutex::default(),
+            sent: Arc::default(),
+            flowing: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn without_sizes(mut self) -> Self {
+        self.tells_size = false;
+        self
+    }
+
+    pub(super) fn only_for(mut self, credential: Credential) -> Self {
+        self.needs = Some(credential);
+        self
+    }
+
+    /// The next reads go wrong in this order.
+    pub(super) fn fault(&self, fault: Fault) {
+        self.faults.lock().push_back(fault);
+    }
+
+    pub(super) fn reads(&self) -> Vec<Option<Range<u64>>> {
+        self.reads.lock().clone()
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        *self.sent.lock()
+    }
+
+    fn admit(&self, credential: Option<&Credential>) -> Result<(), SourceError> {
+        if self.needs.is_none() || self.needs.as_ref() == credential {
+            return Ok(());
+        }
+        Err(SourceError::Refused(Box::new(Refusal {
+            status: StatusCode::UNAUTHORIZED,
+            headers: http::HeaderMap::new(),
+            body: Bytes::new(),
+        })))
+    }
+
+    fn stat_of(&self, digest: &Digest) -> Result<(Bytes, Stat), SourceError> {
+        let bytes = self.contents.get(digest).ok_or(SourceError::Missing)?;
+        let size = self.tells_size.then_some(bytes.len() as u64);
+        let stat = Stat {
+            size,
+            media_type: None,
+        };
+        Ok((bytes.clone(), stat))
+    }
+
+    fn open(&self, read: &Read) -> Result<Body, SourceError> {
+        self.admit(read.credential.as_ref())?;
+        let (mut bytes, stat) = self.stat_of(&read.digest)?;
+        self.reads.lock().push(read.range.clone());
+        let mut range = 0..bytes.len();
+        if let Some(asked) = &read.range {
+            range = asked.start as usize..(asked.end as usize).min(bytes.len());
+        }
+        let fault = self.faults.lock().pop_front();
+        let (mut cut, mut stall) = (usize::MAX, usize::MAX);
+        match fault {
+            Some(Fault::Unreachable) => {
+                return Err(SourceError::Broken {
+                    what: "connecting",
+                    cause: "nobody is there".into(),
+                });
+            }
+            Some(Fault::Wrong(at)) => {
+                let mut wrong = bytes.to_vec();
+                wrong[at] ^= 1;
+                bytes = wrong.into();
+            }
+            Some(Fault::Cut(after)) => cut = range.start + after as usize,
+            Some(Fault::Stall(after)) => stall = range.start + after as usize,
+            Some(Fault::NoRanges) => range = 0..bytes.len(),
+            None => {}
+        }
+        let body = bytes.slice(range.start..range.end.min(cut));
+        let chunks: Vec<Bytes> = body.chunks(CHUNK).map(Bytes::copy_from_slice).collect();
+        let state = (chunks.into_iter(), range.start, self.flowing.subscribe());
+        let sent = Arc::clone(&self.sent);
+        let stream = futures::stream::unfold(state, move |(mut chunks, at, mut flowing)| {
+            let sent = Arc::clone(&sent);
+            async move {
+                let chunk = chunks.next()?;
+                let next = at + chunk.len();
+                if next > stall {
+                    let _ = flowing.wait_for(|flows| *flows).await;
+                }
+                *sent.lock() += chunk.len() as u64;
+                Some((Ok(chunk), (chunks, next, flowing)))
+            }
+        });
+        Ok(Body {
+            stat,
+            offset: range.start as u64,
+            stream: stream.boxed(),
+        })
+    }
+}
+
+impl Source for TestSource {
+    fn stat(
+        &self,
+        _: &Origin,
+        digest: &Digest,
+        credential: Option<&Credential>,
+    ) -> BoxFuture<'static, Result<Stat, SourceError>> {
+        let stat = self
+            .admit(credential)
+            .and_then(|()| self.stat_of(digest))
+            .map(|(_, stat)| stat);
+        async move { stat }.boxed()
+    }
+
+    fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>> {
+        let opened = self.open(&read);
+        async move { opened }.boxed()
+    }
+}

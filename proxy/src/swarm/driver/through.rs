@@ -1,0 +1,183 @@
+//! Reading a content from its source without storing it, when the store takes no more.
+//!
+//! Every response reads for itself. One that needs the content's end reads all of it from
+//! the start, so that the digest can be computed on the way and the last 64 KiB be
+//! withheld until it matched; one that ends before is passed on as it comes.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use darter_api::{GROUP_BYTES, Hasher, Origin, TaskId};
+use futures::{StreamExt as _, stream::BoxStream};
+
+use super::{
+    credentials::Credentials,
+    source::{begin, skip_to},
+};
+use crate::{
+    content::ReadError,
+    source::{Source, SourceError},
+};
+
+/// What is read through.
+#[derive(Clone)]
+pub(super) struct Through {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) task: TaskId,
+    pub(super) origin: Origin,
+    pub(super) size: u64,
+    pub(super) media_type: Option<String>,
+    pub(super) credentials: Arc<Credentials>,
+}
+
+impl fmt::Debug for Through {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Through({})", self.task)
+    }
+}
+
+struct Pass {
+    through: Through,
+    wants: Range<u64>,
+    /// Where the next byte of the source lies in the content.
+    at: u64,
+    hasher: Option<Hasher>,
+    body: Option<BoxStream<'static, Result<Bytes, SourceError>>>,
+    /// Bytes of the end that wait for the verdict.
+    withheld: Vec<Bytes>,
+    judged: bool,
+    done: bool,
+}
+
+impl Through {
+    /// The bytes of `wants`.
+    pub(super) fn read(self, wants: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        let needs_end = wants.end > self.size.saturating_sub(GROUP_BYTES);
+        let pass = Pass {
+            at: if needs_end { 0 } else { wants.start },
+            hasher: needs_end.then(|| Hasher::new(self.task.digest().algorithm())),
+            through: self,
+            wants,
+            body: None,
+            withheld: Vec::new(),
+            judged: false,
+            done: false,
+        };
+        futures::stream::unfold(pass, |mut pass| async move {
+            let item = pass.next().await?;
+            pass.done |= item.is_err();
+            Some((item, pass))
+        })
+        .boxed()
+    }
+}
+
+impl Pass {
+    async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+        loop {
+            if self.done {
+                return None;
+            }
+            if self.judged {
+                if let Some(bytes) = self.withheld.pop() {
+                    return Some(Ok(bytes));
+                }
+                return None;
+            }
+            let end = if self.hasher.is_some() {
+                self.through.size
+            } else {
+                self.wants.end
+            };
+            if self.at >= end {
+                match self.judge() {
+                    Ok(()) => continue,
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            match self.pull(end).await {
+                Ok(bytes) => {
+                    if let Some(shown) = self.pass_on(bytes) {
+                        return Some(Ok(shown));
+                    }
+                }
+                Err(error) => return Some(Err(ReadError::Download(Arc::new(error)))),
+            }
+        }
+    }
+
+    fn judge(&mut self) -> Result<(), ReadError> {
+        self.judged = true;
+        self.withheld.reverse();
+        let digest = self.hasher.take().map(Hasher::finish);
+        if digest.is_some_and(|digest| digest != *self.through.task.digest()) {
+            return Err(ReadError::Corrupt);
+        }
+        Ok(())
+    }
+
+    /// The source's next bytes, opened or resumed where needed.
+    async fn pull(&mut self, end: u64) -> Result<Bytes, SourceError> {
+        let mut attempts = 0;
+        loop {
+            if self.body.is_none() {
+                attempts += 1;
+                if attempts > 3 {
+                    return Err(SourceError::Protocol("it ends before its size"));
+                }
+                let range = (self.at > 0 || end < self.through.size).then_some(self.at..end);
+                let body = begin(
+                    &*self.through.source,
+                    &self.through.origin,
+                    self.through.task.digest(),
+                    range,
+                    &self.through.credentials,
+                )
+                .await?;
+                if body.stat.size.is_some_and(|size| size != self.through.size) {
+                    return Err(SourceError::Protocol("its size has changed"));
+                }
+                self.body = Some(skip_to(body, self.at));
+            }
+            let next = match &mut self.body {
+                Some(body) => body.next().await,
+                None => None,
+            };
+            match next {
+                Some(Ok(bytes)) if bytes.is_empty() => {}
+                Some(Ok(mut bytes)) => {
+                    bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+                    return Ok(bytes);
+                }
+                Some(Err(error)) if !error.is_retryable() => return Err(error),
+                Some(Err(_)) | None => self.body = None,
+            }
+        }
+    }
+
+    /// Hashes the bytes, and gives or withholds what of them is wanted.
+    fn pass_on(&mut self, bytes: Bytes) -> Option<Bytes> {
+        let from = self.at;
+        self.at += bytes.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes);
+        }
+        let clip = |range: Range<u64>| {
+            let start = range.start.clamp(from, self.at);
+            let end = range.end.clamp(start, self.at);
+            bytes.slice((start - from) as usize..(end - from) as usize)
+        };
+        let shown_end = if self.hasher.is_some() {
+            let shown = self.through.size.saturating_sub(GROUP_BYTES);
+            let late = clip(self.wants.start.max(shown)..self.wants.end);
+            if !late.is_empty() {
+                self.withheld.push(late);
+            }
+            shown.min(self.wants.end)
+        } else {
+            self.wants.end
+        };
+        let shown = clip(self.wants.start..shown_end);
+        (!shown.is_empty()).then_some(shown)
+    }
+}
