@@ -1,1 +1,13 @@
-//! scheduler
+//! Who takes which piece from whom.
+//!
+//! [`core`] decides: a pure state machine over hosts, tasks and leases. [`service`]
+//! speaks gRPC with the peers and feeds it.
+
+pub mod core;
+mod metrics;
+mod options;
+pub mod service;
+
+pub use metrics::Metrics;
+pub use options::Options;
+pub use service::{Scheduler, StartError};

@@ -1,0 +1,458 @@
+//! The pure core: hosts, tasks, leases.
+//!
+//! [`Cluster`] knows no socket, no clock and no randomness of its own. All of its state is
+//! soft: hellos and inventories rebuild it after a restart.
+//!
+//! Owner of state: [`Cluster`]. Invariants: a piece has at most one live lease; who is a
+//! neighbour of whom is symmetric and within the degree; every missing piece of a wanted
+//! task is held by a connected host, leased, or its waiters were told that it is
+//! unavailable (or the settling time after the start still runs).
+
+mod leases;
+mod mesh;
+mod observations;
+mod task;
+
+use std::collections::{BTreeSet, HashMap};
+
+use darter_api::{
+    HostId, Lengths, NodeKey, Origin, PieceSet, TaskId, Timestamp,
+    session::{Complaint, Hello, Holding, Join, PeerMessage, Purpose, Role, SchedulerMessage},
+};
+use rand::{SeedableRng as _, rngs::SmallRng};
+
+use crate::Options;
+use observations::Observations;
+pub use task::{Graph, GraphNode};
+use task::{Member, Task};
+
+/// Tasks known at the same time; the inventory of a host beyond it is not taken in.
+const MAX_TASKS: usize = 1_000_000;
+/// A host that so many others caught sending rot is no neighbour any more.
+const ROT_REPORTERS: usize = 3;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A host's hello was accepted.
+    HostUp(Hello),
+    /// A host's session ended; `epoch` says which session.
+    HostDown {
+        /// Which.
+        host: HostId,
+        /// The hello's.
+        epoch: u64,
+    },
+    /// A host spoke.
+    Message {
+        /// Which.
+        host: HostId,
+        /// What.
+        message: PeerMessage,
+    },
+}
+
+/// Something to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// To whom.
+    pub host: HostId,
+    /// What.
+    pub message: SchedulerMessage,
+}
+
+/// What is counted of the core, for metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Hosts with a session.
+    pub hosts: usize,
+    /// Tasks that any of them holds or wants.
+    pub tasks: usize,
+    /// Leases that live.
+    pub leases: usize,
+    /// Leases granted so far.
+    pub granted: u64,
+    /// Leases that ran out so far.
+    pub expired: u64,
+    /// Leases that came back so far.
+    pub returned: u64,
+}
+
+/// All hosts and tasks of a scheduler.
+#[derive(Debug)]
+pub struct Cluster {
+    options: Options,
+    key: NodeKey,
+    /// Milliseconds since the Unix epoch at [`Timestamp::ZERO`].
+    unix_ms: u64,
+    started: Timestamp,
+    rng: SmallRng,
+    hosts: HashMap<HostId, Host>,
+    seeds: BTreeSet<HostId>,
+    tasks: HashMap<TaskId, Task>,
+    /// Tasks with a lease or with somebody waiting.
+    live: BTreeSet<TaskId>,
+    observations: Observations,
+    counts: Counts,
+    commands: Vec<Command>,
+}
+
+#[derive(Debug)]
+struct Host {
+    hello: Hello,
+    tasks: BTreeSet<TaskId>,
+    /// Who caught it sending rot.
+    rot_seen_by: BTreeSet<HostId>,
+}
+
+impl Cluster {
+    /// An empty cluster at `now`. Same seed and events, same commands.
+    pub fn new(options: Options, key: NodeKey, now: Timestamp, unix_ms: u64, seed: u64) -> Self {
+        Self {
+            options,
+            key,
+            unix_ms,
+            started: now,
+            rng: SmallRng::seed_from_u64(seed),
+            hosts: HashMap::new(),
+            seeds: BTreeSet::new(),
+            tasks: HashMap::new(),
+            live: BTreeSet::new(),
+            observations: Observations::default(),
+            counts: Counts::default(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Takes what happened; what is to be said, in order.
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Command> {
+        match event {
+            Event::HostUp(hello) => self.host_up(now, hello),
+            Event::HostDown { host, epoch } => {
+                if self
+                    .hosts
+                    .get(&host)
+                    .is_some_and(|known| known.hello.epoch == epoch)
+                {
+                    self.host_down(now, &host);
+                }
+            }
+            Event::Message { host, message } => {
+                if self.hosts.contains_key(&host) {
+                    self.message(now, host, message);
+                }
+            }
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Does what has become due; call it at [`Cluster::next_deadline`].
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
+        for task in self.live.clone() {
+            self.expire_leases(now, &task);
+            self.ensure_source(now, &task);
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// When [`Cluster::tick`] is due.
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let step = std::time::Duration::from_millis(100);
+        (!self.live.is_empty()).then(|| now + step)
+    }
+
+    /// What there is.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            hosts: self.hosts.len(),
+            tasks: self.tasks.len(),
+            leases: self
+                .live
+                .iter()
+                .filter_map(|task| self.tasks.get(task))
+                .map(|task| task.leases.len())
+                .sum(),
+            ..self.counts
+        }
+    }
+
+    /// Who is whose neighbour in a task, who holds how much, who reads the source.
+    pub fn graph(&self, task: &TaskId) -> Option<Graph> {
+        self.tasks.get(task).map(Task::graph)
+    }
+
+    fn send(&mut self, host: HostId, message: SchedulerMessage) {
+        self.commands.push(Command { host, message });
+    }
+
+    fn host_up(&mut self, now: Timestamp, hello: Hello) {
+        let host = hello.host;
+        if let Some(known) = self.hosts.get(&host) {
+            if known.hello.epoch > hello.epoch {
+                return;
+            }
+            self.host_down(now, &host);
+        }
+        if hello.role == Role::Seed {
+            self.seeds.insert(host);
+        }
+        self.hosts.insert(
+            host,
+            Host {
+                hello,
+                tasks: BTreeSet::new(),
+                rot_seen_by: BTreeSet::new(),
+            },
+        );
+        let scheduler = self.key.id();
+        let trusted = vec![scheduler];
+        self.send(host, SchedulerMessage::Welcome { scheduler, trusted });
+    }
+
+    fn host_down(&mut self, now: Timestamp, host: &HostId) {
+        let Some(gone) = self.hosts.remove(host) else {
+            return;
+        };
+        self.seeds.remove(host);
+        for task in gone.tasks {
+            self.forget_member(now, &task, host);
+        }
+    }
+
+    /// A host has nothing to do with a task any more.
+    fn forget_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let neighbours = task.remove(host);
+        task.leases.retain(|lease| lease.holder != *host);
+        let empty = task.members.is_empty();
+        for neighbour in neighbours {
+            let (task, remove) = (*id, vec![*host]);
+            self.send(
+                neighbour,
+                SchedulerMessage::Neighbours {
+                    task,
+                    add: vec![],
+                    remove,
+                },
+            );
+        }
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.tasks.remove(id);
+        }
+        if empty {
+            self.tasks.remove(id);
+            self.live.remove(id);
+        } else {
+            self.ensure_source(now, id);
+        }
+    }
+
+    fn message(&mut self, now: Timestamp, host: HostId, message: PeerMessage) {
+        match message {
+            // A hello is an event of its own; within a session it says nothing new.
+            PeerMessage::Hello(_) => {}
+            PeerMessage::Inventory { holdings, .. } => {
+                for holding in holdings {
+                    self.holding(now, host, holding);
+                }
+            }
+            PeerMessage::Interest { tasks, origin } => {
+                for (task, lengths) in tasks {
+                    self.interest(host, task, lengths, &origin);
+                }
+            }
+            PeerMessage::Join(join) => self.join(now, host, join),
+            PeerMessage::Progress { task, held } => self.progress(now, host, &task, held),
+            PeerMessage::Starved { task, pieces } => self.starved(now, host, &task, &pieces),
+            PeerMessage::Done { task } => self.done(now, host, &task),
+            PeerMessage::Leave { task } => self.leave(now, host, &task),
+            PeerMessage::LeaseAccepted { task } => self.lease_accepted(now, host, &task),
+            PeerMessage::LeaseFirstByte { task } => self.lease_first_byte(now, host, &task),
+            PeerMessage::LeaseReturned { task, pieces, why } => {
+                self.lease_returned(now, host, &task, &pieces, why)
+            }
+            PeerMessage::SelfLeased { task, pieces } => self.self_leased(now, host, &task, pieces),
+            // The server's slots decide; the scheduler's count would be a hint at best.
+            PeerMessage::Load { .. } => {}
+            PeerMessage::Report {
+                neighbour,
+                complaint,
+                ..
+            } => self.report(host, neighbour, complaint),
+            PeerMessage::Evicted { tasks } => {
+                for task in tasks {
+                    self.forget_member(now, &task, &host);
+                }
+            }
+            PeerMessage::Observed(seen) => self.observations.insert(now, seen),
+            PeerMessage::Lookup {
+                id,
+                upstream,
+                repository,
+                reference,
+            } => {
+                let observation = self
+                    .observations
+                    .find(now, &upstream, &repository, &reference);
+                self.send(host, SchedulerMessage::Found { id, observation });
+            }
+        }
+    }
+
+    /// The member, made if need be; `None` when its geometry is another one or the
+    /// scheduler is full.
+    fn member(
+        &mut self,
+        host: HostId,
+        id: TaskId,
+        lengths: Lengths,
+        origin: Option<&Origin>,
+    ) -> Option<&mut Member> {
+        if !self.tasks.contains_key(&id) && self.tasks.len() >= MAX_TASKS {
+            return None;
+        }
+        let known = self
+            .tasks
+            .entry(id)
+            .or_insert_with(|| Task::new(lengths))
+            .lengths;
+        if known != lengths {
+            let message = SchedulerMessage::Mismatch {
+                task: id,
+                lengths: known,
+            };
+            self.send(host, message);
+            return None;
+        }
+        let task = self.tasks.get_mut(&id)?;
+        if let Some(origin) = origin {
+            task.add_origin(origin);
+        }
+        self.hosts.get_mut(&host)?.tasks.insert(id);
+        Some(task.member(host))
+    }
+
+    fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
+        let id = holding.task;
+        let Some(member) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
+            return;
+        };
+        member.held = holding.held;
+        member.wants = holding.wanted;
+        if holding.wanted {
+            self.live.insert(id);
+        }
+        if !holding.reading.is_empty() {
+            self.self_leased(now, host, &id, holding.reading);
+        }
+    }
+
+    fn interest(&mut self, host: HostId, id: TaskId, lengths: Lengths, origin: &Origin) {
+        if self.member(host, id, lengths, Some(origin)).is_some() {
+            self.introduce_seed(&id);
+            self.introduce(host, &id);
+        }
+    }
+
+    /// The seed that will be asked is a member from the first interest on, so that links
+    /// to it stand before the first join.
+    fn introduce_seed(&mut self, id: &TaskId) {
+        let Some(seed) = self.seed_of(id) else {
+            return;
+        };
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.member(seed);
+        }
+        if let Some(host) = self.hosts.get_mut(&seed) {
+            host.tasks.insert(*id);
+        }
+    }
+
+    fn join(&mut self, now: Timestamp, host: HostId, join: Join) {
+        let id = join.task;
+        let Some(member) = self.member(host, id, join.lengths, Some(&join.origin)) else {
+            return;
+        };
+        member.held = join.held;
+        member.wants = true;
+        member.purpose = join.purpose;
+        self.live.insert(id);
+        if join.purpose == Purpose::Pull {
+            self.introduce_seed(&id);
+        }
+        if !self.introduce(host, &id) {
+            // An answer all the same: the scheduler lives and knows of the join.
+            let nobody = SchedulerMessage::Neighbours {
+                task: id,
+                add: vec![],
+                remove: vec![],
+            };
+            self.send(host, nobody);
+        }
+        self.ensure_source(now, &id);
+    }
+
+    fn progress(&mut self, now: Timestamp, host: HostId, id: &TaskId, held: PieceSet) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        if held.end() > task.lengths.pieces() {
+            return;
+        }
+        let member = task.member(host);
+        let gained = held != member.held;
+        member.held = held;
+        self.renew_lease(now, id, &host, gained);
+        self.ensure_source(now, id);
+    }
+
+    fn starved(&mut self, now: Timestamp, host: HostId, id: &TaskId, pieces: &PieceSet) {
+        self.introduce_holders(host, id, pieces);
+        self.ensure_source(now, id);
+    }
+
+    fn done(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let pieces = task.lengths.pieces();
+        let member = task.member(host);
+        member.held = PieceSet::full(pieces);
+        member.wants = false;
+        task.leases.retain(|lease| lease.holder != host);
+        self.ensure_source(now, id);
+    }
+
+    fn leave(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        task.leases.retain(|lease| lease.holder != host);
+        let member = task.member(host);
+        member.wants = false;
+        if member.held.is_empty() {
+            self.forget_member(now, id, &host);
+        } else {
+            self.ensure_source(now, id);
+        }
+    }
+
+    fn report(&mut self, reporter: HostId, neighbour: HostId, complaint: Complaint) {
+        if complaint == Complaint::Rot
+            && let Some(host) = self.hosts.get_mut(&neighbour)
+        {
+            host.rot_seen_by.insert(reporter);
+        }
+    }
+
+    fn is_bad(&self, host: &HostId) -> bool {
+        self.hosts
+            .get(host)
+            .is_none_or(|host| host.rot_seen_by.len() >= ROT_REPORTERS)
+    }
+}
+
+#[cfg(test)]
+mod tests;

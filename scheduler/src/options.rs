@@ -1,0 +1,54 @@
+//! The scheduler's section of the configuration.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Where peers connect. Default 127.0.0.1:8002; anything but loopback asks for
+    /// `insecure`.
+    pub listen: SocketAddr,
+    /// The directory of its key. Default `/var/lib/darter/scheduler`.
+    pub data: PathBuf,
+    /// Speak plain text beyond loopback. Default false.
+    pub insecure: bool,
+    /// Neighbours of a host for one task. Default 20.
+    pub degree: usize,
+    /// After its start it waits so long for hosts to come back before it grants a read
+    /// of the source. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub settle: Duration,
+    /// A lease that is not accepted within this goes to another host. Default 500 ms.
+    #[serde(with = "humantime_serde")]
+    pub accept_timeout: Duration,
+    /// An accepted lease whose source sends nothing for so long goes to another host.
+    /// Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+    /// A lease that makes no progress for so long goes to another host. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub lease_timeout: Duration,
+    /// A host that failed to read a task's source is not asked again for so long.
+    /// Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub refusal_memory: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8002)),
+            data: PathBuf::from("/var/lib/darter/scheduler"),
+            insecure: false,
+            degree: 20,
+            settle: Duration::from_secs(1),
+            accept_timeout: Duration::from_millis(500),
+            first_byte_timeout: Duration::from_secs(5),
+            lease_timeout: Duration::from_secs(10),
+            refusal_memory: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The gRPC service: sessions in, the core's commands out.
+//!
+//! Owner of state: one actor owns the [`Cluster`]. Each session has a bounded outbox; a
+//! host that does not read its own is disconnected, and comes back with a new hello.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use darter_api::{
+    HostId, NodeKey, Timestamp,
+    session::{Hello, PeerMessage, SchedulerMessage},
+    wire::{
+        MAX_MESSAGE_BYTES, session_challenge,
+        v1::{
+            self, peer_message, scheduler_message,
+            scheduler_server::{Scheduler as SchedulerRpc, SchedulerServer},
+        },
+    },
+};
+use darter_runtime::{
+    Tasks,
+    identity::IdentityError,
+    server::{BindError, Server, ServerOptions},
+};
+use futures::Stream;
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    Metrics, Options,
+    core::{Cluster, Command, Event},
+};
+
+/// Events that wait for the actor; sessions wait when it is full.
+const INBOX: usize = 4096;
+/// Messages that wait for one host.
+const OUTBOX: usize = 4096;
+/// For a hello to come.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+type Frame = Result<v1::SchedulerMessage, Status>;
+
+/// A scheduler does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Peers beyond loopback would be spoken to in plain text, unasked.
+    #[error(
+        "peers would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
+    )]
+    PlainText(SocketAddr),
+    /// The port can't be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// There is no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// A running scheduler. It ends with the tasks it was started in.
+#[derive(Debug)]
+pub struct Scheduler {
+    address: SocketAddr,
+    id: HostId,
+}
+
+impl Scheduler {
+    /// Starts a scheduler; its port is open when this returns.
+    ///
+    /// # Errors
+    /// When the port or the key can't be had.
+    pub async fn start(
+        options: Options,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        if !options.listen.ip().is_loopback() && !options.insecure {
+            return Err(StartError::PlainText(options.listen));
+        }
+        let key = darter_runtime::identity::load_or_create(&options.data)?;
+        let id = key.id();
+        let server = Server::bind(options.listen).await?;
+        let address = server.local_addr();
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let (inbox, events) = mpsc::channel(INBOX);
+        let actor = Actor::new(options, key, metrics);
+        tasks.spawn("scheduler", actor.run(events));
+        let service = Service {
+            inbox,
+            tasks: tasks.clone(),
+        };
+        let service = SchedulerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let router = tonic::service::Routes::new(service).into_axum_router();
+        let server_options = ServerOptions {
+            max_connections: 65_536,
+            answer_tls: false,
+            drain: Duration::from_millis(500),
+            ..ServerOptions::default()
+        };
+        server.serve("scheduler port", router, tasks, server_options);
+        Ok(Self { address, id })
+    }
+
+    /// Where peers connect.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its public key, whose grants count.
+    pub const fn id(&self) -> HostId {
+        self.id
+    }
+}
+
+enum Inbound {
+    Up(Hello, mpsc::Sender<Frame>),
+    Down(HostId, u64),
+    Message(HostId, u64, PeerMessage),
+}
+
+struct Outbox {
+    epoch: u64,
+    sender: mpsc::Sender<Frame>,
+}
+
+struct Actor {
+    cluster: Cluster,
+    origin: Instant,
+    outboxes: HashMap<HostId, Outbox>,
+    metrics: Metrics,
+}
+
+impl Actor {
+    fn new(options: Options, key: NodeKey, metrics: Metrics) -> Self {
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(0);
+        Self {
+            cluster: Cluster::new(options, key, Timestamp::ZERO, unix_ms, rand::random()),
+            origin: Instant::now(),
+            outboxes: HashMap::new(),
+            metrics,
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::ZERO + self.origin.elapsed()
+    }
+
+    async fn run(mut self, mut events: mpsc::Receiver<Inbound>) {
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            let now = self.now();
+            let deadline = self.cluster.next_deadline(now).map(|at| at.since(now));
+            let tick = async {
+                match deadline {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+                () = tick => {
+                    let commands = self.cluster.tick(self.now());
+                    self.say(commands);
+                }
+                _ = heartbeat.tick() => self.beat(),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Inbound) {
+        let begin = Instant::now();
+        let now = self.now();
+        let commands = match event {
+            Inbound::Up(hello, sender) => {
+                let epoch = hello.epoch;
+                let host = hello.host;
+                let replaced = self.outboxes.insert(host, Outbox { epoch, sender });
+                if replaced.is_none() {
+                    self.metrics.sessions.inc();
+                }
+                self.cluster.handle(now, Event::HostUp(hello))
+            }
+            Inbound::Down(host, epoch) => {
+                if self
+                    .outboxes
+                    .get(&host)
+                    .is_some_and(|outbox| outbox.epoch == epoch)
+                {
+                    self.outboxes.remove(&host);
+                    self.metrics.sessions.dec();
+                }
+                self.cluster.handle(now, Event::HostDown { host, epoch })
+            }
+            Inbound::Message(host, epoch, message) => {
+                self.metrics.received.inc();
+                if self
+                    .outboxes
+                    .get(&host)
+                    .is_none_or(|outbox| outbox.epoch != epoch)
+                {
+                    return;
+                }
+                self.cluster.handle(now, Event::Message { host, message })
+            }
+        };
+        self.say(commands);
+        self.metrics.decision.observe(begin.elapsed().as_secs_f64());
+    }
+
+    fn say(&mut self, commands: Vec<Command>) {
+        for Command { host, message } in commands {
+            self.send(host, &message);
+        }
+    }
+
+    fn send(&mut self, host: HostId, message: &SchedulerMessage) {
+        let Some(outbox) = self.outboxes.get(&host) else {
+            return;
+        };
+        self.metrics.sent.inc();
+        if outbox.sender.try_send(Ok(message.into())).is_err() {
+            tracing::warn!(
+                ?host,
+                "a peer does not read its session; it is disconnected"
+            );
+            let epoch = outbox.epoch;
+            self.outboxes.remove(&host);
+            self.metrics.sessions.dec();
+            let now = self.now();
+            let commands = self.cluster.handle(now, Event::HostDown { host, epoch });
+            self.say(commands);
+        }
+    }
+
+    fn beat(&mut self) {
+        self.metrics.show(&self.cluster.counts());
+        let hosts: Vec<HostId> = self.outboxes.keys().copied().collect();
+        for host in hosts {
+            self.send(host, &SchedulerMessage::Heartbeat);
+        }
+    }
+}
+
+struct Service {
+    inbox: mpsc::Sender<Inbound>,
+    tasks: Tasks,
+}
+
+#[tonic::async_trait]
+impl SchedulerRpc for Service {
+    type SessionStream = Pin<Box<dyn Stream<Item = Frame> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::PeerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let nonce: [u8; 32] = rand::random();
+        let challenge = v1::Challenge {
+            nonce: nonce.to_vec().into(),
+        };
+        let challenge = v1::SchedulerMessage {
+            kind: Some(scheduler_message::Kind::Challenge(challenge)),
+        };
+        let _ = sender.try_send(Ok(challenge));
+        let session = session(request.into_inner(), nonce, sender, self.inbox.clone());
+        self.tasks.spawn("session", session);
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn session(
+    mut inbound: Streaming<v1::PeerMessage>,
+    nonce: [u8; 32],
+    sender: mpsc::Sender<Frame>,
+    inbox: mpsc::Sender<Inbound>,
+) {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut inbound, &nonce)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(status)) => {
+            tracing::warn!(%status, "a session is refused");
+            let _ = sender.try_send(Err(status));
+            return;
+        }
+        Err(_) => return,
+    };
+    let (host, epoch) = (hello.host, hello.epoch);
+    tracing::info!(?host, name = hello.name, role = ?hello.role, address = %hello.address, "a peer has come");
+    // The outbox is held weakly here, so that the actor's drop of it ends the stream.
+    let closed = sender.downgrade();
+    if inbox.send(Inbound::Up(hello, sender)).await.is_err() {
+        return;
+    }
+    while let Some(Ok(message)) = inbound.next().await {
+        if closed.upgrade().is_none() {
+            break;
+        }
+        match PeerMessage::try_from(message) {
+            Ok(message) => {
+                if inbox
+                    .send(Inbound::Message(host, epoch, message))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Err(cause) => {
+                tracing::warn!(?host, %cause, "a peer speaks nonsense; its session ends");
+                break;
+            }
+        }
+    }
+    tracing::info!(?host, "a peer has gone");
+    let _ = inbox.send(Inbound::Down(host, epoch)).await;
+}
+
+/// The hello, if it proves the id that it names.
+async fn greeting(inbound: &mut Streaming<v1::PeerMessage>, nonce: &[u8]) -> Result<Hello, Status> {
+    let first = inbound
+        .next()
+        .await
+        .ok_or_else(|| Status::aborted("no hello"))??;
+    let Some(peer_message::Kind::Hello(hello)) = first.kind else {
+        return Err(Status::invalid_argument("the first message is a hello"));
+    };
+    let signature = hello.signature.clone();
+    let hello =
+        Hello::try_from(hello).map_err(|cause| Status::invalid_argument(cause.to_string()))?;
+    if !hello
+        .host
+        .verify(&session_challenge(nonce, hello.epoch), &signature)
+    {
+        return Err(Status::unauthenticated(
+            "the hello does not prove its host id",
+        ));
+    }
+    Ok(hello)
+}
