@@ -12,6 +12,7 @@ pub mod intercept;
 pub mod metrics;
 pub mod mirror;
 pub mod rights;
+pub mod session;
 pub mod source;
 pub mod store;
 pub mod swarm;

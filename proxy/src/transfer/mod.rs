@@ -1,1 +1,54 @@
-//! transfer
+//! Moving pieces between peers, and telling who has what.
+//!
+//! One port: [`server`] answers for pieces over HTTP/1.1 and takes links over gRPC;
+//! [`client`] fetches pieces; [`link`] keeps one stream a pair of hosts. Nothing here
+//! decides anything: that is the swarm's core.
+
+pub mod client;
+pub mod fair;
+pub mod link;
+mod metrics;
+pub mod server;
+
+use darter_api::{Lengths, PieceIndex, TaskId};
+use serde::{Deserialize, Serialize};
+
+pub use client::{FetchError, Fetched, PieceClient};
+pub use link::{LinkEvent, Links};
+pub use metrics::Metrics;
+
+/// Bounds of what this host gives to others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Pieces sent at the same time. Few, so that pieces arrive one after the other and
+    /// can be passed on, instead of all late. Default 4.
+    pub upload_slots: usize,
+    /// Requests that wait for a slot; further ones are told that the host is busy.
+    /// Default 256.
+    pub upload_queue: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            upload_slots: 4,
+            upload_queue: 256,
+        }
+    }
+}
+
+/// Names the requester, so that uploads are shared fairly between children.
+pub(crate) const HOST_HEADER: &str = "darter-host";
+/// The media type of a manifest.
+pub(crate) const MEDIA_TYPE_HEADER: &str = "darter-media-type";
+/// A proof is a few hundred bytes.
+pub(crate) const MAX_PROOF_BYTES: usize = 4096;
+
+/// Path and query of a piece.
+pub(crate) fn piece_path(task: &TaskId, index: PieceIndex, lengths: &Lengths) -> String {
+    format!("/v1/tasks/{task}/pieces/{index}?size={}", lengths.size())
+}
+
+#[cfg(test)]
+mod tests;

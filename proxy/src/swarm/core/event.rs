@@ -1,6 +1,6 @@
 //! What goes into the download core, and what comes out.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use darter_api::{
     HostId, Lengths, Origin, PieceIndex, PieceSet, TaskId,
@@ -166,7 +166,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
     /// A scheduler's grant.
-    Granted(darter_api::Grant),
+    Granted(Arc<darter_api::Grant>),
     /// The host's own: the driver signs a self-lease.
     Own,
 }

@@ -1,5 +1,481 @@
 //! The pure download core: all downloads of one host.
 //!
-//! [`Node`](event) knows no socket, no clock and no global randomness.
+//! [`Node`] knows no socket, no clock and no randomness of its own:
+//! [`Node::handle`] takes what happened and yields what to do, [`Node::next_deadline`]
+//! says when to call [`Node::tick`]. The driver and the simulator run the same code.
+//!
+//! Owner of state: [`Node`]. Invariants: a piece of a download is held, in flight, or
+//! missing; a piece is asked only of a host that announced it; requests in flight stay
+//! within the options' limits; no request id is used twice.
+//!
+//! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
+//! [`lease`] when the source is read.
 
+mod announce;
 pub mod event;
+mod lease;
+mod options;
+mod peers;
+mod pick;
+mod state;
+
+use std::time::Duration;
+
+use darter_api::{
+    HostId, Lengths, Origin, PieceSet, TaskId, Timestamp,
+    session::{Holding, Join, PeerMessage, Purpose},
+};
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+pub use options::Options;
+
+use event::{Command, DownloadFailure, Event};
+use state::{Announcer, Download, Lease, State, Task};
+
+/// Progress is told so often at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// A blob that failed its digest is read again so often.
+const CORRUPT_RETRIES: u32 = 2;
+
+/// All downloads of one host.
+#[derive(Debug)]
+pub struct Node {
+    options: Options,
+    own: HostId,
+    rng: SmallRng,
+    state: State,
+    /// Whether a scheduler is configured at all.
+    has_scheduler: bool,
+    session_up: bool,
+    /// When the session was lost (or the node began without one).
+    session_lost: Timestamp,
+    next_request: u64,
+    commands: Vec<Command>,
+}
+
+impl Node {
+    /// The core of host `own`. Same seed and events, same commands.
+    pub fn new(options: Options, own: HostId, has_scheduler: bool, seed: u64) -> Self {
+        Self {
+            options,
+            own,
+            rng: SmallRng::seed_from_u64(seed),
+            state: State::default(),
+            has_scheduler,
+            session_up: false,
+            session_lost: Timestamp::ZERO,
+            next_request: 1,
+            commands: Vec::new(),
+        }
+    }
+
+    /// Takes what happened; what is to be done, in order.
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Command> {
+        self.dispatch(now, event);
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Does what has become due; call it at [`Node::next_deadline`].
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
+        self.redial(now);
+        self.expire_early_grants(now);
+        for task in self.state.busy.clone() {
+            self.reveal_stale(now, &task);
+            self.flush(&task);
+            self.review(now, &task);
+            self.tell_progress(now, &task);
+            self.pick(now, &task);
+            self.rest(&task);
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// When [`Node::tick`] is due.
+    pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        let redial = self
+            .state
+            .hosts
+            .values()
+            .filter_map(|host| host.redial_at)
+            .min();
+        if self.state.busy.is_empty() && self.state.granted.is_empty() {
+            return redial;
+        }
+        let pending = self.state.busy.iter().any(|task| self.has_pending(task));
+        let next = if pending {
+            self.options.have_interval
+        } else {
+            Duration::from_millis(100)
+        };
+        let next = now + next;
+        Some(redial.map_or(next, |at| at.min(next)))
+    }
+
+    /// The pieces of a task that are on disk.
+    pub fn held(&self, task: &TaskId) -> PieceSet {
+        self.state
+            .tasks
+            .get(task)
+            .map(|task| task.held.clone())
+            .unwrap_or_default()
+    }
+
+    /// Requests in flight.
+    pub fn requests_in_flight(&self) -> usize {
+        self.state.requests.len()
+    }
+
+    fn dispatch(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Start {
+                task,
+                lengths,
+                origin,
+                held,
+                purpose,
+            } => self.start(now, task, lengths, origin, held, purpose),
+            Event::Reader {
+                task,
+                reader,
+                wants,
+            } => {
+                if let Some(download) = self.download(&task) {
+                    download.readers.insert(reader, wants);
+                    self.pick(now, &task);
+                }
+            }
+            Event::ReaderGone { task, reader } => {
+                if let Some(download) = self.download(&task) {
+                    download.readers.remove(&reader);
+                }
+            }
+            Event::Stop { task } => self.stop(now, &task),
+            Event::Interest { tasks, origin } => self.say(PeerMessage::Interest { tasks, origin }),
+            Event::Stored {
+                task,
+                lengths,
+                held,
+                origin,
+            } => self.stored(task, lengths, held, origin),
+            Event::Evicted { task } => self.evicted(&task),
+            Event::SessionUp => self.session_up(now),
+            Event::SessionDown => {
+                self.session_up = false;
+                self.session_lost = now;
+            }
+            Event::Session(message) => self.session(now, message),
+            Event::LinkUp(host) => self.link_up(&host),
+            Event::LinkDown(host) => self.link_down(now, &host),
+            Event::Link { host, message } => self.link(now, host, message),
+            Event::PieceBegun(request) => {
+                if let Some(request) = self.state.requests.get_mut(&request) {
+                    request.begun = true;
+                }
+            }
+            Event::PieceStored(request) => self.piece_stored(now, request),
+            Event::PieceFailed { request, failure } => self.piece_failed(now, request, failure),
+            Event::SourceFirstByte { task } => {
+                if let Some(download) = self.download(&task) {
+                    download.last_gain = now;
+                    self.say(PeerMessage::LeaseFirstByte { task });
+                }
+            }
+            Event::SourcePiece { task, piece } => self.source_piece(now, &task, piece.0),
+            Event::SourceFailed { task, why } => self.source_failed(now, &task, why),
+            Event::Committed { task } => self.committed(&task),
+            Event::Corrupt { task, pieces } => self.corrupt(now, &task, &pieces),
+        }
+    }
+
+    fn download(&mut self, task: &TaskId) -> Option<&mut Download> {
+        self.state.tasks.get_mut(task)?.download.as_mut()
+    }
+
+    fn say(&mut self, message: PeerMessage) {
+        if self.session_up {
+            self.commands.push(Command::Session(message));
+        }
+    }
+
+    fn start(
+        &mut self,
+        now: Timestamp,
+        id: TaskId,
+        lengths: Lengths,
+        origin: Origin,
+        held: PieceSet,
+        purpose: Purpose,
+    ) {
+        let task = self.state.tasks.entry(id).or_insert_with(|| Task {
+            lengths,
+            origin: None,
+            held: PieceSet::new(),
+            reading: PieceSet::new(),
+            download: None,
+            announcer: Announcer::default(),
+        });
+        task.lengths = lengths;
+        task.origin = Some(origin);
+        task.held = held;
+        if let Some(download) = &mut task.download {
+            download.abandoned = None;
+            return;
+        }
+        let mut download = Download::new(now, purpose);
+        let jitter = self.options.join_timeout / 2;
+        let jitter = jitter.mul_f64(self.rng.random_range(0.0..1.0));
+        download.answer_by = now + self.options.join_timeout + jitter;
+        task.download = Some(download);
+        self.state.busy.insert(id);
+        self.adopt_early_subscribers(&id);
+        self.join(now, &id);
+        self.subscribe_all(&id);
+        if let Some((grant, _)) = self.state.granted.remove(&id) {
+            self.accept(now, grant);
+        }
+        self.complete_if_whole(&id);
+        self.review(now, &id);
+    }
+
+    fn join(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let (Some(origin), Some(download)) = (task.origin.clone(), task.download.as_mut()) else {
+            return;
+        };
+        if !self.session_up {
+            return;
+        }
+        download.joined = Some(now);
+        download.answered = false;
+        let join = Join {
+            task: *id,
+            lengths: task.lengths,
+            held: task.held.clone(),
+            origin,
+            purpose: download.purpose,
+        };
+        self.say(PeerMessage::Join(join));
+    }
+
+    fn stored(&mut self, id: TaskId, lengths: Lengths, held: PieceSet, origin: Option<Origin>) {
+        let whole = held.len() == lengths.pieces();
+        let task = self.state.tasks.entry(id).or_insert_with(|| Task {
+            lengths,
+            origin: None,
+            held: PieceSet::new(),
+            reading: PieceSet::new(),
+            download: None,
+            announcer: Announcer::default(),
+        });
+        task.lengths = lengths;
+        task.held = held;
+        task.origin = origin.or(task.origin.take());
+        self.adopt_early_subscribers(&id);
+        if self.session_up {
+            let holdings = self.holding(&id).into_iter().collect();
+            self.say(PeerMessage::Inventory {
+                holdings,
+                last: false,
+            });
+            if whole {
+                self.say(PeerMessage::Done { task: id });
+            }
+        }
+    }
+
+    fn evicted(&mut self, id: &TaskId) {
+        let Some(task) = self.state.tasks.remove(id) else {
+            return;
+        };
+        self.state.busy.remove(id);
+        for host in task.announcer.subscribers.keys() {
+            let pieces = task.held.clone();
+            self.commands.push(Command::Link {
+                host: *host,
+                message: darter_api::link::LinkMessage::Lost { task: *id, pieces },
+            });
+        }
+        self.say(PeerMessage::Evicted { tasks: vec![*id] });
+    }
+
+    fn session_up(&mut self, now: Timestamp) {
+        self.session_up = true;
+        let tasks: Vec<TaskId> = self.state.tasks.keys().copied().collect();
+        let holdings = tasks.iter().filter_map(|task| self.holding(task)).collect();
+        self.say(PeerMessage::Inventory {
+            holdings,
+            last: true,
+        });
+        for task in self.state.busy.clone() {
+            let wait = self.options.join_timeout;
+            if let Some(download) = self.download(&task) {
+                download.answer_by = now + wait;
+                self.join(now, &task);
+            }
+        }
+    }
+
+    fn holding(&self, id: &TaskId) -> Option<Holding> {
+        let task = self.state.tasks.get(id)?;
+        Some(Holding {
+            task: *id,
+            lengths: task.lengths,
+            held: task.held.clone(),
+            reading: task.reading.clone(),
+            wanted: task
+                .download
+                .as_ref()
+                .is_some_and(|download| download.abandoned.is_none()),
+            origin: task.origin.clone(),
+        })
+    }
+
+    fn stop(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        if download.lease != Lease::None && !task.announcer.subscribers.is_empty() {
+            download.abandoned = Some(now);
+            return;
+        }
+        self.give_up(id);
+    }
+
+    /// Ends a download without a verdict; what is held stays held.
+    fn give_up(&mut self, id: &TaskId) {
+        self.cancel_all(id);
+        self.return_lease(id, darter_api::session::LeaseEnd::NotNeeded);
+        self.unsubscribe_all(id);
+        if let Some(task) = self.state.tasks.get_mut(id) {
+            task.download = None;
+            if task.held.is_empty() {
+                self.state.tasks.remove(id);
+            }
+        }
+        self.say(PeerMessage::Leave { task: *id });
+        self.rest(id);
+    }
+
+    fn fail(&mut self, id: &TaskId, why: DownloadFailure) {
+        self.give_up(id);
+        self.commands.push(Command::Fail { task: *id, why });
+    }
+
+    fn committed(&mut self, id: &TaskId) {
+        self.cancel_all(id);
+        if let Some(task) = self.state.tasks.get_mut(id) {
+            task.download = None;
+            task.reading = PieceSet::new();
+            task.held = PieceSet::full(task.lengths.pieces());
+            self.say(PeerMessage::Done { task: *id });
+        }
+        self.rest(id);
+    }
+
+    fn corrupt(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        task.held.subtract(pieces);
+        for piece in pieces.iter() {
+            task.announcer.fresh.remove(&piece);
+        }
+        let hosts: Vec<HostId> = task.announcer.subscribers.keys().copied().collect();
+        for subscriber in task.announcer.subscribers.values_mut() {
+            subscriber.pending.subtract(pieces);
+        }
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        download.completing = false;
+        download.corrupted += 1;
+        // Whoever stated them stated them wrong: only the source is asked again.
+        for set in download.available.values_mut() {
+            set.subtract(pieces);
+        }
+        let again = download.corrupted <= CORRUPT_RETRIES;
+        for host in hosts {
+            let message = darter_api::link::LinkMessage::Lost {
+                task: *id,
+                pieces: pieces.clone(),
+            };
+            self.commands.push(Command::Link { host, message });
+        }
+        if again {
+            self.self_lease(now, id);
+        } else {
+            self.fail(id, DownloadFailure::Corrupt);
+        }
+    }
+
+    /// Notes that a piece is on disk.
+    fn gained(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        task.held.insert(piece);
+        if let Some(download) = &mut task.download {
+            download.last_gain = now;
+        }
+        let others: Vec<event::RequestId> = self
+            .download(id)
+            .and_then(|download| download.in_flight.remove(&piece))
+            .unwrap_or_default();
+        for request in others {
+            self.forget(&request);
+            self.commands.push(Command::Cancel(request));
+        }
+    }
+
+    fn complete_if_whole(&mut self, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let whole = task.held.len() == task.lengths.pieces();
+        if let Some(download) = task
+            .download
+            .as_mut()
+            .filter(|download| whole && !download.completing)
+        {
+            download.completing = true;
+            download.lease = Lease::None;
+            task.reading = PieceSet::new();
+            self.commands.push(Command::Complete { task: *id });
+        }
+    }
+
+    fn tell_progress(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        if now.since(download.last_progress) < PROGRESS_INTERVAL {
+            return;
+        }
+        download.last_progress = now;
+        let held = task.held.clone();
+        self.say(PeerMessage::Progress { task: *id, held });
+    }
+
+    /// Lets a task rest that has nothing to do any more.
+    fn rest(&mut self, id: &TaskId) {
+        let busy = self.state.tasks.get(id).is_some_and(|task| {
+            task.download.is_some()
+                || !task.announcer.fresh.is_empty()
+                || task.announcer.has_pending()
+        });
+        if !busy {
+            self.state.busy.remove(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! When the source is read, and by whose leave.
+//!
+//! Reading needs a lease. The scheduler grants it; where no scheduler answers in time the
+//! host leases to itself what no neighbour holds or reads, and yields at the scheduler's
+//! first word.
+
+use std::{sync::Arc, time::Duration};
+
+use darter_api::{
+    Grant, PieceSet, TaskId, Timestamp,
+    session::{LeaseEnd, PeerMessage, Purpose},
+};
+
+use super::{
+    Node,
+    event::{Authority, Command, DownloadFailure},
+    state::Lease,
+};
+
+/// A grant whose download is not opened within this is given back.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// Starvation is told so often at most.
+const STARVED_INTERVAL: Duration = Duration::from_secs(1);
+/// After its own read failed a host waits so long for the scheduler to find another way.
+const FAILED_WAIT: Duration = Duration::from_secs(3);
+
+impl Node {
+    /// A grant came; its download may not be open yet.
+    pub(super) fn granted(&mut self, now: Timestamp, grant: Arc<Grant>) {
+        if grant.holder != self.own {
+            return;
+        }
+        self.say(PeerMessage::LeaseAccepted { task: grant.task });
+        if self.download(&grant.task).is_some() {
+            self.accept(now, grant);
+        } else {
+            self.state.granted.insert(grant.task, (grant, now));
+        }
+    }
+
+    /// Reads what a grant allows.
+    pub(super) fn accept(&mut self, now: Timestamp, grant: Arc<Grant>) {
+        let id = grant.task;
+        let mut pieces = PieceSet::from_range(grant.pieces.clone());
+        let Some(task) = self.state.tasks.get_mut(&id) else {
+            return;
+        };
+        pieces.subtract(&task.held);
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        download.answered = true;
+        if task.lengths != grant.lengths {
+            self.say(PeerMessage::LeaseReturned {
+                task: id,
+                pieces,
+                why: LeaseEnd::WrongSize,
+            });
+            return;
+        }
+        // What a neighbour has is taken from it: the scheduler's knowledge is a second old.
+        for available in download.available.values() {
+            pieces.subtract(available);
+        }
+        if pieces.is_empty() {
+            let pieces = PieceSet::from_range(grant.pieces.clone());
+            self.say(PeerMessage::LeaseReturned {
+                task: id,
+                pieces,
+                why: LeaseEnd::NotNeeded,
+            });
+            return;
+        }
+        // What was being read stays so: the same stream goes on under the new word.
+        pieces.union_with(&task.reading);
+        download.lease = Lease::Granted(Arc::clone(&grant));
+        download.failed = None;
+        download.last_gain = now;
+        self.read(&id, pieces, Authority::Granted(grant));
+    }
+
+    fn read(&mut self, id: &TaskId, mut pieces: PieceSet, authority: Authority) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(origin) = task.origin.clone() else {
+            return;
+        };
+        if let Authority::Granted(grant) = &authority {
+            pieces = pieces.intersection(&PieceSet::from_range(grant.pieces.clone()));
+        }
+        pieces.subtract(&task.held);
+        task.reading = pieces.clone();
+        self.commands.push(Command::ReadSource {
+            task: *id,
+            lengths: task.lengths,
+            origin,
+            pieces,
+            authority,
+        });
+        self.tell_reading(id);
+    }
+
+    /// Leases to itself what nobody near holds or reads.
+    pub(super) fn self_lease(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        let missing = task.held.missing(task.lengths.pieces());
+        let pieces: PieceSet = missing
+            .iter()
+            .filter(|piece| !download.is_promised(*piece))
+            .collect();
+        if pieces.is_empty() {
+            return;
+        }
+        download.lease = Lease::Own;
+        download.last_gain = now;
+        self.say(PeerMessage::SelfLeased {
+            task: *id,
+            pieces: pieces.clone(),
+        });
+        self.read(id, pieces, Authority::Own);
+    }
+
+    pub(super) fn revoked(&mut self, id: &TaskId, pieces: &PieceSet) {
+        self.state.granted.remove(id);
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        download.answered = true;
+        let mut rest = task.reading.clone();
+        rest.subtract(pieces);
+        if rest == task.reading {
+            return;
+        }
+        let lease = download.lease.clone();
+        if rest.is_empty() {
+            download.lease = Lease::None;
+            task.reading = PieceSet::new();
+            self.commands.push(Command::StopSource { task: *id });
+            self.tell_reading(id);
+            return;
+        }
+        match lease {
+            Lease::Granted(grant) => self.read(id, rest, Authority::Granted(grant)),
+            Lease::Own => self.read(id, rest, Authority::Own),
+            Lease::None => {}
+        }
+    }
+
+    /// Gives back what has not been read.
+    pub(super) fn return_lease(&mut self, id: &TaskId, why: LeaseEnd) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        if download.lease == Lease::None {
+            return;
+        }
+        download.lease = Lease::None;
+        let pieces = std::mem::take(&mut task.reading);
+        self.commands.push(Command::StopSource { task: *id });
+        self.say(PeerMessage::LeaseReturned {
+            task: *id,
+            pieces,
+            why,
+        });
+        self.tell_reading(id);
+    }
+
+    pub(super) fn source_piece(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+        self.gained(now, id, piece);
+        if let Some(task) = self.state.tasks.get_mut(id) {
+            task.reading.remove(piece);
+            if task.reading.is_empty()
+                && let Some(download) = &mut task.download
+            {
+                download.lease = Lease::None;
+            }
+        }
+        self.announce_fresh(now, id, piece);
+        self.complete_if_whole(id);
+    }
+
+    pub(super) fn source_failed(&mut self, now: Timestamp, id: &TaskId, why: LeaseEnd) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        download.failed = Some((why, now));
+        download.lease = Lease::None;
+        let pieces = std::mem::take(&mut task.reading);
+        self.say(PeerMessage::LeaseReturned {
+            task: *id,
+            pieces,
+            why,
+        });
+        self.tell_reading(id);
+        self.review(now, id);
+    }
+
+    /// Whether the download can go on as it is, and what to do if not.
+    pub(super) fn review(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let Some(download) = &task.download else {
+            return;
+        };
+        if download.completing {
+            return;
+        }
+        if let Some(since) = download.abandoned {
+            let waited_for =
+                !task.announcer.subscribers.is_empty() && download.lease != Lease::None;
+            if !waited_for && now.since(since) >= self.options.linger {
+                self.give_up(id);
+            }
+            return;
+        }
+        if download.lease != Lease::None {
+            return;
+        }
+        let missing = task.held.missing(task.lengths.pieces());
+        let unpromised: PieceSet = missing
+            .iter()
+            .filter(|piece| !download.is_promised(*piece))
+            .collect();
+        if let Some((why, at)) = download.failed {
+            self.review_failed(now, id, &unpromised, why, at);
+            return;
+        }
+        if !unpromised.is_empty() {
+            self.review_unpromised(now, id, unpromised);
+        } else if now.since(download.last_gain) >= self.options.starved_timeout * 2 {
+            // Those who promised do not deliver.
+            if let Some(download) = self.download(id) {
+                download.read_by.clear();
+                download.last_gain = now;
+            }
+        }
+    }
+
+    fn review_unpromised(&mut self, now: Timestamp, id: &TaskId, unpromised: PieceSet) {
+        let (grace, starved) = (self.options.session_grace, self.options.starved_timeout);
+        let (up, lost, has_scheduler) = (self.session_up, self.session_lost, self.has_scheduler);
+        let Some(download) = self.download(id) else {
+            return;
+        };
+        if !up {
+            if !has_scheduler || now.since(lost) >= grace {
+                self.self_lease(now, id);
+            }
+            return;
+        }
+        if !download.answered {
+            if now >= download.answer_by {
+                self.self_lease(now, id);
+            }
+            return;
+        }
+        // A seed does not help itself: it was asked for what the scheduler knows best.
+        let idle = now.since(download.last_gain);
+        if idle >= starved && download.purpose == Purpose::Pull {
+            self.self_lease(now, id);
+        } else if idle >= STARVED_INTERVAL && now.since(download.last_starved) >= STARVED_INTERVAL {
+            download.last_starved = now;
+            self.say(PeerMessage::Starved {
+                task: *id,
+                pieces: unpromised,
+            });
+        }
+    }
+
+    fn review_failed(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        unpromised: &PieceSet,
+        why: LeaseEnd,
+        at: Timestamp,
+    ) {
+        if unpromised.is_empty() {
+            return;
+        }
+        let hopeless = !self.session_up || why == LeaseEnd::Missing;
+        if hopeless || now.since(at) >= FAILED_WAIT {
+            self.fail(id, DownloadFailure::Source(why));
+        }
+    }
+
+    pub(super) fn expire_early_grants(&mut self, now: Timestamp) {
+        let late: Vec<TaskId> = self
+            .state
+            .granted
+            .iter()
+            .filter(|(_, (_, since))| now.since(*since) >= OPEN_WITHIN)
+            .map(|(task, _)| *task)
+            .collect();
+        for task in late {
+            if let Some((grant, _)) = self.state.granted.remove(&task) {
+                let pieces = PieceSet::from_range(grant.pieces.clone());
+                self.say(PeerMessage::LeaseReturned {
+                    task,
+                    pieces,
+                    why: LeaseEnd::NotNeeded,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The numbers that shape a swarm.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of the download core; see docs/swarm.md for how they were settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
+    /// smaller ones give readers a smoother flow. Default 32.
+    pub window: u32,
+    /// Requests in flight to one parent. Default 4.
+    pub pipeline: u32,
+    /// Requests in flight in all. Default 64.
+    pub in_flight: u32,
+    /// Pieces gained are announced together so often. Default 20 ms.
+    #[serde(with = "humantime_serde")]
+    pub have_interval: Duration,
+    /// A fresh piece from the source that its first child has not passed on for so long
+    /// is announced to all. Default 500 ms.
+    #[serde(with = "humantime_serde")]
+    pub reveal_after: Duration,
+    /// A join that a live scheduler has not answered for so long, plus up to half of it by
+    /// chance, is answered by the host itself. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub join_timeout: Duration,
+    /// How long a lost session may take to come back before the host reads the source on
+    /// its own. Default 100 ms.
+    #[serde(with = "humantime_serde")]
+    pub session_grace: Duration,
+    /// A download that gains nothing for so long, with a scheduler that has no answer,
+    /// reads the source on its own. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub starved_timeout: Duration,
+    /// Give a parent up when it sends nothing for so long. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// A holder whose clients left goes on so long without children that wait. Default 2 s.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            window: 32,
+            pipeline: 4,
+            in_flight: 64,
+            have_interval: Duration::from_millis(20),
+            reveal_after: Duration::from_millis(500),
+            join_timeout: Duration::from_secs(1),
+            session_grace: Duration::from_millis(100),
+            starved_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(5),
+            linger: Duration::from_secs(2),
+        }
+    }
+}

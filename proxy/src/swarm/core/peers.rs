@@ -1,0 +1,279 @@
+//! Neighbours: introduced by the scheduler, linked, subscribed to, and lost.
+
+use std::time::Duration;
+
+use darter_api::{
+    HostId, PieceSet, TaskId, Timestamp,
+    link::LinkMessage,
+    session::{Complaint, Neighbour, PeerMessage, SchedulerMessage},
+};
+
+use super::{
+    Node,
+    event::{Command, DownloadFailure, PieceFailure, RequestId},
+    state::Lease,
+};
+
+/// A link that could not be made is tried again so often, with growing pauses.
+const REDIALS: u32 = 4;
+/// The first pause.
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
+
+impl Node {
+    pub(super) fn session(&mut self, now: Timestamp, message: SchedulerMessage) {
+        match message {
+            SchedulerMessage::Welcome { trusted, .. } => {
+                self.commands.push(Command::Trust(trusted))
+            }
+            SchedulerMessage::Heartbeat => {}
+            SchedulerMessage::Neighbours { task, add, remove } => {
+                self.introduced(&task, add, &remove)
+            }
+            SchedulerMessage::Grant(grant) => self.granted(now, grant.into()),
+            SchedulerMessage::Revoked { task, pieces } => self.revoked(&task, &pieces),
+            SchedulerMessage::Fetch {
+                task,
+                lengths,
+                origin,
+                purpose,
+            } => {
+                self.commands.push(Command::Fetch {
+                    task,
+                    lengths,
+                    origin,
+                    purpose,
+                });
+            }
+            SchedulerMessage::Delete { task } => self.commands.push(Command::Delete { task }),
+            SchedulerMessage::Mismatch { task, .. } => {
+                // The size this host was told is not the others': the source decides.
+                if let Some(download) = self.download(&task) {
+                    download.answered = true;
+                    if download.lease == Lease::None {
+                        self.self_lease(now, &task);
+                    }
+                }
+            }
+            SchedulerMessage::Unavailable { task, why } => self.unavailable(now, &task, why),
+            SchedulerMessage::Found { id, observation } => {
+                self.commands.push(Command::Found { id, observation });
+            }
+        }
+    }
+
+    fn introduced(&mut self, id: &TaskId, add: Vec<Neighbour>, remove: &[HostId]) {
+        if let Some(download) = self.download(id) {
+            download.answered = true;
+        }
+        for neighbour in add {
+            if neighbour.host == self.own {
+                continue;
+            }
+            let host = self.state.hosts.entry(neighbour.host).or_default();
+            host.tasks.insert(*id);
+            host.info = Some(neighbour.clone());
+            let (up, dialled) = (host.up, host.dialled);
+            if up {
+                self.subscribe(neighbour.host, id);
+            } else if !dialled {
+                host.dialled = true;
+                self.commands.push(Command::Dial(neighbour));
+            }
+        }
+        for host in remove {
+            if let Some(neighbourhood) = self.state.hosts.get_mut(host) {
+                neighbourhood.tasks.remove(id);
+            }
+            self.withdrawn(host, id);
+        }
+    }
+
+    /// What a host had of a task counts no more.
+    fn withdrawn(&mut self, host: &HostId, id: &TaskId) {
+        if let Some(task) = self.state.tasks.get_mut(id) {
+            if let Some(download) = &mut task.download {
+                download.available.remove(host);
+                download.read_by.remove(host);
+            }
+            task.announcer.subscribers.remove(host);
+        }
+    }
+
+    pub(super) fn link_up(&mut self, host: &HostId) {
+        let neighbourhood = self.state.hosts.entry(*host).or_default();
+        neighbourhood.up = true;
+        neighbourhood.dialled = true;
+        neighbourhood.failures = 0;
+        neighbourhood.redial_at = None;
+        for task in neighbourhood.tasks.clone() {
+            self.subscribe(*host, &task);
+        }
+    }
+
+    pub(super) fn link_down(&mut self, now: Timestamp, host: &HostId) {
+        let Some(neighbourhood) = self.state.hosts.get_mut(host) else {
+            return;
+        };
+        neighbourhood.up = false;
+        neighbourhood.dialled = false;
+        neighbourhood.failures += 1;
+        let failures = neighbourhood.failures;
+        let tasks = neighbourhood.tasks.clone();
+        if failures <= REDIALS && neighbourhood.info.is_some() {
+            neighbourhood.redial_at = Some(now + REDIAL_AFTER * failures);
+        } else {
+            neighbourhood.redial_at = None;
+            neighbourhood.tasks.clear();
+        }
+        let known: Vec<TaskId> = self.state.busy.iter().copied().collect();
+        for task in known {
+            self.withdrawn(host, &task);
+        }
+        for hosts in self.state.early.values_mut() {
+            hosts.remove(host);
+        }
+        if let Some(task) = tasks.iter().find(|task| self.state.busy.contains(task)) {
+            let (neighbour, task) = (*host, *task);
+            self.say(PeerMessage::Report {
+                neighbour,
+                task,
+                complaint: Complaint::Unreachable,
+            });
+        }
+        let lost: Vec<RequestId> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(_, request)| request.host == *host)
+            .map(|(id, _)| *id)
+            .collect();
+        for request in lost {
+            self.commands.push(Command::Cancel(request));
+            self.piece_failed(now, request, PieceFailure::Unreachable);
+        }
+    }
+
+    /// Dials again what is due.
+    pub(super) fn redial(&mut self, now: Timestamp) {
+        for neighbourhood in self.state.hosts.values_mut() {
+            if neighbourhood.redial_at.is_some_and(|at| at <= now) {
+                neighbourhood.redial_at = None;
+                neighbourhood.dialled = true;
+                self.commands
+                    .extend(neighbourhood.info.clone().map(Command::Dial));
+            }
+        }
+    }
+
+    pub(super) fn link(&mut self, now: Timestamp, host: HostId, message: LinkMessage) {
+        match message {
+            LinkMessage::Subscribe { task, lengths } => self.subscribed(host, task, lengths),
+            LinkMessage::Unsubscribe { task } => self.unsubscribed(&host, &task),
+            LinkMessage::Have { task, pieces } => {
+                self.echoed(now, &task, &host, &pieces);
+                self.note_available(&host, &task, &pieces);
+                self.flush(&task);
+                self.pick(now, &task);
+            }
+            LinkMessage::Lost { task, pieces } => {
+                if let Some(set) = self
+                    .download(&task)
+                    .and_then(|download| download.available.get_mut(&host))
+                {
+                    set.subtract(&pieces);
+                }
+            }
+            LinkMessage::Reading { task, pieces } => {
+                if let Some(download) = self.download(&task) {
+                    download.read_by.insert(host, pieces);
+                }
+            }
+        }
+    }
+
+    fn note_available(&mut self, host: &HostId, id: &TaskId, pieces: &PieceSet) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        if pieces.end() > task.lengths.pieces() {
+            return;
+        }
+        if let Some(download) = &mut task.download {
+            download
+                .available
+                .entry(*host)
+                .or_default()
+                .union_with(pieces);
+        }
+    }
+
+    pub(super) fn subscribe_all(&mut self, id: &TaskId) {
+        let hosts: Vec<HostId> = self
+            .state
+            .hosts
+            .iter()
+            .filter(|(_, host)| host.up && host.tasks.contains(id))
+            .map(|(host, _)| *host)
+            .collect();
+        for host in hosts {
+            self.subscribe(host, id);
+        }
+    }
+
+    pub(super) fn unsubscribe_all(&mut self, id: &TaskId) {
+        let hosts: Vec<HostId> = self
+            .state
+            .hosts
+            .iter()
+            .filter(|(_, host)| host.up && host.tasks.contains(id))
+            .map(|(host, _)| *host)
+            .collect();
+        for host in hosts {
+            self.tell(host, LinkMessage::Unsubscribe { task: *id });
+        }
+    }
+
+    fn subscribe(&mut self, host: HostId, id: &TaskId) {
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        if task.download.is_some() {
+            let lengths = task.lengths;
+            self.tell(host, LinkMessage::Subscribe { task: *id, lengths });
+        }
+    }
+
+    /// Who subscribes here is a neighbour too.
+    pub(super) fn subscribe_back(&mut self, host: HostId, id: &TaskId) {
+        let neighbourhood = self.state.hosts.entry(host).or_default();
+        neighbourhood.up = true;
+        neighbourhood.dialled = true;
+        if neighbourhood.tasks.insert(*id) {
+            self.subscribe(host, id);
+        }
+    }
+
+    fn unavailable(&mut self, now: Timestamp, id: &TaskId, why: darter_api::session::LeaseEnd) {
+        let Some(download) = self.download(id) else {
+            return;
+        };
+        download.answered = true;
+        if download.lease != Lease::None {
+            return;
+        }
+        if download.failed.is_none() {
+            // This host's own client may hold a credential that the others did not.
+            self.self_lease(now, id);
+            return;
+        }
+        let gained_meanwhile = self.state.tasks.get(id).is_some_and(|task| {
+            let missing = task.held.missing(task.lengths.pieces());
+            task.download
+                .as_ref()
+                .is_some_and(|download| missing.iter().all(|piece| download.is_promised(piece)))
+        });
+        if !gained_meanwhile {
+            self.fail(id, DownloadFailure::Source(why));
+        }
+    }
+}

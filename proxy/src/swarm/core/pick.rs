@@ -1,0 +1,317 @@
+//! What to ask of whom.
+//!
+//! A reader's next piece comes first when nothing is under way for it: that is its
+//! deadline, not its priority. All other requests go rarest first inside a window ahead
+//! of the contiguous prefix, ties at random: if every host asked for what its reader
+//! wants next, all would ask the same host for the same piece.
+
+use std::time::Duration;
+
+use darter_api::{
+    HostId, PieceIndex, TaskId, Timestamp,
+    session::{Complaint, PeerMessage},
+};
+use rand::RngExt as _;
+
+use super::{
+    Node,
+    event::{Command, PieceFailure, RequestId},
+    state::{Download, Request},
+};
+
+/// A piece that was asked for so long ago is asked of another parent as well, once
+/// nothing else is to be asked for.
+const HEDGE_AFTER: Duration = Duration::from_millis(1500);
+/// Requests of one piece at the same time.
+const MAX_DUPLICATES: usize = 2;
+
+/// A piece worth asking for.
+struct Candidate {
+    piece: u32,
+    /// Lower is sooner.
+    order: (bool, usize, u32),
+}
+
+impl Node {
+    /// Asks for whatever can be asked for now.
+    pub(super) fn pick(&mut self, now: Timestamp, id: &TaskId) {
+        for candidate in self.candidates(id) {
+            if self.state.requests.len() >= self.options.in_flight as usize {
+                return;
+            }
+            if let Some(parent) = self.choose_parent(now, id, candidate.piece) {
+                self.request(now, id, candidate.piece, parent);
+            }
+        }
+        self.hedge(now, id);
+    }
+
+    fn candidates(&mut self, id: &TaskId) -> Vec<Candidate> {
+        let Some(task) = self.state.tasks.get(id) else {
+            return Vec::new();
+        };
+        let Some(download) = &task.download else {
+            return Vec::new();
+        };
+        if download.completing || download.available.is_empty() {
+            return Vec::new();
+        }
+        let pieces = task.lengths.pieces();
+        let mut candidates = Vec::new();
+        let missing =
+            |piece: &u32| !task.held.contains(*piece) && !download.in_flight.contains_key(piece);
+        let urgent: Vec<u32> = download
+            .readers
+            .values()
+            .map(|wants| task.held.first_gap(wants.start))
+            .filter(|piece| *piece < pieces && missing(piece))
+            .collect();
+        for start in self.window_starts(id) {
+            for piece in (start..pieces)
+                .take(self.options.window as usize)
+                .filter(&missing)
+            {
+                let rarity = download
+                    .available
+                    .values()
+                    .filter(|set| set.contains(piece))
+                    .count();
+                if rarity > 0 {
+                    let tie = self.rng.random();
+                    let order = (!urgent.contains(&piece), rarity, tie);
+                    candidates.push(Candidate { piece, order });
+                }
+            }
+        }
+        candidates.sort_unstable_by_key(|candidate| candidate.order);
+        candidates.dedup_by_key(|candidate| candidate.piece);
+        candidates
+    }
+
+    /// The contiguous prefix's end, and where readers are that lie beyond it.
+    fn window_starts(&self, id: &TaskId) -> Vec<u32> {
+        let Some(task) = self.state.tasks.get(id) else {
+            return Vec::new();
+        };
+        let prefix = task.held.first_gap(0);
+        let mut starts = vec![prefix];
+        if let Some(download) = &task.download {
+            for wants in download.readers.values() {
+                let at = task.held.first_gap(wants.start);
+                if at >= prefix + self.options.window && at < wants.end {
+                    starts.push(at);
+                }
+            }
+        }
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
+    /// The least busy host that announced the piece and may be asked.
+    fn choose_parent(&mut self, now: Timestamp, id: &TaskId, piece: u32) -> Option<HostId> {
+        let download = self.state.tasks.get(id)?.download.as_ref()?;
+        let asked: Vec<HostId> = self.asked(download, piece);
+        let mut best: Option<((u32, u32), HostId)> = None;
+        for (host, set) in &download.available {
+            if !set.contains(piece) || asked.contains(host) {
+                continue;
+            }
+            if download.avoided.get(host).is_some_and(|until| *until > now) {
+                continue;
+            }
+            let Some(neighbourhood) = self.state.hosts.get(host).filter(|host| host.up) else {
+                continue;
+            };
+            if neighbourhood.in_flight >= self.options.pipeline {
+                continue;
+            }
+            let load = (neighbourhood.in_flight, self.rng.random());
+            if best.is_none_or(|(least, _)| load < least) {
+                best = Some((load, *host));
+            }
+        }
+        best.map(|(_, host)| host)
+    }
+
+    fn asked(&self, download: &Download, piece: u32) -> Vec<HostId> {
+        let requests = download.in_flight.get(&piece).into_iter().flatten();
+        requests
+            .filter_map(|id| self.state.requests.get(id))
+            .map(|request| request.host)
+            .collect()
+    }
+
+    fn request(&mut self, now: Timestamp, id: &TaskId, piece: u32, host: HostId) {
+        let stall_after = self.options.stall_timeout;
+        let request = RequestId(self.next_request);
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let (Some(download), Some(neighbourhood)) =
+            (&mut task.download, self.state.hosts.get_mut(&host))
+        else {
+            return;
+        };
+        self.next_request += 1;
+        neighbourhood.in_flight += 1;
+        download.in_flight.entry(piece).or_default().push(request);
+        let asked = Request {
+            task: *id,
+            piece,
+            host,
+            since: now,
+            begun: false,
+        };
+        self.state.requests.insert(request, asked);
+        self.commands.push(Command::Request {
+            request,
+            host,
+            task: *id,
+            lengths: task.lengths,
+            piece: PieceIndex(piece),
+            stall_after,
+        });
+    }
+
+    /// Asks another parent too for pieces that are long under way.
+    fn hedge(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(download) = self
+            .state
+            .tasks
+            .get(id)
+            .and_then(|task| task.download.as_ref())
+        else {
+            return;
+        };
+        let late: Vec<u32> = download
+            .in_flight
+            .iter()
+            .filter(|(_, requests)| requests.len() < MAX_DUPLICATES)
+            .filter(|(_, requests)| {
+                requests
+                    .iter()
+                    .filter_map(|id| self.state.requests.get(id))
+                    .all(|request| now.since(request.since) >= HEDGE_AFTER)
+            })
+            .map(|(piece, _)| *piece)
+            .take(4)
+            .collect();
+        for piece in late {
+            if self.state.requests.len() >= self.options.in_flight as usize {
+                return;
+            }
+            let idle = |host: &HostId| {
+                self.state
+                    .hosts
+                    .get(host)
+                    .is_some_and(|host| host.in_flight == 0)
+            };
+            let download = self
+                .state
+                .tasks
+                .get(id)
+                .and_then(|task| task.download.as_ref());
+            let anyone_idle = download.is_some_and(|download| download.available.keys().any(idle));
+            if anyone_idle && let Some(parent) = self.choose_parent(now, id, piece) {
+                self.request(now, id, piece, parent);
+            }
+        }
+    }
+
+    /// Takes a request off the books.
+    pub(super) fn forget(&mut self, id: &RequestId) -> Option<Request> {
+        let request = self.state.requests.remove(id)?;
+        if let Some(neighbourhood) = self.state.hosts.get_mut(&request.host) {
+            neighbourhood.in_flight = neighbourhood.in_flight.saturating_sub(1);
+        }
+        if let Some(download) = self.download(&request.task)
+            && let Some(requests) = download.in_flight.get_mut(&request.piece)
+        {
+            requests.retain(|other| other != id);
+            if requests.is_empty() {
+                download.in_flight.remove(&request.piece);
+            }
+        }
+        Some(request)
+    }
+
+    pub(super) fn cancel_all(&mut self, id: &TaskId) {
+        let requests: Vec<RequestId> = self
+            .state
+            .requests
+            .iter()
+            .filter(|(_, request)| request.task == *id)
+            .map(|(request, _)| *request)
+            .collect();
+        for request in requests {
+            self.forget(&request);
+            self.commands.push(Command::Cancel(request));
+        }
+    }
+
+    pub(super) fn piece_stored(&mut self, now: Timestamp, id: RequestId) {
+        let Some(request) = self.forget(&id) else {
+            return;
+        };
+        self.gained(now, &request.task, request.piece);
+        self.announce(&request.task, request.piece, request.host);
+        self.complete_if_whole(&request.task);
+        self.pick(now, &request.task);
+        self.pick_elsewhere(now, &request.task);
+    }
+
+    /// A slot that one task leaves free may serve another.
+    fn pick_elsewhere(&mut self, now: Timestamp, but: &TaskId) {
+        let others: Vec<TaskId> = self
+            .state
+            .busy
+            .iter()
+            .filter(|task| *task != but)
+            .copied()
+            .collect();
+        for task in others {
+            self.pick(now, &task);
+        }
+    }
+
+    pub(super) fn piece_failed(&mut self, now: Timestamp, id: RequestId, failure: PieceFailure) {
+        let Some(request) = self.forget(&id) else {
+            return;
+        };
+        let Request {
+            task, host, piece, ..
+        } = request;
+        let pause = match failure {
+            PieceFailure::Busy => Duration::from_millis(100),
+            PieceFailure::NotHeld | PieceFailure::Store => Duration::ZERO,
+            PieceFailure::Unreachable => Duration::from_secs(1),
+            PieceFailure::Stalled => Duration::from_secs(5),
+            PieceFailure::Rot => Duration::from_secs(300),
+        };
+        if let Some(download) = self.download(&task) {
+            download.avoided.insert(host, now + pause);
+            if failure == PieceFailure::NotHeld
+                && let Some(set) = download.available.get_mut(&host)
+            {
+                set.remove(piece);
+            }
+            if failure == PieceFailure::Rot {
+                download.available.remove(&host);
+            }
+        }
+        let complaint = match failure {
+            PieceFailure::Rot => Some(Complaint::Rot),
+            PieceFailure::Stalled => Some(Complaint::Slow),
+            _ => None,
+        };
+        if let Some(complaint) = complaint {
+            self.say(PeerMessage::Report {
+                neighbour: host,
+                task,
+                complaint,
+            });
+        }
+        self.pick(now, &task);
+    }
+}

@@ -1,0 +1,149 @@
+//! What the core knows: tasks, downloads, neighbours, requests.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, session::Purpose};
+
+use super::event::{ReaderId, RequestId};
+
+/// A task of which this host holds, or wants, something.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) lengths: Lengths,
+    pub(super) origin: Option<Origin>,
+    pub(super) held: PieceSet,
+    /// What is read from the source right now.
+    pub(super) reading: PieceSet,
+    pub(super) download: Option<Download>,
+    pub(super) announcer: Announcer,
+}
+
+/// The wanted part of a task.
+#[derive(Debug)]
+pub(super) struct Download {
+    pub(super) purpose: Purpose,
+    /// Nobody on the host wants it any more, but children do.
+    pub(super) abandoned: Option<Timestamp>,
+    pub(super) readers: BTreeMap<ReaderId, Range<u32>>,
+    pub(super) in_flight: BTreeMap<u32, Vec<RequestId>>,
+    pub(super) available: BTreeMap<HostId, PieceSet>,
+    pub(super) read_by: BTreeMap<HostId, PieceSet>,
+    /// Hosts not to be asked before a time.
+    pub(super) avoided: BTreeMap<HostId, Timestamp>,
+    pub(super) lease: Lease,
+    /// When the join was sent, and whether it was answered.
+    pub(super) joined: Option<Timestamp>,
+    pub(super) answered: bool,
+    /// When to stop waiting for an answer.
+    pub(super) answer_by: Timestamp,
+    pub(super) last_gain: Timestamp,
+    pub(super) last_progress: Timestamp,
+    pub(super) last_starved: Timestamp,
+    pub(super) completing: bool,
+    pub(super) corrupted: u32,
+    /// The own read of the source failed with this.
+    pub(super) failed: Option<(darter_api::session::LeaseEnd, Timestamp)>,
+}
+
+/// The right to read the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lease {
+    None,
+    Granted(Arc<Grant>),
+    Own,
+}
+
+impl Download {
+    pub(super) fn new(now: Timestamp, purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            abandoned: None,
+            readers: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            available: BTreeMap::new(),
+            read_by: BTreeMap::new(),
+            avoided: BTreeMap::new(),
+            lease: Lease::None,
+            joined: None,
+            answered: false,
+            answer_by: now,
+            last_gain: now,
+            last_progress: now,
+            last_starved: now,
+            completing: false,
+            corrupted: 0,
+            failed: None,
+        }
+    }
+
+    /// Whether a neighbour holds this piece or is reading it.
+    pub(super) fn is_promised(&self, piece: u32) -> bool {
+        let holds =
+            |sets: &BTreeMap<HostId, PieceSet>| sets.values().any(|set| set.contains(piece));
+        holds(&self.available) || holds(&self.read_by)
+    }
+}
+
+/// Who is told what of a task's pieces, and when.
+#[derive(Debug, Default)]
+pub(super) struct Announcer {
+    pub(super) subscribers: BTreeMap<HostId, Subscriber>,
+    /// Pieces from the source that only one subscriber was told of.
+    pub(super) fresh: BTreeMap<u32, Fresh>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Subscriber {
+    pub(super) pending: PieceSet,
+    /// Fresh pieces it was told of alone.
+    pub(super) served: u64,
+    /// When it last announced one of them back.
+    pub(super) echoed: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh {
+    pub(super) to: HostId,
+    pub(super) since: Timestamp,
+}
+
+/// Another host.
+#[derive(Debug, Default)]
+pub(super) struct Neighbourhood {
+    pub(super) up: bool,
+    pub(super) dialled: bool,
+    /// Tasks for which the scheduler introduced it.
+    pub(super) tasks: BTreeSet<TaskId>,
+    pub(super) in_flight: u32,
+    pub(super) info: Option<darter_api::session::Neighbour>,
+    pub(super) redial_at: Option<Timestamp>,
+    pub(super) failures: u32,
+}
+
+/// A piece asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    pub(super) task: TaskId,
+    pub(super) piece: u32,
+    pub(super) host: HostId,
+    pub(super) since: Timestamp,
+    pub(super) begun: bool,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) tasks: HashMap<TaskId, Task>,
+    /// Tasks with something to do: a download, or pieces to announce.
+    pub(super) busy: BTreeSet<TaskId>,
+    pub(super) hosts: BTreeMap<HostId, Neighbourhood>,
+    /// Who wants to hear of tasks that are not known here yet.
+    pub(super) early: BTreeMap<TaskId, BTreeSet<HostId>>,
+    /// Grants for tasks whose download has not been opened yet.
+    pub(super) granted: BTreeMap<TaskId, (Arc<Grant>, Timestamp)>,
+    pub(super) requests: BTreeMap<RequestId, Request>,
+}

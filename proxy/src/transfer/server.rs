@@ -1,0 +1,178 @@
+//! The peer port: pieces for other peers.
+
+use std::{ops::Range, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use darter_api::{PieceIndex, TaskId, wire::v1};
+use prost::Message as _;
+use serde::Deserialize;
+
+use super::{
+    HOST_HEADER, MEDIA_TYPE_HEADER, Metrics, Options,
+    fair::{Slot, Slots},
+};
+use crate::store::{Store, StoredPiece};
+
+/// Bytes read and handed to the socket at once.
+const STEP: u64 = 256 * 1024;
+
+/// Serves the pieces of one store.
+#[derive(Clone)]
+pub struct PieceServer {
+    store: Store,
+    slots: Slots,
+    metrics: Metrics,
+}
+
+#[derive(Deserialize)]
+struct Geometry {
+    size: u64,
+}
+
+impl PieceServer {
+    /// Of this store, within these bounds.
+    pub fn new(store: Store, options: &Options, metrics: Metrics) -> Self {
+        Self {
+            store,
+            slots: Slots::new(options.upload_slots, options.upload_queue),
+            metrics,
+        }
+    }
+
+    /// `GET /v1/tasks/<task>/pieces/<index>?size=<bytes>`
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/tasks/{task}/pieces/{index}", get(piece))
+            .with_state(Arc::new(self))
+    }
+
+    fn find(&self, task: &str, index: &str, size: u64) -> Result<StoredPiece, StatusCode> {
+        let task: TaskId = task.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
+        let index = index.parse().map_err(|_| StatusCode::BAD_REQUEST)?;
+        let lengths = self.store.lengths(&task).ok_or(StatusCode::NOT_FOUND)?;
+        if lengths.size() != size {
+            return Err(StatusCode::CONFLICT);
+        }
+        let found = self
+            .store
+            .piece(&task, PieceIndex(index))
+            .map_err(|cause| {
+                tracing::warn!(%task, %cause, "a stored piece can't be read");
+                StatusCode::NOT_FOUND
+            })?;
+        // A piece without a proof can't be believed by anybody, but small tasks need none.
+        let found = found.filter(|piece| piece.proof().is_some() || lengths.is_small());
+        found.ok_or(StatusCode::NOT_FOUND)
+    }
+}
+
+async fn piece(
+    State(server): State<Arc<PieceServer>>,
+    Path((task, index)): Path<(String, String)>,
+    Query(geometry): Query<Geometry>,
+    headers: HeaderMap,
+) -> Response {
+    let piece = match server.find(&task, &index, geometry.size) {
+        Ok(piece) => piece,
+        Err(status) => {
+            server.metrics.upload(if status == StatusCode::NOT_FOUND {
+                "not_held"
+            } else {
+                "bad_request"
+            });
+            return status.into_response();
+        }
+    };
+    let child = headers
+        .get(HOST_HEADER)
+        .map_or(&b""[..], |name| name.as_bytes());
+    let Ok(slot) = server.slots.acquire(child.into()).await else {
+        server.metrics.upload("busy");
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    server.metrics.upload("sent");
+    send(piece, slot, server.metrics.clone())
+}
+
+fn send(piece: StoredPiece, slot: Slot, metrics: Metrics) -> Response {
+    let head = head(&piece);
+    let range = piece.range();
+    let length = head.len() as u64 + (range.end - range.start);
+    let mut response = Response::builder()
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::CONTENT_LENGTH, length);
+    if let Some(media_type) = piece.media_type() {
+        response = response.header(MEDIA_TYPE_HEADER, media_type);
+    }
+    metrics.uploading.inc();
+    let sending = Sending {
+        head: Some(head),
+        rest: range,
+        piece,
+        metrics,
+        _slot: slot,
+    };
+    let body = Body::from_stream(futures::stream::try_unfold(sending, Sending::next));
+    response
+        .body(body)
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// Proof and group digests, before the bytes.
+fn head(piece: &StoredPiece) -> Bytes {
+    let proof = match piece.proof() {
+        Some(proof) if !piece.lengths().is_small() => v1::Proof::from(proof).encode_to_vec(),
+        _ => Vec::new(),
+    };
+    let groups = if proof.is_empty() {
+        &[]
+    } else {
+        piece.groups()
+    };
+    let mut head = BytesMut::with_capacity(4 + proof.len() + groups.len() * 32);
+    head.put_u32(proof.len() as u32);
+    head.put_slice(&proof);
+    for group in groups {
+        head.put_slice(&group.0);
+    }
+    head.freeze()
+}
+
+/// A piece under way; holds its slot.
+struct Sending {
+    head: Option<Bytes>,
+    rest: Range<u64>,
+    piece: StoredPiece,
+    metrics: Metrics,
+    _slot: Slot,
+}
+
+impl Sending {
+    async fn next(mut self) -> std::io::Result<Option<(Bytes, Self)>> {
+        if let Some(head) = self.head.take() {
+            return Ok(Some((head, self)));
+        }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let end = (self.rest.start + STEP).min(self.rest.end);
+        let bytes = self.piece.read(self.rest.start..end)?;
+        self.rest.start = end;
+        self.metrics.upload_bytes.inc_by(bytes.len() as u64);
+        Ok(Some((bytes, self)))
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.metrics.uploading.dec();
+    }
+}
