@@ -1,2 +1,95 @@
-//! The binary.
-fn main() {}
+//! `darter`: all parts of Darter in one binary.
+//!
+//! Exit codes: 0 for a clean end, 1 when something failed, 2 for a command line or
+//! configuration that makes no sense.
+
+mod cli;
+mod config;
+mod demo;
+mod logs;
+mod parts;
+mod standalone;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("darter: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(cli));
+    // What still blocks (a disk that hangs) does not hold the exit up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    code
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Demo(options) => demo::run(options).await,
+        Command::DemoRegistry(options) => demo::registry::run(options).await,
+        Command::Standalone(common) => match settle(&common, true) {
+            Ok(config) => standalone::run(config, &common).await,
+            Err(code) => return code,
+        },
+        Command::Proxy(common) => match settle(&common, false) {
+            Ok(config) => parts::run_proxy(config, &common).await,
+            Err(code) => return code,
+        },
+        Command::Scheduler(common) => match settle_scheduler(&common) {
+            Ok(config) => parts::run_scheduler(config, &common).await,
+            Err(code) => return code,
+        },
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("darter: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn settle(common: &cli::Common, standalone: bool) -> Result<config::Config, ExitCode> {
+    settled(common.proxy_settings(standalone), common)
+}
+
+fn settle_scheduler(common: &cli::Common) -> Result<config::Config, ExitCode> {
+    settled(common.scheduler_settings(), common)
+}
+
+/// The configuration, or all that is wrong with it, said and exit code 2.
+fn settled(
+    settings: Vec<config::Setting>,
+    common: &cli::Common,
+) -> Result<config::Config, ExitCode> {
+    match config::load(common.config.as_deref(), std::env::vars(), settings) {
+        Ok(config) => {
+            logs::start(&config.log);
+            Ok(config)
+        }
+        Err(mistakes) => {
+            eprintln!(
+                "darter: the configuration has {} mistake(s):",
+                mistakes.len()
+            );
+            for mistake in mistakes {
+                eprintln!("  {mistake}");
+            }
+            Err(ExitCode::from(2))
+        }
+    }
+}

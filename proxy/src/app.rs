@@ -7,12 +7,41 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
-use darter_api::{HostId, session};
-use darter_runtime::tasks::Tasks;
+use darter_api::{
+    HostId, NodeKey,
+    session::{self as vocabulary, Hello, Role},
+};
+use darter_runtime::{
+    Tasks,
+    identity::{self, IdentityError},
+    server::{BindError, Server, ServerOptions},
+};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::{
+    content::Contents,
+    mirror::{self, Mirror},
+    rights::{self, Rights},
+    session::{Session, SessionEvent},
+    store::{self, Found, Store},
+    swarm::{
+        core,
+        driver::{self, Parts, Policy, Swarm, Trust},
+    },
+    transfer::{self, Links, server::PieceServer},
+    upstream::{self, UpstreamOptions, Upstreams},
+};
+
+/// Events of links and sessions that wait for the swarm's actor.
+const EVENTS: usize = 1024;
+/// Between two batches of fsync.
+const DURABLE_EVERY: Duration = Duration::from_secs(2);
 
 /// The proxy's section of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,11 +66,24 @@ pub struct Options {
     pub locality: Locality,
     /// Schedulers, as URLs. Default none: a pull-through mirror that works alone.
     pub schedulers: Vec<String>,
-    /// A manager's URL that names the schedulers, where `schedulers` is empty.
-    pub manager: Option<String>,
     /// Speak plain text to peers and schedulers beyond loopback. Default false. Costs
     /// confidentiality on that network.
     pub insecure: bool,
+    /// Whose grants count beside the schedulers': `members` (a host may lease to itself,
+    /// so that swarms work without a scheduler) or `schedulers`. Default `members`.
+    pub trust: Policy,
+    /// The registries, a closed list; the first is the default. Default Docker Hub alone.
+    pub upstreams: Vec<UpstreamOptions>,
+    /// The content on disk.
+    pub store: store::Options,
+    /// Tags and slow beginnings.
+    pub mirror: mirror::Options,
+    /// Who may read.
+    pub rights: rights::Options,
+    /// How pieces are asked for.
+    pub swarm: core::Options,
+    /// What is given to other peers.
+    pub transfer: transfer::Options,
 }
 
 impl Default for Options {
@@ -56,8 +98,14 @@ impl Default for Options {
             seed: false,
             locality: Locality::default(),
             schedulers: Vec::new(),
-            manager: None,
             insecure: false,
+            trust: Policy::default(),
+            upstreams: vec![UpstreamOptions::parse("docker.io")],
+            store: store::Options::default(),
+            mirror: mirror::Options::default(),
+            rights: rights::Options::default(),
+            swarm: core::Options::default(),
+            transfer: transfer::Options::default(),
         }
     }
 }
@@ -74,7 +122,7 @@ pub struct Locality {
     pub location: String,
 }
 
-impl From<Locality> for session::Locality {
+impl From<Locality> for vocabulary::Locality {
     fn from(locality: Locality) -> Self {
         Self {
             host_group: locality.host_group,
@@ -92,6 +140,9 @@ pub enum StartError {
         "peers would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
     )]
     PlainText(SocketAddr),
+    /// Other peers can't be told where this one is.
+    #[error("peers can't be told to connect to {0}: say `advertise = \"ADDRESS:PORT\"`")]
+    Advertise(SocketAddr),
     /// A file or directory can't be used.
     #[error("{what} {path}")]
     File {
@@ -103,15 +154,18 @@ pub enum StartError {
         #[source]
         cause: std::io::Error,
     },
-    /// A port can't be listened on.
-    #[error("can't listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        cause: std::io::Error,
-    },
+    /// The list of registries makes no sense.
+    #[error("{0}")]
+    Upstream(upstream::ConfigError),
+    /// A port can't be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// There is no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
 }
 
 /// A running proxy. It ends with the tasks it was started in.
@@ -132,15 +186,74 @@ impl Proxy {
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
-        let _ = (tasks, registry);
         if !options.peer.ip().is_loopback() && !options.insecure {
             return Err(StartError::PlainText(options.peer));
         }
-        Ok(Self {
-            listen: options.listen,
-            peer: options.peer,
-            host: HostId::from_bytes([0; 32]),
-        })
+        let upstreams = Upstreams::new(&options.upstreams)
+            .map_err(|mut errors| StartError::Upstream(errors.swap_remove(0)))?;
+        let key = Arc::new(identity::load_or_create(&options.data)?);
+        let (store, found) = open_store(&options, registry)?;
+        let mirror_port = Server::bind(options.listen).await?;
+        let peer_port = Server::bind(options.peer).await?;
+        let proxy = Self {
+            listen: mirror_port.local_addr(),
+            peer: peer_port.local_addr(),
+            host: key.id(),
+        };
+
+        let transfers = transfer::Metrics::default();
+        transfers.register(registry);
+        let (link_sender, link_events) = mpsc::channel(EVENTS);
+        let links = Links::new(
+            Arc::clone(&key),
+            link_sender,
+            tasks.clone(),
+            transfers.clone(),
+        );
+        let pieces = PieceServer::new(store.clone(), &options.transfer, transfers.clone());
+        let peer_router = tonic::service::Routes::new(links.service())
+            .into_axum_router()
+            .merge(pieces.router());
+        let session = proxy.session(&options, &key, tasks, &transfers)?;
+
+        let metrics = driver::Metrics::default();
+        metrics.register(registry);
+        let swarm = Swarm::start(
+            Parts {
+                options: options.swarm.clone(),
+                trust: open_trust(&options, &key)?,
+                key,
+                store: store.clone(),
+                found,
+                source: Arc::new(upstreams.clone()),
+                links,
+                link_events,
+                session,
+                spool: options.data.join("spool"),
+                metrics,
+                transfers,
+            },
+            tasks,
+        );
+        let contents: Arc<dyn Contents> = Arc::new(swarm);
+        let rights = Rights::new(
+            options.rights.clone(),
+            Arc::new(upstreams.clone()),
+            Arc::clone(&contents),
+            registry,
+        );
+        let mirror = Mirror::new(
+            options.mirror.clone(),
+            upstreams,
+            contents,
+            rights,
+            registry,
+        );
+
+        tasks.spawn("durability", make_durable(store));
+        peer_port.serve("peer port", peer_router, tasks, peer_options());
+        mirror_port.serve("mirror", mirror.router(), tasks, ServerOptions::default());
+        Ok(proxy)
     }
 
     /// Where clients connect.
@@ -157,4 +270,93 @@ impl Proxy {
     pub const fn host(&self) -> HostId {
         self.host
     }
+
+    /// The session with the schedulers, where any are configured.
+    fn session(
+        &self,
+        options: &Options,
+        key: &Arc<NodeKey>,
+        tasks: &Tasks,
+        metrics: &transfer::Metrics,
+    ) -> Result<Option<(Session, mpsc::Receiver<SessionEvent>)>, StartError> {
+        if options.schedulers.is_empty() {
+            return Ok(None);
+        }
+        let address = options.advertise.unwrap_or(self.peer);
+        if address.ip().is_unspecified() || address.port() == 0 {
+            return Err(StartError::Advertise(address));
+        }
+        let hello = Hello {
+            host: self.host,
+            epoch: 0,
+            name: options.name.clone().unwrap_or_else(host_name),
+            address,
+            role: if options.seed { Role::Seed } else { Role::Peer },
+            locality: options.locality.clone().into(),
+            upload_slots: u32::try_from(options.transfer.upload_slots).unwrap_or(u32::MAX),
+        };
+        let (sender, events) = mpsc::channel(EVENTS);
+        let session = Session::start(
+            options.schedulers.clone(),
+            hello,
+            Arc::clone(key),
+            sender,
+            tasks,
+            metrics.clone(),
+        );
+        Ok(Some((session, events)))
+    }
+}
+
+fn open_store(
+    options: &Options,
+    registry: &mut Registry,
+) -> Result<(Store, Vec<Found>), StartError> {
+    let metrics = store::Metrics::default();
+    metrics.register(registry);
+    Ok(Store::open(
+        &options.data.join("store"),
+        &options.store,
+        metrics,
+    )?)
+}
+
+fn open_trust(options: &Options, key: &NodeKey) -> Result<Trust, StartError> {
+    let path = options.data.join("schedulers.trusted");
+    Trust::open(&path, key.id(), options.trust).map_err(|cause| StartError::File {
+        what: "can't read the trusted schedulers' keys in",
+        path,
+        cause,
+    })
+}
+
+/// Peers keep connections for long, and say what they want at once.
+fn peer_options() -> ServerOptions {
+    ServerOptions {
+        drain: Duration::from_secs(1),
+        answer_tls: false,
+        ..ServerOptions::default()
+    }
+}
+
+/// Syncs commits behind the pulls' backs.
+async fn make_durable(store: Store) {
+    let mut ticks = tokio::time::interval(DURABLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let store = store.clone();
+        // Blocking on the disk is what this is for.
+        if tokio::task::spawn_blocking(move || store.make_durable())
+            .await
+            .is_err()
+        {
+            tracing::error!("making commits durable has panicked");
+        }
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }

@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Setting;
+
+/// Peer-to-peer container image distribution: N nodes pull for the price of one.
+#[derive(Debug, Parser)]
+#[command(name = "darter", version, about, long_about = None, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run mirror, scheduler and everything else in one process.
+    Standalone(Common),
+    /// Run a node's mirror and peer.
+    Proxy(Common),
+    /// Run a scheduler.
+    Scheduler(Common),
+    /// See it work: an image, a registry, a swarm of processes, a table.
+    Demo(Demo),
+    /// The registry of the demo.
+    #[command(hide = true)]
+    DemoRegistry(DemoRegistry),
+}
+
+/// Every key of the configuration file is also a variable (`[scheduler] degree` is
+/// `DARTER_SCHEDULER_DEGREE`) and `--set scheduler.degree=30`; the flags here are the
+/// common ones. Flags win over variables, variables over the file.
+#[derive(Debug, Args, Default)]
+pub(crate) struct Common {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where it listens: the mirror's port, or the scheduler's.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Its data directory.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// A registry to mirror: `docker.io`, or `NAME=URL`. May be repeated; the first is the default.
+    #[arg(long, value_name = "NAME[=URL]")]
+    upstream: Vec<String>,
+    /// A scheduler's URL. May be repeated.
+    #[arg(long, value_name = "URL")]
+    scheduler: Vec<String>,
+    /// Be a seed peer, which reads registries first so that others need not.
+    #[arg(long)]
+    seed: bool,
+    /// Speak plain text to other nodes beyond loopback.
+    #[arg(long)]
+    insecure: bool,
+    /// Where health and metrics are.
+    #[arg(long, value_name = "ADDRESS")]
+    operations_listen: Option<String>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or `info,darter_proxy=debug`.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// `text` or `json`.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Any key of the configuration file.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// End when standard input does.
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+impl Common {
+    fn shared(&self) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for text in &self.set {
+            settings.push(Setting::parse("--set", text));
+        }
+        settings.extend(
+            self.operations_listen
+                .as_ref()
+                .map(|text| Setting::text("--operations-listen", "operations.listen", text)),
+        );
+        settings.extend(
+            self.log_level
+                .as_ref()
+                .map(|text| Setting::text("--log-level", "log.level", text)),
+        );
+        settings.extend(
+            self.log_format
+                .as_ref()
+                .map(|text| Setting::text("--log-format", "log.format", text)),
+        );
+        settings
+    }
+
+    fn data(&self, key: &str) -> Option<Setting> {
+        let data = self.data.as_ref()?;
+        Some(Setting::text("--data", key, &data.display().to_string()))
+    }
+
+    /// What the flags say to a proxy.
+    pub(crate) fn proxy_settings(&self, standalone: bool) -> Vec<Setting> {
+        let mut settings = self.shared();
+        settings.extend(
+            self.listen
+                .as_ref()
+                .map(|text| Setting::text("--listen", "proxy.listen", text)),
+        );
+        settings.extend(self.data("proxy.data"));
+        if !self.upstream.is_empty() {
+            settings.push(Setting::upstreams("--upstream", &self.upstream));
+        }
+        if !self.scheduler.is_empty() {
+            settings.push(Setting::list(
+                "--scheduler",
+                "proxy.schedulers",
+                &self.scheduler,
+            ));
+        }
+        if self.seed || standalone {
+            settings.push(Setting::flag("--seed", "proxy.seed"));
+        }
+        if self.insecure {
+            settings.push(Setting::flag("--insecure", "proxy.insecure"));
+        }
+        settings
+    }
+
+    /// What the flags say to a scheduler.
+    pub(crate) fn scheduler_settings(&self) -> Vec<Setting> {
+        let mut settings = self.shared();
+        settings.extend(
+            self.listen
+                .as_ref()
+                .map(|text| Setting::text("--listen", "scheduler.listen", text)),
+        );
+        settings.extend(self.data("scheduler.data"));
+        if self.insecure {
+            settings.push(Setting::flag("--insecure", "scheduler.insecure"));
+        }
+        settings
+    }
+}
+
+/// Needs no network, no root and no other software.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Peers that pull at the same moment.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) peers: usize,
+    /// Size of the image.
+    #[arg(long, default_value = "256MiB")]
+    pub(crate) size: ByteSize,
+    /// Layers of the image.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) layers: usize,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoRegistry {
+    /// The image's directory.
+    #[arg(long)]
+    pub(crate) image: PathBuf,
+}

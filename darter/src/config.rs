@@ -1,0 +1,380 @@
+//! One TOML file with a section a component; variables and flags over it.
+//!
+//! Each section is the component's own options struct. All mistakes are found before
+//! anything starts, each with where it stands and what was expected.
+
+use std::{fmt, net::SocketAddr, path::Path};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use toml::{Table, Value};
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) proxy: darter_proxy::app::Options,
+    pub(crate) scheduler: darter_scheduler::Options,
+    pub(crate) operations: Operations,
+    pub(crate) log: Log,
+}
+
+/// Health and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Operations {
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 4002)),
+        }
+    }
+}
+
+/// Logs, which go to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) format: Format,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: Format::Text,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// One key with its value, and where it was said.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    said: String,
+    key: String,
+    value: Value,
+}
+
+impl Setting {
+    /// `section.key=value`
+    pub(crate) fn parse(said: &str, text: &str) -> Self {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        Self {
+            said: format!("{said} {key}"),
+            key: key.trim().to_owned(),
+            value: value_of(value.trim()),
+        }
+    }
+
+    pub(crate) fn text(said: &str, key: &str, text: &str) -> Self {
+        Self::new(said, key, Value::String(text.to_owned()))
+    }
+
+    pub(crate) fn flag(said: &str, key: &str) -> Self {
+        Self::new(said, key, Value::Boolean(true))
+    }
+
+    pub(crate) fn list(said: &str, key: &str, texts: &[String]) -> Self {
+        let texts = texts.iter().cloned().map(Value::String).collect();
+        Self::new(said, key, Value::Array(texts))
+    }
+
+    pub(crate) fn upstreams(said: &str, texts: &[String]) -> Self {
+        let entry = |text: &String| {
+            let parsed = darter_proxy::upstream::UpstreamOptions::parse(text);
+            let mut table = Table::new();
+            table.insert("name".to_owned(), Value::String(parsed.name));
+            if let Some(url) = parsed.url {
+                table.insert("url".to_owned(), Value::String(url));
+            }
+            Value::Table(table)
+        };
+        Self::new(
+            said,
+            "proxy.upstreams",
+            Value::Array(texts.iter().map(entry).collect()),
+        )
+    }
+
+    fn new(said: &str, key: &str, value: Value) -> Self {
+        Self {
+            said: said.to_owned(),
+            key: key.to_owned(),
+            value,
+        }
+    }
+}
+
+/// A mistake, and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    place: String,
+    what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+/// A value as TOML writes it; what is no TOML is a text.
+fn value_of(text: &str) -> Value {
+    let parsed = format!("x = {text}").parse::<Table>();
+    parsed
+        .ok()
+        .and_then(|mut table| table.remove("x"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Reads file, variables and flags; later ones win.
+pub(crate) fn load(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (String, String)>,
+    flags: Vec<Setting>,
+) -> Result<Config, Vec<Mistake>> {
+    let mut settings = Vec::new();
+    if let Some(path) = file {
+        settings.extend(read(path).map_err(|mistake| vec![mistake])?);
+    }
+    settings.extend(variables.filter_map(|(name, value)| variable(&name, &value)));
+    settings.extend(flags);
+
+    let mut table = Table::new();
+    let mut mistakes = Vec::new();
+    for setting in &settings {
+        let mut alone = Table::new();
+        insert(&mut alone, &setting.key, setting.value.clone());
+        match parse::<Config>(&alone) {
+            Ok(_) => insert(&mut table, &setting.key, setting.value.clone()),
+            Err(what) => mistakes.push(Mistake {
+                place: setting.said.clone(),
+                what,
+            }),
+        }
+    }
+    let config = match parse::<Config>(&table) {
+        Ok(config) => config,
+        Err(what) => {
+            let place = "together".to_owned();
+            mistakes.push(Mistake { place, what });
+            return Err(mistakes);
+        }
+    };
+    mistakes.extend(check(&config));
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes)
+    }
+}
+
+fn parse<T: DeserializeOwned>(table: &Table) -> Result<T, String> {
+    T::deserialize(table.clone()).map_err(|error| error.message().trim().replace('\n', " "))
+}
+
+/// A file's keys, each on its own, so that one mistake hides no other.
+fn read(path: &Path) -> Result<Vec<Setting>, Mistake> {
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|cause| Mistake {
+        place: place.clone(),
+        what: cause.to_string(),
+    })?;
+    let table: Table = text.parse().map_err(|cause: toml::de::Error| Mistake {
+        place: place.clone(),
+        what: cause.to_string().trim().to_owned(),
+    })?;
+    let mut settings = Vec::new();
+    leaves(&place, "", table, &mut settings);
+    Ok(settings)
+}
+
+fn leaves(place: &str, prefix: &str, table: Table, settings: &mut Vec<Setting>) {
+    for (key, value) in table {
+        let key = if prefix.is_empty() {
+            key
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            Value::Table(inner) => leaves(place, &key, inner, settings),
+            value => settings.push(Setting {
+                said: format!("{place}: {key}"),
+                key,
+                value,
+            }),
+        }
+    }
+}
+
+/// `DARTER_PROXY_STORE_CAPACITY` is `proxy.store.capacity`.
+fn variable(name: &str, value: &str) -> Option<Setting> {
+    let rest = name.strip_prefix("DARTER_")?.to_lowercase();
+    let defaults = Table::try_from(Config::default()).ok()?;
+    let (section, rest) = rest.split_once('_')?;
+    let known = defaults.get(section)?.as_table()?;
+    let key = format!("{section}.{}", nested(known, rest));
+    Some(Setting::new(name, &key, value_of(value)))
+}
+
+/// Finds the dots that a variable's underscores stand for.
+fn nested(known: &Table, rest: &str) -> String {
+    for (key, value) in known {
+        if let (Value::Table(inner), Some(below)) = (
+            value,
+            rest.strip_prefix(key.as_str())
+                .and_then(|below| below.strip_prefix('_')),
+        ) {
+            return format!("{key}.{}", nested(inner, below));
+        }
+    }
+    rest.to_owned()
+}
+
+fn insert(table: &mut Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((first, rest)) => {
+            let inner = table
+                .entry(first)
+                .or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// What types can't say.
+fn check(config: &Config) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut wrong = |place: &str, what: String| {
+        mistakes.push(Mistake {
+            place: place.to_owned(),
+            what,
+        });
+    };
+    if let Err(errors) = darter_proxy::upstream::Upstreams::new(&config.proxy.upstreams) {
+        for error in errors {
+            wrong("proxy.upstreams", error.to_string());
+        }
+    }
+    for url in &config.proxy.schedulers {
+        let valid = url
+            .strip_prefix("http://")
+            .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' ']));
+        if !valid {
+            wrong(
+                "proxy.schedulers",
+                format!("`{url}` is no `http://host:port`"),
+            );
+        }
+    }
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+        wrong("log.level", format!("`{}`: {error}", config.log.level));
+    }
+    mistakes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none() -> std::iter::Empty<(String, String)> {
+        std::iter::empty()
+    }
+
+    #[test]
+    fn flags_win_over_variables_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "[scheduler]\ndegree = 3\nlisten = \"127.0.0.1:1\"\n[proxy.store]\ncapacity = \"1GiB\"\n").unwrap();
+        let variables = [
+            ("DARTER_SCHEDULER_LISTEN", "127.0.0.1:2"),
+            ("DARTER_PROXY_STORE_CAPACITY", "2GiB"),
+            ("DARTER_UNRELATED", "x"),
+        ];
+        let variables = variables
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let flags = vec![Setting::parse("--set", "scheduler.degree=5")];
+        let config = load(Some(&file), variables, flags).unwrap();
+        assert_eq!(config.scheduler.degree, 5);
+        assert_eq!(config.scheduler.listen.port(), 2);
+        assert_eq!(config.proxy.store.capacity, bytesize::ByteSize::gib(2));
+    }
+
+    #[test]
+    fn every_mistake_is_said_at_once_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\n[log]\nformat = \"xml\"\n").unwrap();
+        let flags = vec![
+            Setting::upstreams("--upstream", &["BAD NAME".to_owned()]),
+            Setting::parse("--set", "proxy.nothing=1"),
+        ];
+        let mistakes = load(Some(&file), none(), flags).unwrap_err();
+        let text = mistakes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n");
+        for wanted in [
+            "scheduler.degree",
+            "scheduler.nonsense",
+            "proxy.listen",
+            "log.format",
+            "proxy.nothing",
+            "BAD NAME",
+            "ftp://x",
+        ] {
+            assert!(text.contains(wanted), "{wanted} in:\n{text}");
+        }
+        assert!(text.contains("c.toml: scheduler.degree"), "{text}");
+        assert_eq!(mistakes.len(), 7, "{text}");
+    }
+
+    /// `config.toml.example` has every key with its default, commented out.
+    #[test]
+    fn the_example_is_true() {
+        let text = include_str!("../../config.toml.example");
+        let uncommented: String = text
+            .lines()
+            .map(|line| line.strip_prefix("#: ").unwrap_or(line))
+            .filter(|line| !line.starts_with("# "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let table: Table = uncommented
+            .parse()
+            .unwrap_or_else(|error| panic!("{error}\n{uncommented}"));
+        let config = parse::<Config>(&table).unwrap();
+        assert_eq!(config, Config::default());
+        let mut wanted = Vec::new();
+        leaves(
+            "",
+            "",
+            Table::try_from(Config::default()).unwrap(),
+            &mut wanted,
+        );
+        let mut found = Vec::new();
+        leaves("", "", table, &mut found);
+        let keys = |settings: Vec<Setting>| {
+            let mut keys: Vec<String> = settings.into_iter().map(|setting| setting.key).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(keys(found), keys(wanted));
+    }
+}

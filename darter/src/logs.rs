@@ -1,0 +1,19 @@
+//! Logs: structured, to standard error, as text or as JSON.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Format, Log};
+
+pub(crate) fn start(log: &Log) {
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match log.format {
+        Format::Text => builder.init(),
+        Format::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,63 @@
+//! Everything in one process, on embedded defaults.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use darter_proxy::upstream::UpstreamOptions;
+use darter_runtime::Tasks;
+use prometheus_client::registry::Registry;
+
+use crate::{
+    cli::Common,
+    config::Config,
+    parts::{serve_operations, start_proxy, start_scheduler, until_signal},
+};
+
+pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode> {
+    let tasks = Tasks::new();
+    let mut registry = Registry::default();
+    // Nobody was there before: there is nothing to wait for.
+    config.scheduler.settle = Duration::ZERO;
+    config.scheduler.data = config.proxy.data.join("scheduler");
+    config.scheduler.listen = free_or_any("the scheduler", config.scheduler.listen);
+    config.proxy.peer = free_or_any("peers", config.proxy.peer);
+    config.operations.listen = free_or_any("health and metrics", config.operations.listen);
+    let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
+    config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
+    let proxy = start_proxy(&config, &tasks, &mut registry).await?;
+    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    println!(
+        "ready mirror={} peer={} operations={operations} scheduler={}",
+        proxy.listen(),
+        proxy.peer(),
+        scheduler.address()
+    );
+    for upstream in &config.proxy.upstreams {
+        println!("\n{}", hosts_toml(upstream, proxy.listen()));
+    }
+    until_signal(&tasks, common.exit_with_stdin).await
+}
+
+/// A default port that somebody else has is no reason not to start.
+fn free_or_any(what: &str, wanted: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(wanted) {
+        Ok(_) => wanted,
+        Err(cause) => {
+            eprintln!("darter: {wanted} for {what} can't be had ({cause}); taking a free port");
+            SocketAddr::new(wanted.ip(), 0)
+        }
+    }
+}
+
+/// What points containerd at the mirror.
+fn hosts_toml(upstream: &UpstreamOptions, mirror: SocketAddr) -> String {
+    let name = &upstream.name;
+    let server = match &upstream.url {
+        Some(url) => url.clone(),
+        None if name == "docker.io" => "https://registry-1.docker.io".to_owned(),
+        None => format!("https://{name}"),
+    };
+    format!(
+        "# /etc/containerd/certs.d/{name}/hosts.toml\nserver = \"{server}\"\n\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]"
+    )
+}
