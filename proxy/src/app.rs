@@ -40,6 +40,10 @@ use crate::{
 
 /// Events of links and sessions that wait for the swarm's actor.
 const EVENTS: usize = 1024;
+/// For clients' running bodies to end after a stop, downloads going on meanwhile.
+const DRAIN: Duration = Duration::from_secs(10);
+/// For everything behind them to end after that.
+const WIND_DOWN: Duration = Duration::from_secs(2);
 /// Between two batches of fsync.
 const DURABLE_EVERY: Duration = Duration::from_secs(2);
 
@@ -189,6 +193,7 @@ impl Proxy {
         if !options.peer.ip().is_loopback() && !options.insecure {
             return Err(StartError::PlainText(options.peer));
         }
+        let (clients, inner) = wind_down(tasks);
         let upstreams = Upstreams::new(&options.upstreams)
             .map_err(|mut errors| StartError::Upstream(errors.swap_remove(0)))?;
         let key = Arc::new(identity::load_or_create(&options.data)?);
@@ -207,14 +212,14 @@ impl Proxy {
         let links = Links::new(
             Arc::clone(&key),
             link_sender,
-            tasks.clone(),
+            inner.clone(),
             transfers.clone(),
         );
         let pieces = PieceServer::new(store.clone(), &options.transfer, transfers.clone());
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
             .merge(pieces.router());
-        let session = proxy.session(&options, &key, tasks, &transfers)?;
+        let session = proxy.session(&options, &key, &inner, &transfers)?;
 
         let metrics = driver::Metrics::default();
         metrics.register(registry);
@@ -233,7 +238,7 @@ impl Proxy {
                 metrics,
                 transfers,
             },
-            tasks,
+            &inner,
         );
         let contents: Arc<dyn Contents> = Arc::new(swarm);
         let rights = Rights::new(
@@ -250,9 +255,13 @@ impl Proxy {
             registry,
         );
 
-        tasks.spawn("durability", make_durable(store));
-        peer_port.serve("peer port", peer_router, tasks, peer_options());
-        mirror_port.serve("mirror", mirror.router(), tasks, ServerOptions::default());
+        inner.spawn("durability", make_durable(store));
+        peer_port.serve("peer port", peer_router, &inner, peer_options());
+        let clients_options = ServerOptions {
+            drain: DRAIN,
+            ..ServerOptions::default()
+        };
+        mirror_port.serve("mirror", mirror.router(), &clients, clients_options);
         Ok(proxy)
     }
 
@@ -306,6 +315,20 @@ impl Proxy {
         );
         Ok(Some((session, events)))
     }
+}
+
+/// Two groups that end with `tasks`: first that of the clients' connections, drained, then
+/// all that their bodies live on.
+fn wind_down(tasks: &Tasks) -> (Tasks, Tasks) {
+    let (clients, inner) = (Tasks::new(), Tasks::new());
+    let groups = (clients.clone(), inner.clone());
+    let stopped = tasks.token().clone();
+    tasks.spawn_draining("wind down", async move {
+        stopped.cancelled().await;
+        clients.stop(DRAIN + Duration::from_secs(1)).await;
+        inner.stop(WIND_DOWN).await;
+    });
+    groups
 }
 
 fn open_store(

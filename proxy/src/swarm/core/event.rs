@@ -215,7 +215,8 @@ pub enum Command {
     /// Forget a request; no event of it follows.
     Cancel(RequestId),
     /// Read these pieces from the source, in order, over one long stream. A second command for
-    /// the same task replaces the first one.
+    /// the same task replaces the first one's pieces; earlier authorities go on to count
+    /// for what they cover, and the stream goes on where it can.
     ReadSource {
         /// The task.
         task: TaskId,

@@ -34,7 +34,8 @@ impl Node {
         if self.download(&grant.task).is_some() {
             self.accept(now, grant);
         } else {
-            self.state.granted.insert(grant.task, (grant, now));
+            let early = self.state.granted.entry(grant.task);
+            early.or_insert((Vec::new(), now)).0.push(grant);
         }
     }
 
@@ -86,9 +87,6 @@ impl Node {
         let Some(origin) = task.origin.clone() else {
             return;
         };
-        if let Authority::Granted(grant) = &authority {
-            pieces = pieces.intersection(&PieceSet::from_range(grant.pieces.clone()));
-        }
         pieces.subtract(&task.held);
         task.reading = pieces.clone();
         self.commands.push(Command::ReadSource {
@@ -309,8 +307,11 @@ impl Node {
             .map(|(task, _)| *task)
             .collect();
         for task in late {
-            if let Some((grant, _)) = self.state.granted.remove(&task) {
-                let pieces = PieceSet::from_range(grant.pieces.clone());
+            if let Some((grants, _)) = self.state.granted.remove(&task) {
+                let mut pieces = PieceSet::new();
+                for grant in grants {
+                    pieces.insert_range(grant.pieces.clone());
+                }
                 self.say(PeerMessage::LeaseReturned {
                     task,
                     pieces,

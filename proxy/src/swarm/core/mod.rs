@@ -230,7 +230,8 @@ impl Node {
         self.adopt_early_subscribers(&id);
         self.join(now, &id);
         self.subscribe_all(&id);
-        if let Some((grant, _)) = self.state.granted.remove(&id) {
+        let early = self.state.granted.remove(&id);
+        for grant in early.into_iter().flat_map(|(grants, _)| grants) {
             self.accept(now, grant);
         }
         self.complete_if_whole(&id);

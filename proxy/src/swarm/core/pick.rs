@@ -284,8 +284,9 @@ impl Node {
         } = request;
         let pause = match failure {
             PieceFailure::Busy => Duration::from_millis(100),
-            PieceFailure::NotHeld | PieceFailure::Store => Duration::ZERO,
-            PieceFailure::Unreachable => Duration::from_secs(1),
+            PieceFailure::NotHeld => Duration::ZERO,
+            // The own store is at fault; asking again at once would only turn in circles.
+            PieceFailure::Store | PieceFailure::Unreachable => Duration::from_secs(1),
             PieceFailure::Stalled => Duration::from_secs(5),
             PieceFailure::Rot => Duration::from_secs(300),
         };

@@ -144,6 +144,6 @@ pub(super) struct State {
     /// Who wants to hear of tasks that are not known here yet.
     pub(super) early: BTreeMap<TaskId, BTreeSet<HostId>>,
     /// Grants for tasks whose download has not been opened yet.
-    pub(super) granted: BTreeMap<TaskId, (Arc<Grant>, Timestamp)>,
+    pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,
 }

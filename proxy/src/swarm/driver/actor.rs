@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
     sync::Arc,
     time::Duration,
 };
@@ -22,8 +21,9 @@ use tokio::{
 };
 
 use super::{
-    Completion, Input, Shared,
+    Completion, Input, Shared, blocking,
     contents::{asked_for, fetch},
+    cutter::self_lease,
     download::{Download, Verdict},
     mailbox::Letter,
     metrics::Reason,
@@ -218,7 +218,11 @@ impl Actor {
         tracing::warn!(%task, "the store does not take a download; its clients are served without");
         self.shared.metrics.failed(Reason::Store);
         self.shared.live.remove(download);
-        self.stop_source(&task);
+        if self.sources.contains_key(&task) {
+            self.stop_source(&task);
+            let why = LeaseEnd::NotNeeded;
+            self.handle(Event::SourceFailed { task, why });
+        }
         self.handle(Event::Stop { task });
     }
 
@@ -372,7 +376,9 @@ impl Actor {
         };
         let grant = match authority {
             Authority::Granted(grant) => grant,
-            Authority::Own => Arc::new(self.shared.own_grant(&download, first..pieces.end())),
+            Authority::Own => {
+                Arc::new(self_lease(&self.shared.key, &download, first..pieces.end()))
+            }
         };
         if let Some(reading) = self.sources.get(&task)
             && Arc::ptr_eq(&reading.download, &download)
@@ -450,13 +456,13 @@ impl Actor {
             return;
         };
         self.shared.verifiers.advance(&download);
-        let inbox = self.shared.inbox.clone();
+        let (inbox, tasks) = (self.shared.inbox.clone(), self.shared.tasks.clone());
         self.shared.tasks.spawn("complete", async move {
             let result = match download.judged().await {
                 Verdict::Good => {
                     let partial = download.partial.clone();
-                    let commit = tokio::task::spawn_blocking(move || partial.commit().map(drop));
-                    match commit.await.map_err(io::Error::other).flatten() {
+                    let commit = blocking(&tasks, "commit", move || partial.commit().map(drop));
+                    match commit.await {
                         Ok(()) => Completion::Committed,
                         Err(cause) => Completion::Failed(cause),
                     }

@@ -30,6 +30,7 @@ mod verify;
 
 use std::{
     collections::HashMap,
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -90,7 +91,8 @@ pub struct Parts {
     pub link_events: mpsc::Receiver<LinkEvent>,
     /// The session with the scheduler, if one is configured, and what happens to it.
     pub session: Option<(Session, mpsc::Receiver<SessionEvent>)>,
-    /// A directory of its own for contents whose size is not known beforehand.
+    /// A directory of its own, emptied at start, for contents whose size is not known
+    /// beforehand.
     pub spool: PathBuf,
     /// Counts.
     pub metrics: Metrics,
@@ -105,6 +107,8 @@ pub struct Swarm(Arc<Shared>);
 impl Swarm {
     /// Starts the actor; it ends with `tasks`.
     pub fn start(parts: Parts, tasks: &Tasks) -> Self {
+        // What a killed process left there is of no use.
+        let _ = std::fs::remove_dir_all(&parts.spool);
         let (inbox, received) = mpsc::channel(INBOX);
         let mailbox = Arc::new(Mailbox::default());
         let has_scheduler = parts.session.is_some();
@@ -171,6 +175,18 @@ struct Shared {
     tasks: Tasks,
 }
 
+/// Runs blocking work that the group waits for when it ends, so that the store is free
+/// then. Dropping the future lets the work go on.
+async fn blocking<T: Send + 'static>(
+    tasks: &Tasks,
+    name: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let worker = tasks.spawn_draining(name, tokio::task::spawn_blocking(work));
+    let ended = worker.await.map_err(io::Error::other)?;
+    ended.map_err(io::Error::other)?
+}
+
 /// What workers tell the actor.
 enum Input {
     /// For the core as it is.
@@ -194,7 +210,7 @@ enum Input {
 enum Completion {
     Committed,
     Corrupt,
-    Failed(std::io::Error),
+    Failed(io::Error),
     /// It was given up before.
     Void,
 }

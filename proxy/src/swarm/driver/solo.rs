@@ -9,17 +9,16 @@ use std::{
     io::{self, Read as _, Write as _},
     path::PathBuf,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use darter_api::{Grant, Hasher, Lengths, PieceSet};
+use darter_api::{Hasher, Lengths, PieceSet};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::{
     Input, Shared,
-    cutter::{Chunk, Cutter},
+    cutter::{Chunk, Cutter, self_lease},
     download::Download,
     live::{Entry, Phase},
     metrics::From,
@@ -121,21 +120,6 @@ impl Shared {
         let _ = self.inbox.send(Input::Event(stored)).await;
         Ok(Phase::Stored)
     }
-
-    /// This host's own word that it may read these pieces.
-    pub(super) fn own_grant(&self, download: &Download, pieces: std::ops::Range<u32>) -> Grant {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Grant::sign(
-            &self.key,
-            self.key.id(),
-            download.task,
-            download.lengths,
-            pieces,
-            u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
-        )
-    }
 }
 
 /// A body on disk.
@@ -154,6 +138,9 @@ impl Drop for Spooled {
 }
 
 fn spool(path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> io::Result<Spooled> {
+    if let Some(spool) = path.parent() {
+        std::fs::create_dir_all(spool)?;
+    }
     let mut file = File::create_new(&path)?;
     let mut spooled = Spooled {
         path,
@@ -170,7 +157,7 @@ fn spool(path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> io:
 
 fn copy(shared: &Shared, download: &Arc<Download>, spooled: &Spooled) -> io::Result<()> {
     let pieces = download.lengths.pieces();
-    let grant = Arc::new(shared.own_grant(download, 0..pieces));
+    let grant = Arc::new(self_lease(&shared.key, download, 0..pieces));
     let order = Arc::new(Order::new(PieceSet::full(pieces), grant));
     let mut cutter = Cutter::new(Arc::clone(download), order, Arc::clone(&shared.key));
     let mut file = File::open(&spooled.path)?;

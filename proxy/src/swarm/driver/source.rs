@@ -15,7 +15,11 @@ use darter_api::{
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
 
 use super::{
     Input,
@@ -398,7 +402,7 @@ struct Closed;
 /// The thread that writes.
 struct Writer {
     chunks: mpsc::Sender<Chunk>,
-    thread: JoinHandle<io::Result<()>>,
+    thread: JoinHandle<Result<io::Result<()>, JoinError>>,
     lengths: Lengths,
     /// Where the last chunk ended.
     at: u64,
@@ -414,6 +418,7 @@ impl Writer {
         );
         let (inbox, verifiers) = (run.inbox.clone(), run.verifiers.clone());
         let (metrics, download) = (run.metrics.clone(), Arc::clone(&run.download));
+        let tasks = verifiers.tasks.clone();
         let thread = tokio::task::spawn_blocking(move || {
             while let Some(chunk) = queue.blocking_recv() {
                 if let Some(piece) = cutter.take(&chunk)? {
@@ -427,6 +432,7 @@ impl Writer {
             }
             Ok(())
         });
+        let thread = tasks.spawn_draining("source writer", thread);
         Self {
             chunks,
             thread,
@@ -450,6 +456,7 @@ impl Writer {
     /// Waits until all is written.
     async fn finish(self) -> io::Result<()> {
         drop(self.chunks);
-        self.thread.await.map_err(io::Error::other)?
+        let ended = self.thread.await.map_err(io::Error::other)?;
+        ended.map_err(io::Error::other)?
     }
 }

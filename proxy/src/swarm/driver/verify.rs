@@ -12,7 +12,10 @@ use darter_runtime::Tasks;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::download::{Download, Verdict};
+use super::{
+    blocking,
+    download::{Download, Verdict},
+};
 use crate::store::PrefixHasher;
 
 /// A job begins when so much is there to hash, or the end.
@@ -22,7 +25,7 @@ const STEP: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Verifiers {
     places: Arc<Semaphore>,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
 }
 
 /// One download's hasher.
@@ -76,9 +79,13 @@ impl Verifiers {
             return;
         };
         let (download, places) = (Arc::clone(download), Arc::clone(&self.places));
+        let tasks = self.tasks.clone();
         self.tasks.spawn("digest", async move {
             let _place = places.acquire().await;
-            let job = tokio::task::spawn_blocking(move || follow(&download, hasher));
+            let job = blocking(&tasks, "hashing", move || {
+                follow(&download, hasher);
+                Ok(())
+            });
             if let Err(cause) = job.await {
                 tracing::error!(%cause, "hashing failed");
             }

@@ -62,7 +62,6 @@ impl Host {
         )
         .unwrap();
         let spool = directory.join("spool");
-        std::fs::create_dir_all(&spool).unwrap();
         let transfers = transfer::Metrics::default();
         let (link_events, links_received) = mpsc::channel(1024);
         let links = Links::new(
@@ -142,13 +141,16 @@ impl Host {
         credential: Option<Credential>,
     ) -> Result<Content, OpenError> {
         let want = Want {
-            task,
-            origin: origin(),
-            size: None,
             credential,
-            purpose: Purpose::Pull,
+            ..want(task)
         };
         self.swarm.open(want).await
+    }
+
+    /// As a client that knows the size.
+    pub(super) async fn open_sized(&self, task: TaskId, size: u64) -> Result<Content, OpenError> {
+        let size = Some(size);
+        self.swarm.open(Want { size, ..want(task) }).await
     }
 
     pub(super) async fn pull(&self, task: TaskId) -> Result<Bytes, ReadError> {
@@ -166,6 +168,16 @@ impl Host {
         drop(swarm);
         assert!(tasks.stop(Duration::from_secs(5)).await);
         drop(store);
+    }
+}
+
+fn want(task: TaskId) -> Want {
+    Want {
+        task,
+        origin: origin(),
+        size: None,
+        credential: None,
+        purpose: Purpose::Pull,
     }
 }
 
@@ -192,4 +204,17 @@ pub(super) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     };
     let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
+}
+
+impl Swarm {
+    /// As after a write that found no space.
+    pub(super) fn pretend_full(&self) {
+        *self.0.full_until.lock() = Some(std::time::Instant::now() + Duration::from_secs(60));
+    }
+
+    /// As when a write in mid-blob finds no space.
+    pub(super) fn pretend_store_failed(&self, task: &TaskId) {
+        let download = self.0.live.download(task).unwrap();
+        self.0.store_failed(&download);
+    }
 }

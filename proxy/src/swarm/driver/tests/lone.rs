@@ -272,3 +272,67 @@ async fn ranges_are_exact() {
     drop(content);
     host.stop().await;
 }
+
+#[tokio::test]
+async fn a_full_disk_streams_through_and_withholds_the_end() {
+    let bytes = content(SIZE, 12);
+    let task = task_of(&bytes);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    let host = Host::alone(dir.path(), &source).await;
+    host.swarm.pretend_full();
+    source.fault(Fault::Cut(500_000));
+    assert!(host.pull(task).await.unwrap() == bytes);
+    let content = host.open(task).await.unwrap();
+    let ranges = [
+        0..10,
+        900_000..2_000_000,
+        2_900_000..2_950_000,
+        1_000_000..3_000_001,
+    ];
+    for range in ranges {
+        let mut stream = content.reader.read(range.clone());
+        let mut got = Vec::new();
+        while let Some(item) = stream.next().await {
+            got.extend_from_slice(&item.unwrap());
+        }
+        assert!(
+            got == bytes[range.start as usize..range.end as usize],
+            "{range:?}"
+        );
+    }
+    source.fault(Fault::Wrong(5));
+    let (ended, came) = read(&content).await;
+    assert!(matches!(ended, Err(ReadError::Corrupt)), "{ended:?}");
+    assert_eq!(came, SIZE - 65_536);
+    assert!(host.store.lengths(&task).is_none(), "nothing was stored");
+    drop(content);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_in_mid_blob_sends_readers_to_the_source() {
+    let bytes = content(SIZE, 13);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Stall(400_000));
+    let host = Host::alone(dir.path(), &source).await;
+    let task = task_of(&bytes);
+    let content = host.open(task).await.unwrap();
+    let mut stream = content.reader.read(0..content.size);
+    let mut got = Vec::new();
+    while got.len() < 360_000 {
+        got.extend_from_slice(&stream.next().await.unwrap().unwrap());
+    }
+    host.swarm.pretend_store_failed(&task);
+    while let Some(item) = stream.next().await {
+        got.extend_from_slice(&item.unwrap());
+    }
+    assert!(got == bytes);
+    drop((content, stream));
+    host.stop().await;
+}
