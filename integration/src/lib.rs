@@ -12,6 +12,7 @@ pub mod image;
 pub mod process;
 pub mod registry;
 pub mod report;
+pub mod throttle;
 
 /// How many times a repetition runs: `long` with `hack/test.sh --long`, else `short`.
 pub fn repetitions(short: usize, long: usize) -> usize {
