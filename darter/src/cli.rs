@@ -50,6 +50,9 @@ pub(crate) struct Common {
     /// A scheduler's URL. May be repeated.
     #[arg(long, value_name = "URL")]
     scheduler: Vec<String>,
+    /// The URL of a manager's gRPC, in whose list this part is shown and schedulers are found.
+    #[arg(long, value_name = "URL")]
+    manager: Option<String>,
     /// Be a seed peer, which reads registries first so that others need not.
     #[arg(long)]
     seed: bool,
@@ -102,6 +105,11 @@ impl Common {
         Some(Setting::text("--data", key, &data.display().to_string()))
     }
 
+    fn manager(&self, key: &str) -> Option<Setting> {
+        let url = self.manager.as_ref()?;
+        Some(Setting::text("--manager", key, url))
+    }
+
     /// What the flags say to a proxy.
     pub(crate) fn proxy_settings(&self, standalone: bool) -> Vec<Setting> {
         let mut settings = self.shared();
@@ -121,6 +129,7 @@ impl Common {
                 &self.scheduler,
             ));
         }
+        settings.extend(self.manager("proxy.manager"));
         if self.seed || standalone {
             settings.push(Setting::flag("--seed", "proxy.seed"));
         }
@@ -139,6 +148,7 @@ impl Common {
                 .map(|text| Setting::text("--listen", "scheduler.listen", text)),
         );
         settings.extend(self.data("scheduler.data"));
+        settings.extend(self.manager("scheduler.manager"));
         if self.insecure {
             settings.push(Setting::flag("--insecure", "scheduler.insecure"));
         }

@@ -5,6 +5,7 @@
 
 use std::{fmt, net::SocketAddr, path::Path};
 
+use darter_api::membership::PartUrl;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
@@ -271,15 +272,26 @@ fn check(config: &Config) -> Vec<Mistake> {
             wrong("proxy.upstreams", error.to_string());
         }
     }
-    for url in &config.proxy.schedulers {
-        let valid = url
-            .strip_prefix("http://")
-            .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' ']));
-        if !valid {
-            wrong(
-                "proxy.schedulers",
-                format!("`{url}` is no `http://host:port`"),
-            );
+    let schedulers = config.proxy.schedulers.iter();
+    let urls = schedulers
+        .map(|url| ("proxy.schedulers", url))
+        .chain(
+            config
+                .proxy
+                .manager
+                .iter()
+                .map(|url| ("proxy.manager", url)),
+        )
+        .chain(
+            config
+                .scheduler
+                .manager
+                .iter()
+                .map(|url| ("scheduler.manager", url)),
+        );
+    for (place, url) in urls {
+        if let Err(error) = url.parse::<PartUrl>() {
+            wrong(place, format!("`{url}` {error}"));
         }
     }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {

@@ -12,17 +12,18 @@ use std::{
 };
 
 use darter_api::{
-    HostId, NodeKey,
+    HostId, Member, MemberKind, NodeKey,
     session::{self as vocabulary, Hello, Role},
 };
 use darter_runtime::{
     Tasks,
     identity::{self, IdentityError},
+    membership::{self, MembershipError},
     server::{BindError, Server, ServerOptions},
 };
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     content::Contents,
@@ -70,6 +71,9 @@ pub struct Options {
     pub locality: Locality,
     /// Schedulers, as URLs. Default none: a pull-through mirror that works alone.
     pub schedulers: Vec<String>,
+    /// The manager's gRPC, as a URL. Schedulers are found through it where none are named,
+    /// and a seed is shown there. Default none.
+    pub manager: Option<String>,
     /// Speak plain text to peers and schedulers beyond loopback. Default false. Costs
     /// confidentiality on that network.
     pub insecure: bool,
@@ -102,6 +106,7 @@ impl Default for Options {
             seed: false,
             locality: Locality::default(),
             schedulers: Vec::new(),
+            manager: None,
             insecure: false,
             trust: Policy::default(),
             upstreams: vec![UpstreamOptions::parse("docker.io")],
@@ -167,6 +172,9 @@ pub enum StartError {
     /// There is no key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The manager's URL makes no sense.
+    #[error(transparent)]
+    Manager(#[from] MembershipError),
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -219,7 +227,7 @@ impl Proxy {
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
             .merge(pieces.router());
-        let session = proxy.session(&options, &key, &inner, &transfers)?;
+        let session = proxy.session(&options, &key, &inner, &transfers).await?;
 
         let metrics = driver::Metrics::default();
         metrics.register(registry);
@@ -280,25 +288,37 @@ impl Proxy {
         self.host
     }
 
-    /// The session with the schedulers, where any are configured.
-    fn session(
+    /// The session with the schedulers, where any are configured or may be found; and a
+    /// seed's place in the manager's list.
+    async fn session(
         &self,
         options: &Options,
         key: &Arc<NodeKey>,
         tasks: &Tasks,
         metrics: &transfer::Metrics,
     ) -> Result<Option<(Session, mpsc::Receiver<SessionEvent>)>, StartError> {
-        if options.schedulers.is_empty() {
+        if options.schedulers.is_empty() && options.manager.is_none() {
             return Ok(None);
         }
         let address = options.advertise.unwrap_or(self.peer);
         if address.ip().is_unspecified() || address.port() == 0 {
             return Err(StartError::Advertise(address));
         }
+        let name = options.name.clone().unwrap_or_else(identity::host_name);
+        if let (Some(manager), true) = (&options.manager, options.seed) {
+            let member = Member {
+                kind: MemberKind::SeedPeer,
+                host: self.host,
+                name: name.clone(),
+                address: address.to_string(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            };
+            membership::keep_alive(manager.clone(), member, tasks);
+        }
         let hello = Hello {
             host: self.host,
             epoch: 0,
-            name: options.name.clone().unwrap_or_else(host_name),
+            name,
             address,
             role: if options.seed { Role::Seed } else { Role::Peer },
             locality: options.locality.clone().into(),
@@ -306,7 +326,7 @@ impl Proxy {
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let session = Session::start(
-            options.schedulers.clone(),
+            schedulers(options, tasks).await?,
             hello,
             Arc::clone(key),
             sender,
@@ -314,6 +334,19 @@ impl Proxy {
             metrics.clone(),
         );
         Ok(Some((session, events)))
+    }
+}
+
+/// The schedulers' URLs as configured, else as the manager knows them now and later.
+async fn schedulers(
+    options: &Options,
+    tasks: &Tasks,
+) -> Result<watch::Receiver<Vec<String>>, StartError> {
+    match &options.manager {
+        Some(manager) if options.schedulers.is_empty() => {
+            Ok(membership::follow_schedulers(manager.clone(), tasks).await?)
+        }
+        _ => Ok(watch::channel(options.schedulers.clone()).1),
     }
 }
 
@@ -377,9 +410,4 @@ async fn make_durable(store: Store) {
             tracing::error!("making commits durable has panicked");
         }
     }
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }

@@ -77,6 +77,12 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::rename(&temporary, path)
 }
 
+/// The system's host name, for people; empty where there is none.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;

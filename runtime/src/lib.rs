@@ -1,10 +1,12 @@
 //! What every part of Darter runs on, and nothing of what it is for.
 //!
 //! [`tasks`] spawns and ends work, [`identity`] keeps the node's key, [`server`]
-//! accepts connections and ends them cleanly, [`operations`] answers for health and
+//! accepts connections and ends them cleanly, [`membership`] speaks with a manager,
+//! [`operations`] answers for health and
 //! metrics.
 
 pub mod identity;
+pub mod membership;
 pub mod operations;
 pub mod server;
 pub mod tasks;

@@ -11,6 +11,14 @@ pub struct Options {
     /// Where peers connect. Default 127.0.0.1:8002; anything but loopback asks for
     /// `insecure`.
     pub listen: SocketAddr,
+    /// The address that the manager tells proxies, where it is not the one listened on.
+    /// Default none.
+    pub advertise: Option<SocketAddr>,
+    /// The host's name, for people. Default: the system's.
+    pub name: Option<String>,
+    /// The manager's gRPC, as a URL: the scheduler is shown there, and proxies find it.
+    /// Default none.
+    pub manager: Option<String>,
     /// The directory of its key. Default `/var/lib/darter/scheduler`.
     pub data: PathBuf,
     /// Speak plain text beyond loopback. Default false.
@@ -41,6 +49,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8002)),
+            advertise: None,
+            name: None,
+            manager: None,
             data: PathBuf::from("/var/lib/darter/scheduler"),
             insecure: false,
             degree: 20,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, NodeKey, Timestamp,
+    HostId, Member, MemberKind, NodeKey, Timestamp,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -23,7 +23,8 @@ use darter_api::{
 };
 use darter_runtime::{
     Tasks,
-    identity::IdentityError,
+    identity::{self, IdentityError},
+    membership,
     server::{BindError, Server, ServerOptions},
 };
 use futures::Stream;
@@ -56,6 +57,9 @@ pub enum StartError {
         "peers would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
     )]
     PlainText(SocketAddr),
+    /// The manager can't tell proxies where this scheduler is.
+    #[error("proxies can't be told to connect to {0}: say `advertise = \"ADDRESS:PORT\"`")]
+    Advertise(SocketAddr),
     /// The port can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -84,13 +88,15 @@ impl Scheduler {
         if !options.listen.ip().is_loopback() && !options.insecure {
             return Err(StartError::PlainText(options.listen));
         }
-        let key = darter_runtime::identity::load_or_create(&options.data)?;
+        let key = identity::load_or_create(&options.data)?;
         let id = key.id();
         let server = Server::bind(options.listen).await?;
         let address = server.local_addr();
+        let member = member(&options, id, address)?;
         let metrics = Metrics::default();
         metrics.register(registry);
         let (inbox, events) = mpsc::channel(INBOX);
+        let manager = options.manager.clone();
         let actor = Actor::new(options, key, metrics);
         tasks.spawn("scheduler", actor.run(events));
         let service = Service {
@@ -106,6 +112,9 @@ impl Scheduler {
             ..ServerOptions::default()
         };
         server.serve("scheduler port", router, tasks, server_options);
+        if let Some(manager) = manager {
+            membership::keep_alive(manager, member, tasks);
+        }
         Ok(Self { address, id })
     }
 
@@ -118,6 +127,22 @@ impl Scheduler {
     pub const fn id(&self) -> HostId {
         self.id
     }
+}
+
+/// What the manager is told of this scheduler.
+fn member(options: &Options, host: HostId, listen: SocketAddr) -> Result<Member, StartError> {
+    let address = options.advertise.unwrap_or(listen);
+    let member = Member {
+        kind: MemberKind::Scheduler,
+        host,
+        name: options.name.clone().unwrap_or_else(identity::host_name),
+        address: format!("http://{address}"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    if options.manager.is_some() && address.ip().is_unspecified() {
+        return Err(StartError::Advertise(address));
+    }
+    Ok(member)
 }
 
 enum Inbound {

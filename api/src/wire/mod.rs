@@ -6,6 +6,7 @@
 
 mod common;
 mod link;
+mod membership;
 mod session;
 
 /// The generated types and services of `darter.v1`.

@@ -19,7 +19,7 @@ use darter_api::{
     },
 };
 use darter_runtime::Tasks;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::Endpoint;
 
@@ -69,10 +69,11 @@ enum SessionError {
 }
 
 impl Session {
-    /// Keeps a session with the first of `urls` that can be had. `hello` is said each
-    /// time with a new epoch.
+    /// Keeps a session with the first of `urls` that can be had; the list may change,
+    /// which a session that stands does not mind. `hello` is said each time with a new
+    /// epoch.
     pub fn start(
-        urls: Vec<String>,
+        urls: watch::Receiver<Vec<String>>,
         hello: Hello,
         key: Arc<NodeKey>,
         events: mpsc::Sender<SessionEvent>,
@@ -125,7 +126,7 @@ fn parts(message: &PeerMessage) -> Vec<PeerMessage> {
 }
 
 struct Keeper {
-    urls: Vec<String>,
+    urls: watch::Receiver<Vec<String>>,
     hello: Hello,
     key: Arc<NodeKey>,
     events: mpsc::Sender<SessionEvent>,
@@ -134,10 +135,11 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn keep(self) {
+    async fn keep(mut self) {
         let mut wait = BACKOFF.0;
         loop {
-            for url in &self.urls {
+            let urls = self.urls.borrow_and_update().clone();
+            for url in &urls {
                 let mut stood = false;
                 let ended = self.one(url, &mut stood).await;
                 self.session.outbox.store(None);
@@ -150,8 +152,17 @@ impl Keeper {
                     tracing::debug!(%url, cause = &ended as &dyn std::error::Error, "no session with the scheduler");
                 }
             }
-            tokio::time::sleep(wait.mul_f64(rand::random_range(0.7..1.3))).await;
-            wait = (wait * 2).min(BACKOFF.1);
+            let pause = wait.mul_f64(rand::random_range(0.7..1.3));
+            // A changed list is tried at once; one that nobody changes any more never is.
+            let changed = async {
+                if self.urls.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => wait = (wait * 2).min(BACKOFF.1),
+                () = changed => wait = BACKOFF.0,
+            }
         }
     }
 

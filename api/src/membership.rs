@@ -1,0 +1,138 @@
+//! What members tell a manager: that they live, what they are, where they are.
+
+use std::{fmt, net::SocketAddr, str::FromStr};
+
+use crate::host::HostId;
+
+/// Bytes of a member's name at most: a host name's (RFC 1035, section 2.3.4).
+pub const MOST_NAME: usize = 255;
+/// Bytes of a member's address at most: a host name in a URL with scheme and port.
+pub const MOST_ADDRESS: usize = 272;
+/// Bytes of a member's version at most.
+pub const MOST_VERSION: usize = 64;
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MemberKind {
+    /// Introduces peers to each other.
+    Scheduler,
+    /// A peer that reads sources first.
+    SeedPeer,
+}
+
+impl MemberKind {
+    /// Its name in databases and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduler => "scheduler",
+            Self::SeedPeer => "seed-peer",
+        }
+    }
+}
+
+/// A member's word about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What it is.
+    pub kind: MemberKind,
+    /// Its public key.
+    pub host: HostId,
+    /// For people; at most [`MOST_NAME`] bytes.
+    pub name: String,
+    /// A scheduler's URL, a seed's peer address; at most [`MOST_ADDRESS`] bytes.
+    pub address: String,
+    /// Of its software; at most [`MOST_VERSION`] bytes.
+    pub version: String,
+}
+
+impl Member {
+    /// Whether the address is one that others can connect to.
+    pub fn has_valid_address(&self) -> bool {
+        if self.address.len() > MOST_ADDRESS {
+            return false;
+        }
+        match self.kind {
+            MemberKind::Scheduler => self.address.parse::<PartUrl>().is_ok(),
+            MemberKind::SeedPeer => self.address.parse().is_ok_and(|address: SocketAddr| {
+                !address.ip().is_unspecified() && address.port() != 0
+            }),
+        }
+    }
+}
+
+/// A part's URL, `http://host:port`: no path, no user, nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartUrl(String);
+
+/// Why a text is no such URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no `http://host:port`")]
+pub struct PartUrlError;
+
+impl FromStr for PartUrl {
+    type Err = PartUrlError;
+
+    fn from_str(text: &str) -> Result<Self, PartUrlError> {
+        let rest = text.strip_prefix("http://").ok_or(PartUrlError)?;
+        let (host, port) = rest.rsplit_once(':').ok_or(PartUrlError)?;
+        let named = |host: &str| {
+            !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        };
+        let bracketed = host
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        let host_ok = match bracketed {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => named(host),
+        };
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port_ok = digits && port.parse::<u16>().is_ok_and(|port| port != 0);
+        if host_ok && port_ok && text.len() <= MOST_ADDRESS {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PartUrlError)
+        }
+    }
+}
+
+impl fmt::Display for PartUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_parts() {
+        for good in [
+            "http://10.0.0.2:8002",
+            "http://scheduler-0.darter:8002",
+            "http://[::1]:1",
+        ] {
+            assert!(good.parse::<PartUrl>().is_ok(), "{good}");
+        }
+        for bad in [
+            "10.0.0.2:8002",
+            "https://10.0.0.2:8002",
+            "http://10.0.0.2",
+            "http://:8002",
+            "http://a:0",
+            "http://a:70000",
+            "http://a:+1",
+            "http://a:1/x",
+            "http://u@a:1",
+            "http://a b:1",
+            "http://::1:1",
+        ] {
+            assert!(bad.parse::<PartUrl>().is_err(), "{bad}");
+        }
+        let long = format!("http://{}:1", "a".repeat(MOST_ADDRESS));
+        assert!(long.parse::<PartUrl>().is_err());
+    }
+}

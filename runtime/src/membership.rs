@@ -1,0 +1,183 @@
+//! The ways to a manager: staying alive in its list, and finding schedulers in it.
+//!
+//! Owner of state: the task of each. Nothing here stands in the way of anything: a
+//! manager that is away, slow or never there is asked again later, and the last list of
+//! schedulers stands.
+
+use std::{error::Error, time::Duration};
+
+use darter_api::{
+    Member,
+    wire::v1::{self, manager_client::ManagerClient},
+};
+use rand::RngExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::Tasks;
+
+/// For a connection, and for one answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to say that one lives, growing from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// What a manager may ask for between beats.
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
+/// Between looks at the list of schedulers.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Schedulers that are taken from one list.
+const MOST_SCHEDULERS: usize = 64;
+
+/// A manager is of no help right now.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// Its URL makes no sense.
+    #[error("the manager's URL")]
+    Url(#[source] tonic::transport::Error),
+    /// It can't be reached, refuses, or does not know what is asked.
+    #[error("the manager can't be asked (the port of its gRPC is meant, not that of REST)")]
+    Status(#[source] Box<tonic::Status>),
+    /// It says nothing.
+    #[error("the manager does not answer")]
+    Silent,
+    /// It ended the stream.
+    #[error("the stream ended")]
+    Ended,
+}
+
+impl From<tonic::Status> for MembershipError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// Keeps `member` alive at the manager whose gRPC is at `url`, until the group ends.
+pub fn keep_alive(url: String, member: Member, tasks: &Tasks) {
+    tasks.spawn("keep alive", async move {
+        let mut wait = BACKOFF.0;
+        loop {
+            let mut stood = false;
+            let ended = beat(&url, &member, &mut stood).await;
+            if stood {
+                tracing::warn!(%url, cause = &ended as &dyn Error, "the manager is lost");
+                wait = BACKOFF.0;
+            } else {
+                tracing::debug!(%url, cause = &ended as &dyn Error, "no manager");
+            }
+            tokio::time::sleep(with_jitter(wait)).await;
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    });
+}
+
+/// One stream of beats, until it ends.
+async fn beat(url: &str, member: &Member, stood: &mut bool) -> MembershipError {
+    let stream = async {
+        let mut client = ManagerClient::new(endpoint(url)?.connect_lazy());
+        let (beats, outbound) = mpsc::channel(1);
+        let _ = beats.try_send(v1::Beat::from(member));
+        let replies = client.keep_alive(ReceiverStream::new(outbound)).await?;
+        Ok::<_, MembershipError>((beats, replies.into_inner()))
+    };
+    let (beats, mut replies) = match tokio::time::timeout(TIMEOUT, stream).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(cause)) => return cause,
+        Err(_) => return MembershipError::Silent,
+    };
+    loop {
+        let reply = match tokio::time::timeout(TIMEOUT, replies.next()).await {
+            Ok(Some(Ok(reply))) => reply,
+            Ok(Some(Err(status))) => return status.into(),
+            Ok(None) => return MembershipError::Ended,
+            Err(_) => return MembershipError::Silent,
+        };
+        if !*stood {
+            tracing::info!(%url, "the manager knows this member");
+            *stood = true;
+        }
+        let interval = Duration::from_millis(reply.interval_ms.into());
+        let interval = interval.clamp(INTERVALS.0, INTERVALS.1);
+        // The stream's end is learned at once, not at the next beat.
+        match tokio::time::timeout(interval, replies.next()).await {
+            Err(_) => {}
+            Ok(Some(Ok(_))) => tokio::time::sleep(interval).await,
+            Ok(Some(Err(status))) => return status.into(),
+            Ok(None) => return MembershipError::Ended,
+        }
+        if beats.try_send(v1::Beat::from(member)).is_err() {
+            return MembershipError::Silent;
+        }
+    }
+}
+
+/// URLs of the active schedulers that the manager whose gRPC is at `url` knows, in its
+/// order.
+///
+/// # Errors
+/// When it does not answer within two seconds.
+pub async fn list_schedulers(url: &str) -> Result<Vec<String>, MembershipError> {
+    list(&mut ManagerClient::new(endpoint(url)?.connect_lazy())).await
+}
+
+async fn list(client: &mut ManagerClient<Channel>) -> Result<Vec<String>, MembershipError> {
+    let asked = client.list_schedulers(v1::ListSchedulersRequest {});
+    let reply = tokio::time::timeout(TIMEOUT, asked)
+        .await
+        .map_err(|_| MembershipError::Silent)??;
+    let schedulers = reply.into_inner().schedulers.into_iter();
+    let urls = schedulers.map(|scheduler| scheduler.url);
+    Ok(urls.take(MOST_SCHEDULERS).collect())
+}
+
+/// The schedulers that the manager whose gRPC is at `url` knows, followed until the group
+/// ends. Returns with its first answer, or with an empty list when there is none within two
+/// seconds. An empty answer changes nothing: whoever is still there goes on serving.
+pub async fn follow_schedulers(
+    url: String,
+    tasks: &Tasks,
+) -> Result<watch::Receiver<Vec<String>>, MembershipError> {
+    let mut client = ManagerClient::new(endpoint(&url)?.connect_lazy());
+    let first = list(&mut client).await;
+    if let Err(cause) = &first {
+        let cause = cause as &dyn Error;
+        tracing::warn!(%url, cause, "no schedulers from the manager; going on without");
+    }
+    let (sender, receiver) = watch::channel(first.unwrap_or_default());
+    tasks.spawn("find schedulers", async move {
+        loop {
+            tokio::time::sleep(with_jitter(LOOK_EVERY)).await;
+            match list(&mut client).await {
+                Ok(urls) if !urls.is_empty() => {
+                    sender.send_if_modified(|last| {
+                        let changed = *last != urls;
+                        if changed {
+                            tracing::info!(?urls, "the manager knows other schedulers");
+                            *last = urls;
+                        }
+                        changed
+                    });
+                }
+                Ok(_) => {}
+                Err(cause) => {
+                    let cause = &cause as &dyn Error;
+                    tracing::debug!(%url, cause, "the last list of schedulers stands");
+                }
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, MembershipError> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(MembershipError::Url)?;
+    Ok(endpoint
+        .connect_timeout(TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(TIMEOUT))
+}
+
+/// So that the members of a big cluster don't speak all at once.
+fn with_jitter(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(0.8..1.2))
+}
