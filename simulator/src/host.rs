@@ -1,0 +1,188 @@
+//! A peer: the real download core, and what its shell keeps.
+//!
+//! The shell does what the proxy's driver does: it serves pieces from few slots, shared
+//! between children in turn, with a bounded queue; it gives requests up that stall; it
+//! starts a download with its first reader and stops it with its last one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
+    time::Duration,
+};
+
+use darter_api::{
+    HostId, Lengths, PieceSet, TaskId, Timestamp,
+    session::{Purpose, Role},
+};
+use darter_proxy::swarm::core::{
+    Node,
+    event::{ReaderId, RequestId},
+};
+
+use crate::network::{Place, TransferId};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) role: Role,
+    pub(crate) node: Node,
+    pub(crate) alive: bool,
+    /// When the core wants to be woken.
+    pub(crate) deadline: Option<Timestamp>,
+    /// The session's number, while there is one.
+    pub(crate) session: Option<u64>,
+    pub(crate) sessions: u64,
+    pub(crate) links: BTreeSet<Place>,
+    pub(crate) requests: BTreeMap<RequestId, Asked>,
+    pub(crate) slots: Slots,
+    pub(crate) tasks: BTreeMap<TaskId, Local>,
+    pub(crate) next_reader: u64,
+}
+
+/// A piece asked of a parent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) parent: Place,
+    pub(crate) last_byte: Timestamp,
+    pub(crate) stall_after: Duration,
+    pub(crate) begun: bool,
+    /// Its bytes, once they flow.
+    pub(crate) transfer: Option<TransferId>,
+}
+
+/// What a host has of a task.
+#[derive(Debug)]
+pub(crate) struct Local {
+    pub(crate) lengths: Lengths,
+    pub(crate) held: PieceSet,
+    pub(crate) readers: BTreeMap<ReaderId, Range<u32>>,
+    /// The scheduler asked for it.
+    pub(crate) fetching: bool,
+    pub(crate) purpose: Purpose,
+    /// The core was told to start, and not to stop since.
+    pub(crate) started: bool,
+    pub(crate) stream: Option<Stream>,
+    pub(crate) committed: Option<Timestamp>,
+    pub(crate) failed: bool,
+}
+
+/// A source being read.
+#[derive(Debug, Clone)]
+pub(crate) enum Stream {
+    /// It was asked; nothing came yet. The number tells it from a later one.
+    Asked(u64, PieceSet),
+    /// It flows; whether its first byte came.
+    Flows(TransferId, bool),
+}
+
+/// One piece that a child asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Upload {
+    pub(crate) child: Place,
+    pub(crate) request: RequestId,
+    pub(crate) task: TaskId,
+    pub(crate) piece: u32,
+}
+
+/// Upload slots, shared between children in turn.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    free: usize,
+    queue_limit: usize,
+    waiting: usize,
+    queues: VecDeque<(Place, VecDeque<Upload>)>,
+}
+
+/// What becomes of an upload that was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Now,
+    Later,
+    Busy,
+}
+
+impl Slots {
+    pub(crate) fn new(slots: usize, queue_limit: usize) -> Self {
+        Self {
+            free: slots,
+            queue_limit,
+            waiting: 0,
+            queues: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn ask(&mut self, upload: Upload) -> Turn {
+        if self.free > 0 {
+            self.free -= 1;
+            return Turn::Now;
+        }
+        if self.waiting >= self.queue_limit {
+            return Turn::Busy;
+        }
+        self.waiting += 1;
+        let child = upload.child;
+        match self.queues.iter_mut().find(|(other, _)| *other == child) {
+            Some((_, queue)) => queue.push_back(upload),
+            None => self.queues.push_back((child, VecDeque::from([upload]))),
+        }
+        Turn::Later
+    }
+
+    /// A slot is free again: who is next.
+    pub(crate) fn release(&mut self) -> Option<Upload> {
+        let Some((child, mut queue)) = self.queues.pop_front() else {
+            self.free += 1;
+            return None;
+        };
+        let next = queue.pop_front();
+        self.waiting -= 1;
+        if !queue.is_empty() {
+            self.queues.push_back((child, queue));
+        }
+        next
+    }
+
+    /// A child that waited has left.
+    pub(crate) fn forget(&mut self, child: Place, request: RequestId) {
+        for (other, queue) in &mut self.queues {
+            if *other == child {
+                let before = queue.len();
+                queue.retain(|upload| upload.request != request);
+                self.waiting -= before - queue.len();
+            }
+        }
+        self.queues.retain(|(_, queue)| !queue.is_empty());
+    }
+
+    /// All who wait, when the host dies.
+    pub(crate) fn drain(&mut self) -> Vec<Upload> {
+        self.waiting = 0;
+        let queues = std::mem::take(&mut self.queues);
+        queues.into_iter().flat_map(|(_, queue)| queue).collect()
+    }
+}
+
+impl Local {
+    pub(crate) fn new(lengths: Lengths) -> Self {
+        Self {
+            lengths,
+            held: PieceSet::new(),
+            readers: BTreeMap::new(),
+            fetching: false,
+            purpose: Purpose::Pull,
+            started: false,
+            stream: None,
+            committed: None,
+            failed: false,
+        }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.held.len() == self.lengths.pieces()
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.fetching || !self.readers.is_empty()
+    }
+}

@@ -1,0 +1,444 @@
+//! What a host's commands do, and what arrives.
+
+use std::time::Duration;
+
+use darter_api::{PieceSet, TaskId, session::Purpose};
+use darter_proxy::swarm::core::event::{Authority, Command, Event, PieceFailure, RequestId};
+
+use crate::{
+    host::{Asked, Stream, Turn, Upload},
+    network::{Cargo, Chunk, Place, TransferId},
+    world::{Happening, World, origin},
+};
+
+/// To check a content's digest once its last piece is there.
+const COMMIT: Duration = Duration::from_millis(1);
+
+impl World {
+    pub(crate) fn execute_one(&mut self, host: Place, command: Command) {
+        match command {
+            Command::Session(message) => {
+                if let Some(session) = self.hosts[host].session {
+                    let takes = self.scenario.latency + self.control.delay;
+                    let says = Happening::Says(host, session, message);
+                    self.queue.put(self.now + takes, says);
+                }
+            }
+            Command::Dial(neighbour) => {
+                if let Some(other) = self.places.get(&neighbour.host).copied() {
+                    let takes = self.scenario.latency * 4;
+                    self.queue
+                        .put(self.now + takes, Happening::Dials(host, other));
+                }
+            }
+            Command::HangUp(other) => {
+                if let Some(other) = self.places.get(&other).copied() {
+                    self.queue.put(self.now, Happening::LinkDown(host, other));
+                    let takes = self.scenario.latency;
+                    self.queue
+                        .put(self.now + takes, Happening::LinkDown(other, host));
+                }
+            }
+            Command::Link { host: to, message } => {
+                if let Some(to) = self.places.get(&to).copied() {
+                    let linked = Happening::Linked {
+                        from: host,
+                        to,
+                        message,
+                    };
+                    self.queue.put(self.now + self.scenario.latency, linked);
+                }
+            }
+            Command::Request {
+                request,
+                host: parent,
+                task,
+                piece,
+                stall_after,
+                ..
+            } => self.request(
+                host,
+                request,
+                self.places[&parent],
+                task,
+                piece.0,
+                stall_after,
+            ),
+            Command::Cancel(request) => self.cancel(host, request),
+            Command::ReadSource {
+                task,
+                pieces,
+                authority,
+                ..
+            } => self.read_source(host, task, pieces, &authority),
+            Command::StopSource { task } => self.stop_source(host, task),
+            Command::Complete { task } => {
+                self.queue
+                    .put(self.now + COMMIT, Happening::Completed(host, task));
+            }
+            Command::Fail { task, .. } => self.fail(host, task),
+            Command::Fetch { task, purpose, .. } => self.fetch(host, task, purpose),
+            Command::Delete { .. } | Command::Found { .. } | Command::Trust(_) => {}
+        }
+    }
+
+    /// Has the core start a download that it does not run.
+    pub(crate) fn start(&mut self, host: Place, task: TaskId) {
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        if local.started || local.committed.is_some() {
+            return;
+        }
+        local.started = true;
+        let start = Event::Start {
+            task,
+            lengths: local.lengths,
+            origin: origin(),
+            held: local.held.clone(),
+            purpose: local.purpose,
+        };
+        self.handle(host, start);
+    }
+
+    fn fetch(&mut self, host: Place, task: TaskId, purpose: Purpose) {
+        if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
+            local.fetching = local.committed.is_none();
+            local.purpose = purpose;
+        }
+        self.start(host, task);
+    }
+
+    fn fail(&mut self, host: Place, task: TaskId) {
+        self.stop_source(host, task);
+        if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
+            local.failed = true;
+            local.started = false;
+            local.fetching = false;
+            local.readers.clear();
+        }
+        self.settled(host, task, false);
+    }
+
+    pub(crate) fn completed(&mut self, host: Place, task: TaskId) {
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        if !local.is_whole() || local.committed.is_some() {
+            return;
+        }
+        local.committed = Some(self.now);
+        local.started = false;
+        local.fetching = false;
+        self.handle(host, Event::Committed { task });
+        self.settled(host, task, true);
+    }
+
+    fn request(
+        &mut self,
+        host: Place,
+        request: RequestId,
+        parent: Place,
+        task: TaskId,
+        piece: u32,
+        stall_after: Duration,
+    ) {
+        let asked = Asked {
+            parent,
+            last_byte: self.now,
+            stall_after,
+            begun: false,
+            transfer: None,
+        };
+        self.hosts[host].requests.insert(request, asked);
+        let upload = Upload {
+            child: host,
+            request,
+            task,
+            piece,
+        };
+        self.queue.put(
+            self.now + self.scenario.latency,
+            Happening::Asks(parent, upload),
+        );
+        self.queue
+            .put(self.now + stall_after, Happening::Stalls(host, request));
+    }
+
+    /// A piece is asked of this host.
+    pub(crate) fn asks(&mut self, parent: Place, upload: Upload) {
+        let back = self.now + self.scenario.latency;
+        let refuse = |failure| Happening::Refused(upload.child, upload.request, failure);
+        let peer = &mut self.hosts[parent];
+        if !peer.alive {
+            self.queue.put(back, refuse(PieceFailure::Unreachable));
+            return;
+        }
+        let local = peer.tasks.get(&upload.task);
+        if local.is_none_or(|local| !local.held.contains(upload.piece)) {
+            self.queue.put(back, refuse(PieceFailure::NotHeld));
+            return;
+        }
+        match peer.slots.ask(upload) {
+            Turn::Now => self.upload(parent, upload),
+            Turn::Later => {}
+            Turn::Busy => self.queue.put(back, refuse(PieceFailure::Busy)),
+        }
+    }
+
+    /// Sends a piece in a slot that is taken for it.
+    fn upload(&mut self, parent: Place, upload: Upload) {
+        let child = &mut self.hosts[upload.child];
+        let Some(asked) = child.requests.get_mut(&upload.request) else {
+            self.release_slot(parent);
+            return;
+        };
+        let lengths = child.tasks[&upload.task].lengths;
+        let transfer = self.network.send_piece(
+            parent,
+            upload.child,
+            upload.task,
+            lengths,
+            upload.piece,
+            upload.request,
+        );
+        asked.transfer = Some(transfer);
+        self.in_slots.insert(transfer);
+        self.pump(parent);
+    }
+
+    fn release_slot(&mut self, parent: Place) {
+        if let Some(next) = self.hosts[parent].slots.release() {
+            self.upload(parent, next);
+        }
+    }
+
+    fn cancel(&mut self, host: Place, request: RequestId) {
+        let Some(asked) = self.hosts[host].requests.remove(&request) else {
+            return;
+        };
+        match asked.transfer {
+            Some(transfer) => self.cut(transfer),
+            None => self.hosts[asked.parent].slots.forget(host, request),
+        }
+    }
+
+    fn cut(&mut self, id: TransferId) {
+        if let Some(transfer) = self.network.cut(id)
+            && self.in_slots.remove(&id)
+        {
+            self.release_slot(transfer.from);
+        }
+    }
+
+    pub(crate) fn refused(&mut self, host: Place, request: RequestId, failure: PieceFailure) {
+        if self.hosts[host].requests.remove(&request).is_some() {
+            self.handle(host, Event::PieceFailed { request, failure });
+        }
+    }
+
+    pub(crate) fn stalls(&mut self, host: Place, request: RequestId) {
+        let Some(asked) = self.hosts[host].requests.get(&request).copied() else {
+            return;
+        };
+        let due = asked.last_byte + asked.stall_after;
+        if due > self.now {
+            self.queue.put(due, Happening::Stalls(host, request));
+            return;
+        }
+        self.cancel(host, request);
+        let failure = PieceFailure::Stalled;
+        self.handle(host, Event::PieceFailed { request, failure });
+    }
+
+    fn pump(&mut self, place: Place) {
+        if let Some(sending) = self.network.pump(self.now, place) {
+            self.queue
+                .put(sending.until, Happening::Sent(sending.place));
+        }
+    }
+
+    pub(crate) fn sent(&mut self, place: Place) {
+        if let Some((chunk, at)) = self.network.sent_quantum(self.now, place) {
+            self.queue.put(at, Happening::Arrived(chunk));
+            if chunk.last && self.in_slots.remove(&chunk.transfer) {
+                self.release_slot(place);
+            }
+        }
+        self.pump(place);
+    }
+
+    pub(crate) fn arrived(&mut self, chunk: &Chunk) {
+        let Some(from) = self.network.arrived(chunk) else {
+            return;
+        };
+        let Some(transfer) = self.network.get(chunk.transfer) else {
+            return;
+        };
+        let (host, task) = (transfer.to, transfer.task);
+        match transfer.cargo {
+            Cargo::Piece(request) => self.piece_bytes(host, task, request, chunk),
+            Cargo::Stream(_) => self.source_bytes(host, task, chunk),
+        }
+        self.pump(from);
+    }
+
+    fn piece_bytes(&mut self, host: Place, task: TaskId, request: RequestId, chunk: &Chunk) {
+        let Some(asked) = self.hosts[host].requests.get_mut(&request) else {
+            return;
+        };
+        asked.last_byte = self.now;
+        if !std::mem::replace(&mut asked.begun, true) {
+            self.handle(host, Event::PieceBegun(request));
+        }
+        if !chunk.last {
+            return;
+        }
+        self.network.cut(chunk.transfer);
+        let peer = &mut self.hosts[host];
+        peer.requests.remove(&request);
+        if let Some(local) = peer.tasks.get_mut(&task) {
+            local.held.insert(chunk.piece);
+        }
+        self.handle(host, Event::PieceStored(request));
+        self.move_readers(host, task);
+    }
+
+    fn source_bytes(&mut self, host: Place, task: TaskId, chunk: &Chunk) {
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        if let Some(Stream::Flows(_, begun @ false)) = &mut local.stream {
+            *begun = true;
+            self.handle(host, Event::SourceFirstByte { task });
+        }
+        if !chunk.last {
+            return;
+        }
+        if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
+            local.held.insert(chunk.piece);
+        }
+        let piece = darter_api::PieceIndex(chunk.piece);
+        self.handle(host, Event::SourcePiece { task, piece });
+        self.move_readers(host, task);
+        let over = self.network.get(chunk.transfer);
+        if over.is_some_and(crate::network::Transfer::is_over) {
+            self.stop_source(host, task);
+        }
+    }
+
+    fn read_source(&mut self, host: Place, task: TaskId, pieces: PieceSet, authority: &Authority) {
+        if pieces.is_empty() {
+            self.stop_source(host, task);
+            return;
+        }
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        match &mut local.stream {
+            Some(Stream::Asked(_, wanted)) => *wanted = pieces,
+            Some(Stream::Flows(transfer, _)) => {
+                let transfer = *transfer;
+                self.network.change_stream(transfer, pieces);
+                self.pump(self.source);
+            }
+            None => {
+                self.next_stream += 1;
+                let number = self.next_stream;
+                local.stream = Some(Stream::Asked(number, pieces));
+                if *authority == Authority::Own {
+                    self.self_leases += 1;
+                }
+                let takes = self.scenario.latency * 2 + self.scenario.source_delay;
+                let begins = Happening::StreamBegins { host, task, number };
+                self.queue.put(self.now + takes, begins);
+            }
+        }
+    }
+
+    pub(crate) fn stream_begins(&mut self, host: Place, task: TaskId, number: u64) {
+        let peer = &mut self.hosts[host];
+        let Some(local) = peer.tasks.get_mut(&task).filter(|_| peer.alive) else {
+            return;
+        };
+        let pieces = match &local.stream {
+            Some(Stream::Asked(asked, pieces)) if *asked == number => pieces.clone(),
+            _ => return,
+        };
+        let lengths = local.lengths;
+        let transfer = self
+            .network
+            .send_stream(self.source, host, task, lengths, pieces);
+        local.stream = Some(Stream::Flows(transfer, false));
+        self.pump(self.source);
+    }
+
+    pub(crate) fn stop_source(&mut self, host: Place, task: TaskId) {
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        if let Some(Stream::Flows(transfer, _)) = local.stream.take() {
+            self.network.cut(transfer);
+        }
+    }
+
+    pub(crate) fn dials(&mut self, from: Place, to: Place) {
+        if !self.hosts[from].alive {
+            return;
+        }
+        if !self.hosts[to].alive {
+            let host = self.hosts[to].id;
+            self.handle(from, Event::LinkDown(host));
+            return;
+        }
+        let stood = self.hosts[from].links.contains(&to);
+        self.hosts[from].links.insert(to);
+        self.hosts[to].links.insert(from);
+        let (caller, called) = (self.hosts[from].id, self.hosts[to].id);
+        if !stood {
+            self.handle(to, Event::LinkUp(caller));
+        }
+        self.handle(from, Event::LinkUp(called));
+    }
+
+    pub(crate) fn link_down(&mut self, host: Place, other: Place) {
+        if self.hosts[host].links.remove(&other) {
+            let id = self.hosts[other].id;
+            self.handle(host, Event::LinkDown(id));
+        }
+    }
+
+    pub(crate) fn kill(&mut self, host: Place) {
+        let seen = self.now + self.scenario.latency;
+        let peer = &mut self.hosts[host];
+        peer.alive = false;
+        let links = std::mem::take(&mut peer.links);
+        let waiting = peer.slots.drain();
+        let requests: Vec<RequestId> = peer.requests.keys().copied().collect();
+        for other in links {
+            self.queue.put(seen, Happening::LinkDown(other, host));
+        }
+        for upload in waiting {
+            let failure = PieceFailure::Unreachable;
+            let refused = Happening::Refused(upload.child, upload.request, failure);
+            self.queue.put(seen, refused);
+        }
+        for request in requests {
+            self.cancel(host, request);
+        }
+        for id in self.network.of(host) {
+            let Some(transfer) = self.network.cut(id) else {
+                continue;
+            };
+            self.in_slots.remove(&id);
+            if let Cargo::Piece(request) = transfer.cargo {
+                let failure = PieceFailure::Unreachable;
+                let refused = Happening::Refused(transfer.to, request, failure);
+                self.queue.put(seen, refused);
+            }
+        }
+        if let Some(session) = self.hosts[host].session {
+            self.queue.put(seen, Happening::Misses(host, session));
+        }
+    }
+}
