@@ -17,12 +17,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run mirror, scheduler and everything else in one process.
+    /// Run mirror, scheduler, manager and everything else in one process.
     Standalone(Common),
     /// Run a node's mirror and peer.
     Proxy(Common),
     /// Run a scheduler.
     Scheduler(Common),
+    /// Run a manager: who is a scheduler, who is a seed peer.
+    Manager(Common),
     /// See it work: an image, a registry, a swarm of processes, a table.
     Demo(Demo),
     /// The registry of the demo.
@@ -38,7 +40,7 @@ pub(crate) struct Common {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Where it listens: the mirror's port, or the scheduler's.
+    /// Where it listens: the mirror's port, the scheduler's, or that of the manager's REST.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Its data directory.
@@ -151,6 +153,21 @@ impl Common {
         settings.extend(self.manager("scheduler.manager"));
         if self.insecure {
             settings.push(Setting::flag("--insecure", "scheduler.insecure"));
+        }
+        settings
+    }
+
+    /// What the flags say to a manager.
+    pub(crate) fn manager_settings(&self) -> Vec<Setting> {
+        let mut settings = self.shared();
+        settings.extend(
+            self.listen
+                .as_ref()
+                .map(|text| Setting::text("--listen", "manager.listen", text)),
+        );
+        settings.extend(self.data("manager.data"));
+        if self.insecure {
+            settings.push(Setting::flag("--insecure", "manager.insecure"));
         }
         settings
     }

@@ -6,6 +6,7 @@
 use std::{fmt, net::SocketAddr, path::Path};
 
 use darter_api::membership::PartUrl;
+use darter_manager::KEEP_ALIVE;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
@@ -15,6 +16,7 @@ use toml::{Table, Value};
 pub(crate) struct Config {
     pub(crate) proxy: darter_proxy::app::Options,
     pub(crate) scheduler: darter_scheduler::Options,
+    pub(crate) manager: darter_manager::Options,
     pub(crate) operations: Operations,
     pub(crate) log: Log,
 }
@@ -294,6 +296,14 @@ fn check(config: &Config) -> Vec<Mistake> {
             wrong(place, format!("`{url}` {error}"));
         }
     }
+    let keep_alive = config.manager.keep_alive;
+    if !KEEP_ALIVE.contains(&keep_alive) {
+        let (least, most) = (KEEP_ALIVE.start(), KEEP_ALIVE.end());
+        wrong(
+            "manager.keep_alive",
+            format!("{keep_alive:?} is not between {least:?} and {most:?}"),
+        );
+    }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         wrong("log.level", format!("`{}`: {error}", config.log.level));
     }
@@ -316,6 +326,9 @@ mod tests {
         let variables = [
             ("DARTER_SCHEDULER_LISTEN", "127.0.0.1:2"),
             ("DARTER_PROXY_STORE_CAPACITY", "2GiB"),
+            ("DARTER_MANAGER_LISTEN", "127.0.0.1:3"),
+            ("DARTER_MANAGER_KEEP_ALIVE", "3s"),
+            ("DARTER_PROXY_MANAGER", "http://127.0.0.1:4"),
             ("DARTER_UNRELATED", "x"),
         ];
         let variables = variables
@@ -326,13 +339,16 @@ mod tests {
         assert_eq!(config.scheduler.degree, 5);
         assert_eq!(config.scheduler.listen.port(), 2);
         assert_eq!(config.proxy.store.capacity, bytesize::ByteSize::gib(2));
+        assert_eq!(config.manager.listen.port(), 3);
+        assert_eq!(config.manager.keep_alive.as_secs(), 3);
+        assert_eq!(config.proxy.manager.as_deref(), Some("http://127.0.0.1:4"));
     }
 
     #[test]
     fn every_mistake_is_said_at_once_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
-        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\n[log]\nformat = \"xml\"\n").unwrap();
+        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\nmanager = \"here\"\n[manager]\nkeep_alive = \"0s\"\n[log]\nformat = \"xml\"\n").unwrap();
         let flags = vec![
             Setting::upstreams("--upstream", &["BAD NAME".to_owned()]),
             Setting::parse("--set", "proxy.nothing=1"),
@@ -355,7 +371,7 @@ mod tests {
             assert!(text.contains(wanted), "{wanted} in:\n{text}");
         }
         assert!(text.contains("c.toml: scheduler.degree"), "{text}");
-        assert_eq!(mistakes.len(), 7, "{text}");
+        assert_eq!(mistakes.len(), 9, "{text}");
     }
 
     /// `config.toml.example` has every key with its default, commented out.

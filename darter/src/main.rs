@@ -49,6 +49,10 @@ async fn run(cli: Cli) -> ExitCode {
             Ok(config) => parts::run_proxy(config, &common).await,
             Err(code) => return code,
         },
+        Command::Manager(common) => match settled(common.manager_settings(), &common) {
+            Ok(config) => parts::run_manager(config, &common).await,
+            Err(code) => return code,
+        },
         Command::Scheduler(common) => match settle_scheduler(&common) {
             Ok(config) => parts::run_scheduler(config, &common).await,
             Err(code) => return code,

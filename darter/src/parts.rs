@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use darter_manager::Manager;
 use darter_proxy::app::Proxy;
 use darter_runtime::{
     Tasks,
@@ -49,6 +50,19 @@ pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<Exi
     until_signal(&tasks, common.exit_with_stdin).await
 }
 
+pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitCode> {
+    let tasks = Tasks::new();
+    let mut registry = Registry::default();
+    let manager = start_manager(&config, &tasks, &mut registry).await?;
+    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    println!(
+        "ready manager={} grpc={} operations={operations}",
+        manager.rest(),
+        manager.grpc()
+    );
+    until_signal(&tasks, common.exit_with_stdin).await
+}
+
 pub(crate) async fn start_proxy(
     config: &Config,
     tasks: &Tasks,
@@ -65,6 +79,15 @@ pub(crate) async fn start_scheduler(
 ) -> Result<Scheduler> {
     let registry = registry.sub_registry_with_prefix("darter_scheduler");
     Ok(Scheduler::start(config.scheduler.clone(), tasks, registry).await?)
+}
+
+pub(crate) async fn start_manager(
+    config: &Config,
+    tasks: &Tasks,
+    registry: &mut Registry,
+) -> Result<Manager> {
+    let registry = registry.sub_registry_with_prefix("darter_manager");
+    Ok(Manager::start(config.manager.clone(), tasks, registry).await?)
 }
 
 /// Opens the port of health and metrics; everything else is ready by then.

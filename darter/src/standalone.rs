@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use crate::{
     cli::Common,
     config::Config,
-    parts::{serve_operations, start_proxy, start_scheduler, until_signal},
+    parts::{serve_operations, start_manager, start_proxy, start_scheduler, until_signal},
 };
 
 pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode> {
@@ -22,15 +22,23 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     config.scheduler.listen = free_or_any("the scheduler", config.scheduler.listen);
     config.proxy.peer = free_or_any("peers", config.proxy.peer);
     config.operations.listen = free_or_any("health and metrics", config.operations.listen);
+    config.manager.data = config.proxy.data.join("manager");
+    config.manager.listen = free_or_any("the manager", config.manager.listen);
+    config.manager.grpc = free_or_any("the manager's members", config.manager.grpc);
+    let manager = start_manager(&config, &tasks, &mut registry).await?;
+    let manager_url = Some(format!("http://{}", manager.grpc()));
+    config.scheduler.manager.clone_from(&manager_url);
+    config.proxy.manager = manager_url;
     let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
     config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
     let proxy = start_proxy(&config, &tasks, &mut registry).await?;
     let operations = serve_operations(&config.operations, registry, &tasks).await?;
     println!(
-        "ready mirror={} peer={} operations={operations} scheduler={}",
+        "ready mirror={} peer={} operations={operations} scheduler={} manager={}",
         proxy.listen(),
         proxy.peer(),
-        scheduler.address()
+        scheduler.address(),
+        manager.rest()
     );
     for upstream in &config.proxy.upstreams {
         println!("\n{}", hosts_toml(upstream, proxy.listen()));

@@ -110,10 +110,9 @@ impl Part {
         let keys = [
             (
                 "--listen",
-                if self.arguments[0] == "scheduler" {
-                    "scheduler"
-                } else {
-                    "mirror"
+                match self.arguments[0].as_str() {
+                    part @ ("scheduler" | "manager") => part,
+                    _ => "mirror",
                 },
             ),
             ("--operations-listen", "operations"),

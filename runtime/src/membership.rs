@@ -23,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// What a manager may ask for between beats.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
-/// Between looks at the list of schedulers.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Between looks at the list of schedulers, while none is known and after.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Schedulers that are taken from one list.
 const MOST_SCHEDULERS: usize = 64;
 
@@ -145,7 +145,9 @@ pub async fn follow_schedulers(
     let (sender, receiver) = watch::channel(first.unwrap_or_default());
     tasks.spawn("find schedulers", async move {
         loop {
-            tokio::time::sleep(with_jitter(LOOK_EVERY)).await;
+            let nobody = sender.borrow().is_empty();
+            let wait = if nobody { LOOK_EVERY.0 } else { LOOK_EVERY.1 };
+            tokio::time::sleep(with_jitter(wait)).await;
             match list(&mut client).await {
                 Ok(urls) if !urls.is_empty() => {
                     sender.send_if_modified(|last| {

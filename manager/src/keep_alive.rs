@@ -1,0 +1,156 @@
+//! The gRPC side: streams of beats in, the list of schedulers out.
+//!
+//! Owner of state: each stream's task, which alone says when its stream has ended. A member
+//! that does not read its replies, or is silent for the grace, loses its stream; one whose
+//! beat can't be written down is told UNAVAILABLE and comes again.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use darter_api::{
+    HostId, Member, MemberKind,
+    wire::v1::{self, manager_server::Manager as ManagerRpc},
+};
+use darter_runtime::Tasks;
+use futures::Stream;
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    members::{BeatError, Members, StreamId},
+    metrics::Metrics,
+};
+
+/// Replies that wait for a member to read them.
+const REPLIES: usize = 4;
+
+type Frame = Result<v1::BeatReply, Status>;
+
+pub(crate) struct Service {
+    pub(crate) members: Arc<Members>,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: Tasks,
+    /// Between two beats.
+    pub(crate) interval: Duration,
+    /// A member that is silent for so long is gone.
+    pub(crate) grace: Duration,
+}
+
+#[tonic::async_trait]
+impl ManagerRpc for Service {
+    type KeepAliveStream = Pin<Box<dyn Stream<Item = Frame> + Send>>;
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<v1::Beat>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let (replies, receiver) = mpsc::channel(REPLIES);
+        let beats = Beats {
+            stream: self.members.new_stream(),
+            members: Arc::clone(&self.members),
+            metrics: self.metrics.clone(),
+            interval: self.interval,
+            grace: self.grace,
+            speaks_for: None,
+        };
+        self.tasks
+            .spawn("keep alive", beats.run(request.into_inner(), replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_schedulers(
+        &self,
+        _: Request<v1::ListSchedulersRequest>,
+    ) -> Result<Response<v1::ListSchedulersResponse>, Status> {
+        let now = OffsetDateTime::now_utc();
+        let list = self.members.list(MemberKind::Scheduler, now).await;
+        let status = if list.is_ok() { 200 } else { 503 };
+        self.metrics.answered("ListSchedulers", status);
+        let list = list.map_err(|_| Status::unavailable("the manager's database fails"))?;
+        let active = list.into_iter().filter(|known| known.active);
+        let schedulers = active.map(|known| v1::ActiveScheduler {
+            host: host_bytes(&known.host),
+            name: known.name,
+            url: known.address,
+        });
+        Ok(Response::new(v1::ListSchedulersResponse {
+            schedulers: schedulers.collect(),
+        }))
+    }
+}
+
+fn host_bytes(hex: &str) -> bytes::Bytes {
+    let host = hex.parse::<HostId>().map(|host| host.as_bytes().to_vec());
+    host.unwrap_or_default().into()
+}
+
+/// One stream of beats.
+struct Beats {
+    stream: StreamId,
+    members: Arc<Members>,
+    metrics: Metrics,
+    interval: Duration,
+    grace: Duration,
+    /// Whom the first beat named.
+    speaks_for: Option<(MemberKind, HostId)>,
+}
+
+impl Beats {
+    async fn run(mut self, mut inbound: Streaming<v1::Beat>, replies: mpsc::Sender<Frame>) {
+        let interval = u32::try_from(self.interval.as_millis()).unwrap_or(u32::MAX);
+        loop {
+            let beat = match tokio::time::timeout(self.grace, inbound.next()).await {
+                Ok(Some(Ok(beat))) => beat,
+                Ok(Some(Err(_)) | None) => break,
+                Err(_) => {
+                    let _ = replies.try_send(Err(Status::deadline_exceeded("no beat came")));
+                    break;
+                }
+            };
+            let reply = self.take(beat).await.map(|()| v1::BeatReply {
+                interval_ms: interval,
+            });
+            let refused = reply.is_err();
+            if replies.try_send(reply).is_err() || refused {
+                break;
+            }
+        }
+        if let Some((kind, host)) = self.speaks_for {
+            tracing::info!(kind = kind.as_str(), ?host, "a member's stream has ended");
+            // A database that fails now lets the grace do it.
+            let _ = self.members.end(kind, host, self.stream).await;
+        }
+    }
+
+    async fn take(&mut self, beat: v1::Beat) -> Result<(), Status> {
+        let taken = self.write(beat).await;
+        self.metrics.beat(match &taken {
+            Ok(()) => "accepted",
+            Err(status) if status.code() == tonic::Code::Unavailable => "failed",
+            Err(_) => "refused",
+        });
+        taken
+    }
+
+    async fn write(&mut self, beat: v1::Beat) -> Result<(), Status> {
+        let member =
+            Member::try_from(beat).map_err(|cause| Status::invalid_argument(cause.to_string()))?;
+        let who = (member.kind, member.host);
+        if self.speaks_for.is_some_and(|first| first != who) {
+            return Err(Status::invalid_argument("a stream speaks for one member"));
+        }
+        let now = OffsetDateTime::now_utc();
+        let written = self.members.beat(&member, self.stream, now).await;
+        written.map_err(|cause| match &cause {
+            BeatError::Superseded => Status::aborted(cause.to_string()),
+            BeatError::Full => Status::resource_exhausted(cause.to_string()),
+            BeatError::Database(_) => Status::unavailable("the manager's database fails"),
+        })?;
+        if self.speaks_for.replace(who).is_none() {
+            let (kind, host) = (member.kind.as_str(), member.host);
+            tracing::info!(kind, ?host, name = member.name, address = %member.address, "a member has come");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+//! The manager's section of the configuration.
+
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// What [`Options::keep_alive`] may be.
+pub const KEEP_ALIVE: RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(60);
+
+/// Settings of a manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Where people and tools ask it (REST). Default 127.0.0.1:8080; anything but loopback
+    /// asks for `insecure`.
+    pub listen: SocketAddr,
+    /// Where schedulers and proxies connect (gRPC). Default 127.0.0.1:65003; anything but
+    /// loopback asks for `insecure`.
+    pub grpc: SocketAddr,
+    /// The directory of its database, `manager.db`. Default `/var/lib/darter/manager`.
+    pub data: PathBuf,
+    /// Between two beats of a member, 50 ms to one minute; one that is silent for three of
+    /// them is inactive. Default 2 s. Costs a write to the database each.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Speak plain text beyond loopback. Default false.
+    pub insecure: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            listen: loopback(8080),
+            grpc: loopback(65003),
+            data: PathBuf::from("/var/lib/darter/manager"),
+            keep_alive: Duration::from_secs(2),
+            insecure: false,
+        }
+    }
+}

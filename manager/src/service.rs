@@ -1,0 +1,130 @@
+//! Builds a whole manager, in order, from its options.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use darter_api::wire::v1::manager_server::ManagerServer;
+use darter_runtime::{
+    Tasks,
+    server::{BindError, Server, ServerOptions},
+};
+use prometheus_client::registry::Registry;
+use time::OffsetDateTime;
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    KEEP_ALIVE, Options,
+    keep_alive::Service,
+    members::{Members, OpenError},
+    metrics::Metrics,
+    rest,
+};
+
+/// A member that misses so many beats is inactive.
+const BEATS_OF_GRACE: u32 = 3;
+/// Bytes of a beat at most: many times what a valid one has.
+const MOST_BEAT: usize = 16 * 1024;
+
+/// A manager does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Others beyond loopback would be spoken to in plain text, unasked.
+    #[error(
+        "members and tools would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
+    )]
+    PlainText(SocketAddr),
+    /// The interval makes no sense.
+    #[error("keep_alive is {0:?}; it can be from {min:?} to {max:?}", min = KEEP_ALIVE.start(), max = KEEP_ALIVE.end())]
+    KeepAlive(Duration),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// A port can't be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// A running manager. It ends with the tasks it was started in.
+#[derive(Debug)]
+pub struct Manager {
+    rest: SocketAddr,
+    grpc: SocketAddr,
+}
+
+impl Manager {
+    /// Starts a manager; its ports are open when this returns.
+    ///
+    /// # Errors
+    /// What is wrong with the options, the database or the ports.
+    pub async fn start(
+        options: Options,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> Result<Self, StartError> {
+        for address in [options.listen, options.grpc] {
+            if !address.ip().is_loopback() && !options.insecure {
+                return Err(StartError::PlainText(address));
+            }
+        }
+        let interval = options.keep_alive;
+        if !KEEP_ALIVE.contains(&interval) {
+            return Err(StartError::KeepAlive(interval));
+        }
+        let rest_port = Server::bind(options.listen).await?;
+        let grpc_port = Server::bind(options.grpc).await?;
+        let manager = Self {
+            rest: rest_port.local_addr(),
+            grpc: grpc_port.local_addr(),
+        };
+
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let grace = interval * BEATS_OF_GRACE;
+        let members = Members::open(&options.data, grace, metrics.clone()).await?;
+        let members = Arc::new(members);
+        tasks.spawn("sweep", sweep(Arc::clone(&members), interval));
+
+        let service = Service {
+            members: Arc::clone(&members),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            interval,
+            grace,
+        };
+        let service = ManagerServer::new(service).max_decoding_message_size(MOST_BEAT);
+        let grpc = tonic::service::Routes::new(service).into_axum_router();
+        let grpc_options = ServerOptions {
+            max_connections: 65_536,
+            answer_tls: false,
+            drain: Duration::from_millis(500),
+            ..ServerOptions::default()
+        };
+        grpc_port.serve("manager gRPC", grpc, tasks, grpc_options);
+        let rest_options = ServerOptions {
+            drain: Duration::from_secs(1),
+            ..ServerOptions::default()
+        };
+        let rest = rest::router(members, metrics);
+        rest_port.serve("manager REST", rest, tasks, rest_options);
+        Ok(manager)
+    }
+
+    /// Where people and tools ask it.
+    pub const fn rest(&self) -> SocketAddr {
+        self.rest
+    }
+
+    /// Where schedulers and proxies connect.
+    pub const fn grpc(&self) -> SocketAddr {
+        self.grpc
+    }
+}
+
+async fn sweep(members: Arc<Members>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A database that fails is logged and counted there, and asked again.
+        let _ = members.sweep(OffsetDateTime::now_utc()).await;
+    }
+}
