@@ -121,6 +121,13 @@ impl Links {
         self.0.addresses.get(host).map(|address| *address)
     }
 
+    /// Notes where hosts' peer ports are.
+    pub fn note(&self, neighbours: &[Neighbour]) {
+        for neighbour in neighbours {
+            self.0.addresses.insert(neighbour.host, neighbour.address);
+        }
+    }
+
     /// Makes a link unless it stands; [`LinkEvent::Up`] or [`LinkEvent::Down`] follows.
     pub fn dial(&self, neighbour: &Neighbour) {
         let (links, host, address) = (self.clone(), neighbour.host, neighbour.address);

@@ -239,8 +239,12 @@ impl Actor {
             SessionEvent::Up => Event::SessionUp,
             SessionEvent::Down => Event::SessionDown,
             SessionEvent::Message(message) => {
-                if let SchedulerMessage::Welcome { trusted, .. } = &*message {
-                    self.shared.trust.add(trusted);
+                match &*message {
+                    SchedulerMessage::Welcome { trusted, .. } => self.shared.trust.add(trusted),
+                    // The core dials nobody who has dialled already; pieces are asked for at
+                    // the address all the same.
+                    SchedulerMessage::Neighbours { add, .. } => self.shared.links.note(add),
+                    _ => {}
                 }
                 Event::Session(*message)
             }
