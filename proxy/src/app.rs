@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     content::Contents,
+    intercept::{self, CaError, Intercept},
     mirror::{self, Mirror},
     rights::{self, Rights},
     session::{Session, SessionEvent},
@@ -86,6 +87,8 @@ pub struct Options {
     pub store: store::Options,
     /// Tags and slow beginnings.
     pub mirror: mirror::Options,
+    /// The same port as an HTTP proxy.
+    pub intercept: intercept::Options,
     /// Who may read.
     pub rights: rights::Options,
     /// How pieces are asked for.
@@ -112,6 +115,7 @@ impl Default for Options {
             upstreams: vec![UpstreamOptions::parse("docker.io")],
             store: store::Options::default(),
             mirror: mirror::Options::default(),
+            intercept: intercept::Options::default(),
             rights: rights::Options::default(),
             swarm: core::Options::default(),
             transfer: transfer::Options::default(),
@@ -175,6 +179,9 @@ pub enum StartError {
     /// The manager's URL makes no sense.
     #[error(transparent)]
     Manager(#[from] MembershipError),
+    /// Listed registries can't be intercepted.
+    #[error(transparent)]
+    Intercept(#[from] CaError),
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
@@ -257,11 +264,20 @@ impl Proxy {
         );
         let mirror = Mirror::new(
             options.mirror.clone(),
-            upstreams,
+            upstreams.clone(),
             contents,
             rights,
             registry,
         );
+
+        let intercept = Intercept::new(
+            &options.intercept,
+            mirror,
+            upstreams,
+            &options.data,
+            &clients,
+            registry,
+        )?;
 
         inner.spawn("durability", make_durable(store));
         peer_port.serve("peer port", peer_router, &inner, peer_options());
@@ -269,7 +285,7 @@ impl Proxy {
             drain: DRAIN,
             ..ServerOptions::default()
         };
-        mirror_port.serve("mirror", mirror.router(), &clients, clients_options);
+        mirror_port.serve("mirror", intercept.router(), &clients, clients_options);
         Ok(proxy)
     }
 

@@ -1,1 +1,305 @@
-//! intercept
+//! The mirror's port as an HTTP proxy: absolute-form requests and CONNECT.
+//!
+//! A listed upstream's blobs and manifests are the mirror's to answer, whatever way a
+//! client asks for them; all else is passed on to the upstream unchanged. CONNECT to a
+//! listed upstream ends here, under a certificate that [`leaves`] makes and [`ca`]
+//! signs; any other is passed on unread by the rules of [`blind`], or refused.
+//!
+//! Owner of state: [`Intercept`] owns the authority, the certificates and the count of
+//! open tunnels, all bounded. Failure: a refusal is answered before a tunnel opens, and
+//! dials nothing.
+
+mod blind;
+mod ca;
+mod front;
+mod idle;
+mod leaves;
+mod metrics;
+mod refusal;
+mod target;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use darter_api::UpstreamName;
+use darter_runtime::{
+    server::{ClientAddress, ServerOptions, serve_connection},
+    tasks::Tasks,
+};
+use http::{Method, Request, Response, Version};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{mirror::Mirror, upstream::Upstreams};
+use blind::Exit;
+use ca::Authority;
+pub use ca::CaError;
+use front::Front;
+use leaves::Leaves;
+use metrics::{Metrics, OpenTunnel, TunnelKind};
+use refusal::Refusal;
+use target::Target;
+
+/// For a client's TLS handshake inside a tunnel.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the mirror's port serves as an HTTP proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Whether it does at all. Default true.
+    pub enabled: bool,
+    /// A PEM file with the CA certificate that signs for listed hosts, and its chain.
+    /// Default: one of the node's own, `ca.crt` in the data directory.
+    pub ca_certificate: Option<PathBuf>,
+    /// The PEM file with its key. Default: `ca.key` in the data directory, mode 0600.
+    pub ca_key: Option<PathBuf>,
+    /// Tunnels at the same time; more are answered 503. Default 512. Costs up to two
+    /// sockets and 32 KiB each.
+    pub max_tunnels: usize,
+    /// A blind tunnel in which neither side says anything for so long is closed.
+    /// Default 5 min.
+    #[serde(with = "humantime_serde")]
+    pub tunnel_idle: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ca_certificate: None,
+            ca_key: None,
+            max_tunnels: 512,
+            tunnel_idle: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The interception before a mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Intercept(Arc<Inner>);
+
+struct Inner {
+    front: Arc<dyn Front>,
+    /// Absent where interception is switched off.
+    leaves: Option<Leaves>,
+    exit: Exit,
+    places: Arc<Semaphore>,
+    idle: Duration,
+    tasks: Tasks,
+    metrics: Metrics,
+}
+
+impl Intercept {
+    /// Before `mirror`, for the upstreams of the list; its CA is in `data`, where one is
+    /// made if need be. Tunnels run in `tasks`.
+    ///
+    /// # Errors
+    /// When there is no CA to sign with.
+    pub fn new(
+        options: &Options,
+        mirror: Mirror,
+        upstreams: Upstreams,
+        data: &Path,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> Result<Self, CaError> {
+        let front = Arc::new(front::Registry { mirror, upstreams });
+        Self::before(front, options, data, Exit::default(), tasks, registry)
+    }
+
+    fn before(
+        front: Arc<dyn Front>,
+        options: &Options,
+        data: &Path,
+        exit: Exit,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> Result<Self, CaError> {
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let leaves = if options.enabled {
+            let authority = authority(options, data)?;
+            Some(Leaves::new(authority, metrics.leaves.clone())?)
+        } else {
+            None
+        };
+        Ok(Self(Arc::new(Inner {
+            front,
+            leaves,
+            exit,
+            places: Arc::new(Semaphore::new(options.max_tunnels)),
+            idle: options.tunnel_idle,
+            tasks: tasks.clone(),
+            metrics,
+        })))
+    }
+
+    /// The service of the mirror's port.
+    pub fn router(&self) -> Router {
+        let inner = Arc::clone(&self.0);
+        Router::new().fallback(move |request: Request<Body>| {
+            let inner = Arc::clone(&inner);
+            async move { inner.handle(request).await }
+        })
+    }
+}
+
+fn authority(options: &Options, data: &Path) -> Result<Authority, CaError> {
+    match (&options.ca_certificate, &options.ca_key) {
+        (Some(certificate), Some(key)) => Authority::load(certificate, key),
+        (None, None) => Authority::load_or_create(data),
+        _ => Err(CaError::Half),
+    }
+}
+
+impl Inner {
+    async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        // An HTTP/2 request always names its host; only in HTTP/1.1 does that make it a
+        // proxy's.
+        let to_a_proxy = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
+        let answered = if *request.method() == Method::CONNECT {
+            Arc::clone(&self).connect(request).await
+        } else if to_a_proxy {
+            self.absolute(request).await
+        } else {
+            Ok(self.front.own(request).await)
+        };
+        answered.unwrap_or_else(|refusal| {
+            self.metrics.refused(refusal);
+            refusal.response()
+        })
+    }
+
+    async fn absolute(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        if self.leaves.is_none() {
+            return Err(Refusal::Off);
+        }
+        let target = Target::of_absolute(request.uri()).ok_or(Refusal::Malformed)?;
+        let upstream = self.front.find(&target).ok_or(Refusal::Unlisted)?;
+        Ok(front::answer(&*self.front, &self.metrics, upstream, target, request).await)
+    }
+
+    async fn connect(
+        self: Arc<Self>,
+        mut request: Request<Body>,
+    ) -> Result<Response<Body>, Refusal> {
+        let leaves = self.leaves.as_ref().ok_or(Refusal::Off)?;
+        if request.version() >= Version::HTTP_2 {
+            return Err(Refusal::Malformed);
+        }
+        let target = Target::of_connect(request.uri()).ok_or(Refusal::Malformed)?;
+        let client = request.extensions().get::<ClientAddress>().copied();
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| Refusal::TooMany)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        if let Some(upstream) = self.front.find(&target) {
+            let config = leaves.config(&target.host).map_err(|cause| {
+                tracing::warn!(%cause, host = target.host, "no certificate");
+                Refusal::Certificate
+            })?;
+            let session = Session {
+                inner: Arc::clone(&self),
+                upstream,
+                target,
+                client,
+                tunnel: self.metrics.tunnel(TunnelKind::Terminated, place),
+            };
+            let work = session.terminate(upgrade, TlsAcceptor::from(config));
+            self.tasks.spawn_draining("intercepted tunnel", work);
+        } else {
+            let socket = self.exit.dial(client, &target).await?;
+            let tunnel = self.metrics.tunnel(TunnelKind::Blind, place);
+            let work = Arc::clone(&self).pass(upgrade, socket, tunnel);
+            self.tasks.spawn_draining("blind tunnel", work);
+        }
+        Ok(Response::new(Body::empty()))
+    }
+
+    async fn pass(self: Arc<Self>, upgrade: OnUpgrade, socket: TcpStream, tunnel: OpenTunnel) {
+        if let Some(client) = upgraded(upgrade).await {
+            let end = idle::join(client, socket, self.idle, self.tasks.token()).await;
+            tracing::debug!(?end, "a blind tunnel ends");
+        }
+        drop(tunnel);
+    }
+}
+
+/// A tunnel to a listed upstream, whose TLS ends here.
+struct Session {
+    inner: Arc<Inner>,
+    upstream: UpstreamName,
+    target: Target,
+    client: Option<ClientAddress>,
+    tunnel: OpenTunnel,
+}
+
+impl Session {
+    async fn terminate(self, upgrade: OnUpgrade, acceptor: TlsAcceptor) {
+        let Some(client) = upgraded(upgrade).await else {
+            return;
+        };
+        let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(client)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => return self.no_handshake(&cause.to_string()),
+            Err(_) => return self.no_handshake("the client does not answer"),
+        };
+        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let address = self.client.map_or(unknown, |client| client.0);
+        let tasks = self.inner.tasks.clone();
+        let (router, tunnel) = self.router();
+        let options = Arc::new(ServerOptions::default());
+        Box::pin(serve_connection(stream, address, router, tasks, options)).await;
+        drop(tunnel);
+    }
+
+    fn no_handshake(self, cause: &str) {
+        self.inner.metrics.refused(Refusal::Handshake);
+        let host = &self.target.host;
+        tracing::info!(cause, host, "a client broke off TLS: does it trust ca.crt?");
+    }
+
+    /// Answers the requests inside the tunnel.
+    fn router(self) -> (Router, OpenTunnel) {
+        let Self {
+            inner,
+            upstream,
+            target,
+            tunnel,
+            ..
+        } = self;
+        let router = Router::new().fallback(move |request: Request<Body>| {
+            let (inner, upstream, target) = (Arc::clone(&inner), upstream.clone(), target.clone());
+            async move {
+                if *request.method() == Method::CONNECT {
+                    inner.metrics.refused(Refusal::Malformed);
+                    return Refusal::Malformed.response();
+                }
+                front::answer(&*inner.front, &inner.metrics, upstream, target, request).await
+            }
+        });
+        (router, tunnel)
+    }
+}
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<TokioIo<Upgraded>> {
+    match upgrade.await {
+        Ok(client) => Some(TokioIo::new(client)),
+        Err(cause) => {
+            tracing::debug!(%cause, "a client went away before its tunnel opened");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub enum Failure {
 
 impl Failure {
     /// What a source's error means for a content of this kind.
-    pub(super) fn from_source(error: &SourceError, manifest: bool) -> Self {
+    pub(crate) fn from_source(error: &SourceError, manifest: bool) -> Self {
         match error {
             SourceError::Refused(refusal) => Self::Refused(refusal.clone()),
             SourceError::Missing if manifest => Self::ManifestUnknown,
@@ -124,7 +124,7 @@ impl Failure {
     }
 
     /// The reply; a HEAD's has no body.
-    pub(super) fn response(&self, method: &Method) -> Response<Body> {
+    pub(crate) fn response(&self, method: &Method) -> Response<Body> {
         let (status, code, message) = self.parts();
         if status.is_server_error() {
             tracing::warn!(status = status.as_u16(), %message, "failed");

@@ -48,6 +48,16 @@ impl Upstream {
     pub const fn base(&self) -> &Uri {
         &self.base
     }
+
+    fn is_at(&self, host: &str, port: u16) -> bool {
+        let plain = self.base.scheme_str() == Some("http");
+        let own = self.base.port_u16().unwrap_or(if plain { 80 } else { 443 });
+        own == port
+            && self
+                .base
+                .host()
+                .is_some_and(|own| own.eq_ignore_ascii_case(host))
+    }
 }
 
 /// All registries that this proxy speaks to. Cheap to clone.
@@ -95,6 +105,12 @@ impl Upstreams {
     /// The registry of this name or alias.
     pub fn resolve(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.0.by_name.get(name)
+    }
+
+    /// The registry that is really at this host (an IPv6 address in brackets) and port.
+    pub fn by_address(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
+        let mut all = self.0.by_name.values();
+        all.find(|upstream| upstream.is_at(host, port))
     }
 
     /// The registry for requests that name none.

@@ -1,0 +1,323 @@
+use std::{collections::HashMap, io, net::IpAddr};
+
+use futures::future::BoxFuture;
+use http_body_util::BodyExt as _;
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::{blind::Resolve, *};
+use darter_runtime::server::Server;
+
+/// Answers with what it was asked, and by which of its doors.
+struct Echo;
+
+impl Echo {
+    fn answer(door: &str, request: &Request<Body>) -> Response<Body> {
+        let host = request.headers().get("host");
+        let host = host.map(|host| host.to_str().unwrap().to_owned());
+        let own = request.headers().contains_key("proxy-authorization");
+        let text = format!(
+            "{door} {} {} host={} leaked={own}",
+            request.method(),
+            request.uri(),
+            host.unwrap_or_default()
+        );
+        Response::new(Body::from(text))
+    }
+}
+
+impl Front for Echo {
+    fn find(&self, target: &Target) -> Option<UpstreamName> {
+        (target.host == "listed.example").then(|| "listed.example".parse().unwrap())
+    }
+
+    fn own(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move { Self::answer("own", &request) })
+    }
+
+    fn content(
+        &self,
+        _: UpstreamName,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move { Self::answer("content", &request) })
+    }
+
+    fn relay(
+        &self,
+        _: UpstreamName,
+        _: Target,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            let head = Self::answer("relay", &request);
+            let sent = request.into_body().collect().await.unwrap().to_bytes();
+            let mut text = head
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .to_vec();
+            text.extend_from_slice(b" body=");
+            text.extend_from_slice(&sent);
+            Response::new(Body::from(text))
+        })
+    }
+}
+
+/// Knows these names only.
+struct Names(HashMap<&'static str, SocketAddr>);
+
+impl Resolve for Names {
+    fn resolve(&self, host: String, _: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let found = self.0.get(host.as_str()).copied();
+        Box::pin(async move {
+            found
+                .map(|one| vec![one])
+                .ok_or(io::ErrorKind::NotFound.into())
+        })
+    }
+}
+
+struct Proxy {
+    address: SocketAddr,
+    data: tempfile::TempDir,
+    tasks: Tasks,
+}
+
+impl Proxy {
+    async fn start(options: &Options, exit: Exit) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let tasks = Tasks::new();
+        let mut registry = Registry::default();
+        let intercept = Intercept::before(
+            Arc::new(Echo),
+            options,
+            data.path(),
+            exit,
+            &tasks,
+            &mut registry,
+        )
+        .unwrap();
+        let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .unwrap();
+        let address = server.local_addr();
+        server.serve(
+            "proxy",
+            intercept.router(),
+            &tasks,
+            ServerOptions::default(),
+        );
+        Self {
+            address,
+            data,
+            tasks,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// One request on a connection of its own; the whole reply.
+    async fn ask(&self, request: &str) -> String {
+        let mut socket = self.connect().await;
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).await.unwrap();
+        reply
+    }
+
+    async fn tunnel(&self, target: &str) -> (String, TcpStream) {
+        let mut socket = self.connect().await;
+        let request = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        (String::from_utf8(head).unwrap(), socket)
+    }
+
+    fn trusting(&self) -> tokio_rustls::TlsConnector {
+        let pem = std::fs::read(self.data.path().join("ca.crt")).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(&pem).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config).into()
+    }
+
+    async fn stop(self) {
+        self.tasks.stop(Duration::from_secs(5)).await;
+    }
+}
+
+fn nowhere() -> Exit {
+    Exit {
+        resolver: Arc::new(Names(HashMap::new())),
+        ..Exit::default()
+    }
+}
+
+const BLOB: &str =
+    "/v2/a/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+#[tokio::test]
+async fn absolute_form_goes_to_the_mirror_or_the_upstream() {
+    let proxy = Proxy::start(&Options::default(), nowhere()).await;
+    let close = "connection: close\r\nproxy-authorization: Basic c2VjcmV0\r\n";
+    let ask = |target: String, host: &str| {
+        format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n{close}\r\n")
+    };
+    let content = proxy
+        .ask(&ask(
+            format!("http://listed.example{BLOB}"),
+            "other.example",
+        ))
+        .await;
+    assert!(
+        content.contains(&format!("content GET {BLOB} ")),
+        "{content}"
+    );
+    assert!(content.contains("leaked=false"), "{content}");
+    let relayed = proxy
+        .ask(&ask(
+            "http://listed.example/v2/token?a=1".to_owned(),
+            "listed.example",
+        ))
+        .await;
+    assert!(relayed.contains("relay GET /v2/token?a=1 "), "{relayed}");
+    let refused = proxy
+        .ask(&ask(
+            "http://unlisted.example/".to_owned(),
+            "unlisted.example",
+        ))
+        .await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+    assert!(refused.contains("\"unlisted\""), "{refused}");
+    let own = proxy.ask(&ask("/v2/".to_owned(), "localhost")).await;
+    assert!(own.contains("own GET /v2/ "), "{own}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_listed_host_is_answered_under_the_ca() {
+    let proxy = Proxy::start(&Options::default(), nowhere()).await;
+    let (head, socket) = proxy.tunnel("listed.example:443").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let name = ServerName::try_from("listed.example").unwrap();
+    let mut tls = proxy.trusting().connect(name, socket).await.unwrap();
+    let request = format!(
+        "GET {BLOB} HTTP/1.1\r\nhost: listed.example\r\n\r\n\
+         PUT /v2/a/blobs/uploads/1 HTTP/1.1\r\nhost: listed.example\r\nconnection: close\r\ncontent-length: 4\r\n\r\npush"
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut replies = String::new();
+    tls.read_to_string(&mut replies).await.unwrap();
+    assert!(
+        replies.contains(&format!("content GET {BLOB} ")),
+        "{replies}"
+    );
+    assert!(
+        replies.contains("relay PUT /v2/a/blobs/uploads/1 "),
+        "{replies}"
+    );
+    assert!(replies.ends_with("body=push"), "{replies}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_trust_the_ca_harms_nobody() {
+    let proxy = Proxy::start(&Options::default(), nowhere()).await;
+    let (_, mut socket) = proxy.tunnel("listed.example:443").await;
+    socket.write_all(b"no TLS at all\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = socket.read_to_end(&mut rest).await;
+    let (head, _) = proxy.tunnel("listed.example:443").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn blind_tunnels_pass_bytes_and_obey_the_rules() {
+    let far = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = far.local_addr().unwrap();
+    let names = [
+        ("far.example", address),
+        ("inside.example", "10.0.0.1:443".parse().unwrap()),
+    ];
+    let exit = Exit {
+        port: address.port(),
+        permits: |ip: IpAddr| ip.is_loopback(),
+        resolver: Arc::new(Names(HashMap::from(names))),
+    };
+    let proxy = Proxy::start(&Options::default(), exit).await;
+    let port = address.port();
+
+    let (head, mut near) = proxy.tunnel(&format!("far.example:{port}")).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let (mut end, _) = far.accept().await.unwrap();
+    near.write_all(b"ask").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut asked = Vec::new();
+    end.read_to_end(&mut asked).await.unwrap();
+    end.write_all(b"answer").await.unwrap();
+    drop(end);
+    let mut answer = Vec::new();
+    near.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(
+        (asked.as_slice(), answer.as_slice()),
+        (&b"ask"[..], &b"answer"[..])
+    );
+
+    for (target, status) in [
+        ("far.example:22", "403"),
+        (&format!("inside.example:{port}"), "403"),
+        (&format!("unknown.example:{port}"), "502"),
+        ("far.example", "400"),
+    ] {
+        let (head, _) = proxy.tunnel(target).await;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status}")),
+            "{target}: {head}"
+        );
+    }
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn tunnels_are_bounded_and_can_be_off() {
+    let one = Options {
+        max_tunnels: 1,
+        ..Options::default()
+    };
+    let proxy = Proxy::start(&one, nowhere()).await;
+    let (first, held) = proxy.tunnel("listed.example:443").await;
+    let (second, _) = proxy.tunnel("listed.example:443").await;
+    assert!(first.starts_with("HTTP/1.1 200"), "{first}");
+    assert!(second.starts_with("HTTP/1.1 503"), "{second}");
+    drop(held);
+    proxy.stop().await;
+
+    let off = Options {
+        enabled: false,
+        ..Options::default()
+    };
+    let proxy = Proxy::start(&off, nowhere()).await;
+    let (head, _) = proxy.tunnel("listed.example:443").await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert!(!proxy.data.path().join("ca.crt").exists());
+    proxy.stop().await;
+}
