@@ -87,7 +87,8 @@ for n in $(seq 1 "$nodes"); do host "node$n" "$net.$((10 + n))" "$node_mbit"; do
 # start NAME HOST COMMAND...: a daemon with a log; its pid in $lab/NAME.pid.
 start() {
   local name=$1 where=$2; shift 2
-  inside "$where" "$@" >"$lab/$name.log" 2>&1 &
+  # Not by `inside`: the pid has to be the daemon's, not a subshell's.
+  ip netns exec "$(ns "$where")" "$@" >"$lab/$name.log" 2>&1 &
   pids+=($!)
   echo $! >"$lab/$name.pid"
   disown
@@ -222,6 +223,16 @@ scenario() { # NAME
   median=$(grep -v failed <<<"$times" | awk '{v[NR]=$1} END{print v[int((NR+1)/2)]}')
   copies=$(awk "BEGIN{printf \"%.3f\", ($after-$before)/$total}")
   local cpu="{}"
+  if [ "$name" = darter ] && [ -n "$keep" ]; then
+    inside middle curl -s http://127.0.0.1:4102/metrics >"$lab/scheduler.prom"
+    inside middle curl -s http://127.0.0.1:4002/metrics >"$lab/seed.prom"
+    for n in $(seq 1 "$nodes"); do
+      inside "node$n" curl -s http://127.0.0.1:4002/metrics >"$lab/proxy$n.prom"
+      inside "node$n" cat /proc/net/snmp /proc/net/netstat >"$lab/proxy$n.net"
+    done
+    inside middle cat /proc/net/snmp /proc/net/netstat >"$lab/seed.net"
+    tc -s qdisc show >"$lab/qdisc"
+  fi
   for part in scheduler seed $(seq -f 'proxy%g' 1 "$nodes"); do
     [ "$name" = darter ] || break
     local pid; pid=$(cat "$lab/$part.pid")

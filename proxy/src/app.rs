@@ -46,6 +46,8 @@ const EVENTS: usize = 1024;
 const DRAIN: Duration = Duration::from_secs(10);
 /// For everything behind them to end after that.
 const WIND_DOWN: Duration = Duration::from_secs(2);
+/// Of a piece, in the kernel and not sent: an upload slot that is given back has sent all but this.
+const UNSENT: u32 = 32 * 1024;
 /// Between two batches of fsync.
 const DURABLE_EVERY: Duration = Duration::from_secs(2);
 
@@ -407,6 +409,7 @@ fn peer_options() -> ServerOptions {
     ServerOptions {
         drain: Duration::from_secs(1),
         answer_tls: false,
+        unsent_bytes: Some(UNSENT),
         ..ServerOptions::default()
     }
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::store::{Store, StoredPiece};
 
 /// Bytes read and handed to the socket at once.
-const STEP: u64 = 256 * 1024;
+const STEP: u64 = 128 * 1024;
 
 /// Serves the pieces of one store.
 #[derive(Clone)]
@@ -113,12 +113,16 @@ fn send(piece: StoredPiece, slot: Slot, metrics: Metrics) -> Response {
         response = response.header(MEDIA_TYPE_HEADER, media_type);
     }
     metrics.uploading.inc();
+    let place = Place {
+        metrics: metrics.clone(),
+        _slot: slot,
+    };
     let sending = Sending {
         head: Some(head),
         rest: range,
         piece,
         metrics,
-        _slot: slot,
+        place: Some(place),
     };
     let body = Body::from_stream(futures::stream::try_unfold(sending, Sending::next));
     response
@@ -146,13 +150,25 @@ fn head(piece: &StoredPiece) -> Bytes {
     head.freeze()
 }
 
-/// A piece under way; holds its slot.
+/// A piece under way.
 struct Sending {
     head: Option<Bytes>,
     rest: Range<u64>,
     piece: StoredPiece,
     metrics: Metrics,
+    place: Option<Place>,
+}
+
+/// A slot that is taken until the kernel has the last byte.
+struct Place {
+    metrics: Metrics,
     _slot: Slot,
+}
+
+/// The last bytes of a piece, and its slot: dropped when they are written.
+struct Last {
+    bytes: Bytes,
+    _place: Place,
 }
 
 impl Sending {
@@ -164,14 +180,28 @@ impl Sending {
             return Ok(None);
         }
         let end = (self.rest.start + STEP).min(self.rest.end);
-        let bytes = self.piece.read(self.rest.start..end)?;
+        let mut bytes = self.piece.read(self.rest.start..end)?;
         self.rest.start = end;
         self.metrics.upload_bytes.inc_by(bytes.len() as u64);
+        if self.rest.is_empty()
+            && let Some(place) = self.place.take()
+        {
+            bytes = Bytes::from_owner(Last {
+                bytes,
+                _place: place,
+            });
+        }
         Ok(Some((bytes, self)))
     }
 }
 
-impl Drop for Sending {
+impl AsRef<[u8]> for Last {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         self.metrics.uploading.dec();
     }

@@ -27,6 +27,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -66,6 +67,9 @@ pub struct ServerOptions {
     /// Whether a client that speaks TLS to this plain port is told so by an HTTP 400,
     /// upon which containerd goes on without TLS.
     pub answer_tls: bool,
+    /// Bytes that the kernel takes of a connection before it has sent them
+    /// (`TCP_NOTSENT_LOWAT`); without it, as many as its buffer holds.
+    pub unsent_bytes: Option<u32>,
 }
 
 impl Default for ServerOptions {
@@ -76,6 +80,7 @@ impl Default for ServerOptions {
             header_bytes: 64 * 1024,
             drain: Duration::from_secs(10),
             answer_tls: true,
+            unsent_bytes: None,
         }
     }
 }
@@ -189,6 +194,10 @@ struct Connection {
 impl Connection {
     async fn begin(self, mut socket: TcpStream, place: OwnedSemaphorePermit) {
         let _ = socket.set_nodelay(true);
+        if let Some(bytes) = self.options.unsent_bytes {
+            // Without it, slots are given back somewhat early.
+            let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
+        }
         if self.options.answer_tls {
             match self.first_byte(&socket).await {
                 Some(TLS_HANDSHAKE) => {

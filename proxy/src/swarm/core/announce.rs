@@ -1,17 +1,14 @@
 //! Who is told of which pieces.
 //!
-//! What came from peers is announced to all subscribers, in batches. What came fresh
-//! from the source is announced to one subscriber first (super-seeding): if all were told
-//! at once, all would ask for the same piece, and the swarm would get no faster than
-//! this host's uplink. The others are told when the first one passes it on, or when that
-//! takes too long.
+//! What came from peers is announced to all subscribers, in batches; what only this host
+//! has is offered to one at a time ([`super::offers`]), and promised to the others.
 
 use darter_api::{HostId, Lengths, PieceSet, TaskId, Timestamp, link::LinkMessage};
 
 use super::{
     Node,
     event::Command,
-    state::{Announcer, Fresh, Subscriber},
+    state::{Announcer, Subscriber},
 };
 
 /// Tasks that others may subscribe to before this host knows them.
@@ -24,75 +21,52 @@ impl Announcer {
             .any(|subscriber| !subscriber.pending.is_empty())
     }
 
-    /// Tells all but one.
-    fn tell_all(&mut self, piece: u32, but: Option<HostId>) {
-        for (host, subscriber) in &mut self.subscribers {
-            if Some(*host) != but {
-                subscriber.pending.insert(piece);
-            }
+    /// Pieces that this host may be counted on for, beside those it announces.
+    fn promised(&self, reading: &PieceSet) -> PieceSet {
+        let mut promised = reading.clone();
+        promised.union_with(&self.offers.own);
+        promised
+    }
+
+    fn tell_all(&mut self, pieces: &PieceSet) {
+        for subscriber in self.subscribers.values_mut() {
+            subscriber.tell(pieces);
         }
     }
 
-    /// A piece from the source: to one subscriber, if there are several.
-    fn tell_one(&mut self, now: Timestamp, piece: u32, knows: impl Fn(&HostId) -> bool) {
-        let wanting = self.subscribers.iter_mut().filter(|(host, _)| !knows(host));
-        let Some((host, subscriber)) = wanting.min_by_key(|(_, subscriber)| subscriber.served)
-        else {
-            return;
-        };
-        let host = *host;
-        subscriber.served += 1;
-        subscriber.pending.insert(piece);
-        if self.subscribers.len() > 1 {
-            self.fresh.insert(
-                piece,
-                Fresh {
-                    to: host,
-                    since: now,
-                },
-            );
+    fn heard(&mut self, host: &HostId, pieces: &PieceSet) {
+        let mut subscriber = self.subscribers.get_mut(host);
+        if let Some(subscriber) = &mut subscriber {
+            subscriber.known.union_with(pieces);
+        }
+        self.offers.heard(host, pieces, subscriber);
+    }
+
+    pub(super) fn leave(&mut self, host: &HostId) {
+        if self.subscribers.remove(host).is_some() {
+            self.offers.gone(host);
         }
     }
 
-    /// A host announced pieces: what was fresh of them is known to all now.
-    fn echo(&mut self, now: Timestamp, host: &HostId, pieces: &PieceSet) {
-        let echoed: Vec<u32> = self
-            .fresh
-            .keys()
-            .copied()
-            .filter(|piece| pieces.contains(*piece))
-            .collect();
-        for piece in &echoed {
-            if let Some(fresh) = self.fresh.remove(piece) {
-                if fresh.to == *host
-                    && let Some(subscriber) = self.subscribers.get_mut(host)
-                {
-                    subscriber.echoed = now;
-                }
-                self.tell_all(*piece, Some(fresh.to));
-            }
-        }
-        if let Some(subscriber) = self.subscribers.get_mut(host) {
+    /// These are not held any more, by anybody.
+    pub(super) fn take_back(&mut self, pieces: &PieceSet) {
+        self.offers.take_back(pieces);
+        for subscriber in self.subscribers.values_mut() {
             subscriber.pending.subtract(pieces);
+            subscriber.told.subtract(pieces);
+            subscriber.known.subtract(pieces);
         }
     }
+}
 
-    /// Tells all of fresh pieces that their first subscriber does not pass on.
-    fn reveal(&mut self, now: Timestamp, after: std::time::Duration) {
-        let late = |fresh: &Fresh| match self.subscribers.get(&fresh.to) {
-            Some(first) => now.since(fresh.since.max(first.echoed)) >= after,
-            None => true,
-        };
-        let late: Vec<(u32, HostId)> = self
-            .fresh
-            .iter()
-            .filter(|(_, fresh)| late(fresh))
-            .map(|(piece, fresh)| (*piece, fresh.to))
-            .collect();
-        for (piece, first) in late {
-            self.fresh.remove(&piece);
-            self.tell_all(piece, Some(first));
-        }
+impl Subscriber {
+    /// Lets it know of pieces with the next batch, even of those that it has: who offered
+    /// them hears of it so, and all count how rare they are.
+    pub(super) fn tell(&mut self, pieces: &PieceSet) {
+        let mut new = pieces.clone();
+        new.subtract(&self.told);
+        self.told.union_with(&new);
+        self.pending.union_with(&new);
     }
 }
 
@@ -104,41 +78,74 @@ impl Node {
             .is_some_and(|task| task.announcer.has_pending())
     }
 
-    /// Announces a piece that came from a peer.
-    pub(super) fn announce(&mut self, id: &TaskId, piece: u32, from: HostId) {
-        if let Some(task) = self.state.tasks.get_mut(id) {
-            task.announcer.tell_all(piece, Some(from));
-            self.state.busy.insert(*id);
-        }
-    }
-
-    /// Announces a piece that came from the source.
-    pub(super) fn announce_fresh(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+    /// Announces a piece that came from a peer: to that peer as well, which learns that
+    /// its offer was taken up.
+    pub(super) fn announce(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+        let interval = self.options.have_interval;
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
-        let available = task.download.as_ref().map(|download| &download.available);
-        let knows = |host: &HostId| {
-            available
-                .and_then(|sets| sets.get(host))
-                .is_some_and(|set| set.contains(piece))
-        };
-        task.announcer.tell_one(now, piece, knows);
+        let announcer = &mut task.announcer;
+        announcer.tell_all(&PieceSet::from_range(piece..piece + 1));
         self.state.busy.insert(*id);
-        self.flush(id);
+        if now.since(announcer.flushed) >= interval {
+            announcer.flushed = now;
+            self.flush(id);
+        }
     }
 
-    pub(super) fn reveal_stale(&mut self, now: Timestamp, id: &TaskId) {
+    /// Gives out a piece that came from the source.
+    pub(super) fn announce_fresh(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+        self.give_out(now, id, &PieceSet::from_range(piece..piece + 1));
+    }
+
+    /// Gives out pieces that did not come from a peer.
+    pub(super) fn give_out(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
+        let Some(task) = self.state.tasks.get_mut(id).filter(|_| !pieces.is_empty()) else {
+            return;
+        };
+        if task.lengths.is_small() {
+            task.announcer.tell_all(pieces);
+        } else {
+            let Announcer {
+                offers,
+                subscribers,
+                ..
+            } = &mut task.announcer;
+            offers.add(pieces, subscribers);
+        }
+        self.state.busy.insert(*id);
+        self.offer(now, id);
+    }
+
+    /// Makes the offers that can be made, and sends all that is to be told.
+    pub(super) fn offer(&mut self, now: Timestamp, id: &TaskId) {
         let after = self.options.reveal_after;
         if let Some(task) = self.state.tasks.get_mut(id) {
-            task.announcer.reveal(now, after);
+            let Announcer {
+                offers,
+                subscribers,
+                ..
+            } = &mut task.announcer;
+            if !offers.own.is_empty() {
+                offers.expire(now, after, subscribers);
+                offers.make(now, subscribers, &mut self.rng);
+                if offers.is_open() {
+                    self.state.busy.insert(*id);
+                }
+                self.flush(id);
+            }
         }
     }
 
-    pub(super) fn echoed(&mut self, now: Timestamp, id: &TaskId, host: &HostId, pieces: &PieceSet) {
+    pub(super) fn heard(&mut self, now: Timestamp, id: &TaskId, host: &HostId, pieces: &PieceSet) {
         if let Some(task) = self.state.tasks.get_mut(id) {
-            task.announcer.echo(now, host, pieces);
+            if pieces.end() > task.lengths.pieces() {
+                return;
+            }
+            task.announcer.heard(host, pieces);
         }
+        self.offer(now, id);
     }
 
     /// Sends what is to be told.
@@ -159,7 +166,13 @@ impl Node {
     }
 
     /// A neighbour wants to hear of a task.
-    pub(super) fn subscribed(&mut self, host: HostId, id: TaskId, lengths: Lengths) {
+    pub(super) fn subscribed(
+        &mut self,
+        now: Timestamp,
+        host: HostId,
+        id: TaskId,
+        lengths: Lengths,
+    ) {
         let Some(task) = self.state.tasks.get_mut(&id) else {
             if self.state.early.len() < MAX_EARLY || self.state.early.contains_key(&id) {
                 self.state.early.entry(id).or_default().insert(host);
@@ -169,56 +182,45 @@ impl Node {
         if task.lengths != lengths {
             return;
         }
+        let announcer = &mut task.announcer;
+        announcer.leave(&host);
+        let mut subscriber = Subscriber::default();
         let mut pieces = task.held.clone();
-        for (piece, fresh) in &task.announcer.fresh {
-            if fresh.to != host {
-                pieces.remove(*piece);
-            }
-        }
-        let least = task
-            .announcer
-            .subscribers
-            .values()
-            .map(|other| other.served)
-            .min()
-            .unwrap_or(0);
-        let subscriber = Subscriber {
-            served: least,
-            ..Subscriber::default()
-        };
-        task.announcer.subscribers.insert(host, subscriber);
-        let reading = task.reading.clone();
-        if !pieces.is_empty() {
-            self.tell(host, LinkMessage::Have { task: id, pieces });
-        }
-        if !reading.is_empty() {
-            self.tell(
+        pieces.subtract(&announcer.offers.own);
+        subscriber.tell(&pieces);
+        announcer.subscribers.insert(host, subscriber);
+        let promised = announcer.promised(&task.reading);
+        if !promised.is_empty() {
+            self.commands.push(Command::Link {
                 host,
-                LinkMessage::Reading {
+                message: LinkMessage::Reading {
                     task: id,
-                    pieces: reading,
+                    pieces: promised,
                 },
-            );
+            });
         }
         self.subscribe_back(host, &id);
+        self.flush(&id);
+        self.offer(now, &id);
     }
 
-    pub(super) fn unsubscribed(&mut self, host: &HostId, id: &TaskId) {
+    pub(super) fn unsubscribed(&mut self, now: Timestamp, host: &HostId, id: &TaskId) {
         if let Some(task) = self.state.tasks.get_mut(id) {
-            task.announcer.subscribers.remove(host);
+            task.announcer.leave(host);
         }
         if let Some(hosts) = self.state.early.get_mut(id) {
             hosts.remove(host);
         }
+        self.offer(now, id);
     }
 
     /// Those who subscribed before the task was known.
-    pub(super) fn adopt_early_subscribers(&mut self, id: &TaskId) {
+    pub(super) fn adopt_early_subscribers(&mut self, now: Timestamp, id: &TaskId) {
         let Some(lengths) = self.state.tasks.get(id).map(|task| task.lengths) else {
             return;
         };
         for host in self.state.early.remove(id).unwrap_or_default() {
-            self.subscribed(host, *id, lengths);
+            self.subscribed(now, host, *id, lengths);
         }
     }
 
@@ -228,7 +230,7 @@ impl Node {
             return;
         };
         let hosts: Vec<HostId> = task.announcer.subscribers.keys().copied().collect();
-        let pieces = task.reading.clone();
+        let pieces = task.announcer.promised(&task.reading);
         for host in hosts {
             self.tell(
                 host,

@@ -9,11 +9,12 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
-//! [`lease`] when the source is read.
+//! [`offers`] who is given what only this host has, [`lease`] when the source is read.
 
 mod announce;
 pub mod event;
 mod lease;
+mod offers;
 mod options;
 mod peers;
 mod pick;
@@ -30,7 +31,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 pub use options::Options;
 
 use event::{Command, DownloadFailure, Event};
-use state::{Announcer, Download, Lease, State, Task};
+use state::{Download, Lease, State, Task};
 
 /// Progress is told so often at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,7 +81,7 @@ impl Node {
         self.redial(now);
         self.expire_early_grants(now);
         for task in self.state.busy.clone() {
-            self.reveal_stale(now, &task);
+            self.offer(now, &task);
             self.flush(&task);
             self.review(now, &task);
             self.tell_progress(now, &task);
@@ -156,7 +157,7 @@ impl Node {
                 lengths,
                 held,
                 origin,
-            } => self.stored(task, lengths, held, origin),
+            } => self.stored(now, task, lengths, held, origin),
             Event::Evicted { task } => self.evicted(&task),
             Event::SessionUp => self.session_up(now),
             Event::SessionDown => {
@@ -206,14 +207,9 @@ impl Node {
         held: PieceSet,
         purpose: Purpose,
     ) {
-        let task = self.state.tasks.entry(id).or_insert_with(|| Task {
-            lengths,
-            origin: None,
-            held: PieceSet::new(),
-            reading: PieceSet::new(),
-            download: None,
-            announcer: Announcer::default(),
-        });
+        let task = self.state.tasks.entry(id);
+        let task = task.or_insert_with(|| Task::new(lengths));
+        let found = found_beside(&task.held, &held);
         task.lengths = lengths;
         task.origin = Some(origin);
         task.held = held;
@@ -227,7 +223,8 @@ impl Node {
         download.answer_by = now + self.options.join_timeout + jitter;
         task.download = Some(download);
         self.state.busy.insert(id);
-        self.adopt_early_subscribers(&id);
+        self.give_out(now, &id, &found);
+        self.adopt_early_subscribers(now, &id);
         self.join(now, &id);
         self.subscribe_all(&id);
         let early = self.state.granted.remove(&id);
@@ -260,20 +257,24 @@ impl Node {
         self.say(PeerMessage::Join(join));
     }
 
-    fn stored(&mut self, id: TaskId, lengths: Lengths, held: PieceSet, origin: Option<Origin>) {
+    fn stored(
+        &mut self,
+        now: Timestamp,
+        id: TaskId,
+        lengths: Lengths,
+        held: PieceSet,
+        origin: Option<Origin>,
+    ) {
         let whole = held.len() == lengths.pieces();
-        let task = self.state.tasks.entry(id).or_insert_with(|| Task {
-            lengths,
-            origin: None,
-            held: PieceSet::new(),
-            reading: PieceSet::new(),
-            download: None,
-            announcer: Announcer::default(),
-        });
+        let task = self.state.tasks.entry(id);
+        let task = task.or_insert_with(|| Task::new(lengths));
+        let found = found_beside(&task.held, &held);
         task.lengths = lengths;
         task.held = held;
         task.origin = origin.or(task.origin.take());
-        self.adopt_early_subscribers(&id);
+        self.give_out(now, &id, &found);
+        self.rest(&id);
+        self.adopt_early_subscribers(now, &id);
         if self.session_up {
             let holdings = self.holding(&id).into_iter().collect();
             self.say(PeerMessage::Inventory {
@@ -383,13 +384,8 @@ impl Node {
             return;
         };
         task.held.subtract(pieces);
-        for piece in pieces.iter() {
-            task.announcer.fresh.remove(&piece);
-        }
+        task.announcer.take_back(pieces);
         let hosts: Vec<HostId> = task.announcer.subscribers.keys().copied().collect();
-        for subscriber in task.announcer.subscribers.values_mut() {
-            subscriber.pending.subtract(pieces);
-        }
         let Some(download) = &mut task.download else {
             return;
         };
@@ -469,13 +465,20 @@ impl Node {
     fn rest(&mut self, id: &TaskId) {
         let busy = self.state.tasks.get(id).is_some_and(|task| {
             task.download.is_some()
-                || !task.announcer.fresh.is_empty()
+                || task.announcer.offers.is_open()
                 || task.announcer.has_pending()
         });
         if !busy {
             self.state.busy.remove(id);
         }
     }
+}
+
+/// What was on disk already, before any swarm.
+fn found_beside(known: &PieceSet, held: &PieceSet) -> PieceSet {
+    let mut found = held.clone();
+    found.subtract(known);
+    found
 }
 
 #[cfg(test)]

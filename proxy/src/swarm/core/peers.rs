@@ -95,7 +95,7 @@ impl Node {
                 download.available.remove(host);
                 download.read_by.remove(host);
             }
-            task.announcer.subscribers.remove(host);
+            task.announcer.leave(host);
         }
     }
 
@@ -167,12 +167,11 @@ impl Node {
 
     pub(super) fn link(&mut self, now: Timestamp, host: HostId, message: LinkMessage) {
         match message {
-            LinkMessage::Subscribe { task, lengths } => self.subscribed(host, task, lengths),
-            LinkMessage::Unsubscribe { task } => self.unsubscribed(&host, &task),
+            LinkMessage::Subscribe { task, lengths } => self.subscribed(now, host, task, lengths),
+            LinkMessage::Unsubscribe { task } => self.unsubscribed(now, &host, &task),
             LinkMessage::Have { task, pieces } => {
-                self.echoed(now, &task, &host, &pieces);
+                self.heard(now, &task, &host, &pieces);
                 self.note_available(&host, &task, &pieces);
-                self.flush(&task);
                 self.pick(now, &task);
             }
             LinkMessage::Lost { task, pieces } => {
@@ -237,7 +236,8 @@ impl Node {
         let Some(task) = self.state.tasks.get(id) else {
             return;
         };
-        if task.download.is_some() {
+        // Who gives pieces out one by one has to hear what becomes of them.
+        if task.download.is_some() || !task.announcer.offers.own.is_empty() {
             let lengths = task.lengths;
             self.tell(host, LinkMessage::Subscribe { task: *id, lengths });
         }

@@ -255,7 +255,7 @@ impl Node {
             return;
         };
         self.gained(now, &request.task, request.piece);
-        self.announce(&request.task, request.piece, request.host);
+        self.announce(now, &request.task, request.piece);
         self.complete_if_whole(&request.task);
         self.pick(now, &request.task);
         self.pick_elsewhere(now, &request.task);

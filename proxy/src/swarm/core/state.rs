@@ -8,7 +8,10 @@ use std::{
 
 use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, session::Purpose};
 
-use super::event::{ReaderId, RequestId};
+use super::{
+    event::{ReaderId, RequestId},
+    offers::Offers,
+};
 
 /// A task of which this host holds, or wants, something.
 #[derive(Debug)]
@@ -20,6 +23,19 @@ pub(super) struct Task {
     pub(super) reading: PieceSet,
     pub(super) download: Option<Download>,
     pub(super) announcer: Announcer,
+}
+
+impl Task {
+    pub(super) fn new(lengths: Lengths) -> Self {
+        Self {
+            lengths,
+            origin: None,
+            held: PieceSet::new(),
+            reading: PieceSet::new(),
+            download: None,
+            announcer: Announcer::default(),
+        }
+    }
 }
 
 /// The wanted part of a task.
@@ -92,23 +108,24 @@ impl Download {
 #[derive(Debug, Default)]
 pub(super) struct Announcer {
     pub(super) subscribers: BTreeMap<HostId, Subscriber>,
-    /// Pieces from the source that only one subscriber was told of.
-    pub(super) fresh: BTreeMap<u32, Fresh>,
+    /// Pieces that are given out one by one.
+    pub(super) offers: Offers,
+    /// When the last batch left.
+    pub(super) flushed: Timestamp,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriber {
+    /// What the next batch tells it.
     pub(super) pending: PieceSet,
-    /// Fresh pieces it was told of alone.
-    pub(super) served: u64,
-    /// When it last announced one of them back.
-    pub(super) echoed: Timestamp,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fresh {
-    pub(super) to: HostId,
-    pub(super) since: Timestamp,
+    /// What it was told of, or will be.
+    pub(super) told: PieceSet,
+    /// What it has announced itself.
+    pub(super) known: PieceSet,
+    /// Offers made to it alone that it has not answered.
+    pub(super) open: u32,
+    /// Offers in a row that it did not take up.
+    pub(super) ignored: u32,
 }
 
 /// Another host.

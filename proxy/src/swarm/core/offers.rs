@@ -1,0 +1,208 @@
+//! Super-seeding: who is offered the pieces that only this host has.
+//!
+//! If all subscribers were told of a piece at once, all would ask for it here, and the
+//! swarm would get no faster than this host's uplink. So what came from the source, or
+//! was here before the swarm, is offered to one subscriber at a time, and the others get
+//! it from there. What one has announced is offered to another only while the uplink would
+//! idle. All of it counts as promised ([`super::lease`]), so that nobody reads it again.
+//!
+//! An offer is open until its subscriber has announced the piece. Enough are open to keep
+//! each subscriber asking; offers of what is to be had elsewhere wait until hardly any is.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use darter_api::{HostId, PieceSet, Timestamp};
+use rand::{RngExt as _, rngs::SmallRng};
+
+use super::state::Subscriber;
+
+/// Open offers of pieces that nobody else has, a subscriber: twice what it asks for at once.
+const OPEN_EACH: usize = 8;
+/// Fewer open offers than this leave an uplink idle.
+const IDLE_BELOW: usize = 4;
+/// Pieces that nobody has are offered in order, but for a choice among so many, so that
+/// several hosts that hold all don't offer the same.
+const CHOICE: usize = 8;
+
+/// The pieces that this host gives out one by one.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    /// All of them.
+    pub(super) own: PieceSet,
+    /// Those that no subscriber has or is offered.
+    unknown: PieceSet,
+    open: BTreeMap<u32, Offer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    to: HostId,
+    since: Timestamp,
+}
+
+impl Offers {
+    pub(super) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// Pieces to give out from now on.
+    pub(super) fn add(&mut self, pieces: &PieceSet, others: &BTreeMap<HostId, Subscriber>) {
+        let mut new = pieces.clone();
+        new.subtract(&self.own);
+        self.own.union_with(&new);
+        for other in others.values() {
+            new.subtract(&other.known);
+        }
+        self.unknown.union_with(&new);
+    }
+
+    /// These are not held any more.
+    pub(super) fn take_back(&mut self, pieces: &PieceSet) {
+        self.own.subtract(pieces);
+        self.unknown.subtract(pieces);
+        self.open.retain(|piece, _| !pieces.contains(*piece));
+    }
+
+    /// A subscriber announced pieces.
+    pub(super) fn heard(
+        &mut self,
+        host: &HostId,
+        pieces: &PieceSet,
+        subscriber: Option<&mut Subscriber>,
+    ) {
+        self.unknown.subtract(pieces);
+        let answered = |offer: &Offer, piece: u32| offer.to == *host && pieces.contains(piece);
+        let mut taken = 0;
+        self.open.retain(|piece, offer| {
+            if !answered(offer, *piece) {
+                return true;
+            }
+            taken += 1;
+            false
+        });
+        if let Some(subscriber) = subscriber.filter(|_| taken > 0) {
+            subscriber.open = subscriber.open.saturating_sub(taken);
+            subscriber.ignored = 0;
+        }
+    }
+
+    /// A subscriber is gone: what it was offered goes to others.
+    pub(super) fn gone(&mut self, host: &HostId) {
+        let unknown = &mut self.unknown;
+        self.open.retain(|piece, offer| {
+            if offer.to == *host {
+                unknown.insert(*piece);
+            }
+            offer.to != *host
+        });
+    }
+
+    /// Offers that were not taken up for so long are made to others as well.
+    pub(super) fn expire(
+        &mut self,
+        now: Timestamp,
+        after: Duration,
+        others: &mut BTreeMap<HostId, Subscriber>,
+    ) {
+        let late: Vec<(u32, HostId)> = self
+            .open
+            .iter()
+            .filter(|(_, offer)| now.since(offer.since) >= after)
+            .map(|(piece, offer)| (*piece, offer.to))
+            .collect();
+        for (piece, host) in late {
+            self.open.remove(&piece);
+            if let Some(subscriber) = others.get_mut(&host) {
+                subscriber.open = subscriber.open.saturating_sub(1);
+                subscriber.ignored += 1;
+            }
+            if !others.values().any(|other| other.known.contains(piece)) {
+                self.unknown.insert(piece);
+            }
+        }
+    }
+
+    /// Makes as many offers as the uplink bears.
+    pub(super) fn make(
+        &mut self,
+        now: Timestamp,
+        others: &mut BTreeMap<HostId, Subscriber>,
+        rng: &mut SmallRng,
+    ) {
+        if others.len() == 1 {
+            for only in others.values_mut() {
+                only.tell(&self.own);
+            }
+            return;
+        }
+        while self.open.len() < others.len() * OPEN_EACH {
+            let idle = self.open.len() < IDLE_BELOW;
+            let next = self.unknown_piece(others, rng);
+            let next = next.or_else(|| idle.then(|| self.rarest_piece(others, rng)).flatten());
+            let Some((piece, host)) = next else {
+                return;
+            };
+            self.unknown.remove(piece);
+            self.open.insert(
+                piece,
+                Offer {
+                    to: host,
+                    since: now,
+                },
+            );
+            if let Some(subscriber) = others.get_mut(&host) {
+                subscriber.open += 1;
+                subscriber.tell(&PieceSet::from_range(piece..piece + 1));
+            }
+        }
+    }
+
+    /// An early one of those that nobody has, and who is to have it.
+    fn unknown_piece(
+        &self,
+        others: &BTreeMap<HostId, Subscriber>,
+        rng: &mut SmallRng,
+    ) -> Option<(u32, HostId)> {
+        let early: Vec<u32> = self.unknown.iter().take(CHOICE).collect();
+        let start = rng.random_range(0..early.len().max(1));
+        let in_turn = early.iter().cycle().skip(start).take(early.len());
+        in_turn
+            .filter_map(|piece| Some((*piece, who_lacks(*piece, others, rng)?)))
+            .next()
+    }
+
+    /// The one that fewest have.
+    fn rarest_piece(
+        &self,
+        others: &BTreeMap<HostId, Subscriber>,
+        rng: &mut SmallRng,
+    ) -> Option<(u32, HostId)> {
+        let mut rarest: Option<((usize, u32), u32, HostId)> = None;
+        for piece in self.own.iter() {
+            if self.open.contains_key(&piece) {
+                continue;
+            }
+            let holders = others.values().filter(|other| other.known.contains(piece));
+            let order = (holders.count(), rng.random());
+            if rarest.is_none_or(|(least, ..)| order < least)
+                && let Some(host) = who_lacks(piece, others, rng)
+            {
+                rarest = Some((order, piece, host));
+            }
+        }
+        rarest.map(|(_, piece, host)| (piece, host))
+    }
+}
+
+/// The subscriber with the fewest open offers that was not told of the piece.
+fn who_lacks(
+    piece: u32,
+    others: &BTreeMap<HostId, Subscriber>,
+    rng: &mut SmallRng,
+) -> Option<HostId> {
+    others
+        .iter()
+        .filter(|(_, other)| !other.told.contains(piece) && !other.known.contains(piece))
+        .min_by_key(|(_, other)| (other.ignored, other.open, rng.random::<u32>()))
+        .map(|(host, _)| *host)
+}
