@@ -33,6 +33,8 @@ pub(crate) struct Host {
     /// The session's number, while there is one.
     pub(crate) session: Option<u64>,
     pub(crate) sessions: u64,
+    /// Attempts at a session since the last one.
+    pub(crate) tries: u32,
     pub(crate) links: BTreeSet<Place>,
     pub(crate) requests: BTreeMap<RequestId, Asked>,
     pub(crate) slots: Slots,

@@ -16,6 +16,8 @@ use darter_proxy::swarm::core::event::RequestId;
 
 /// Quanta of a transfer that are under way at the same time.
 const WINDOW: u32 = 4;
+/// As the driver's: up to so much is read over.
+const GAP_BYTES: u64 = 1 << 20;
 
 /// A host by its number; the source is one past the last.
 pub(crate) type Place = usize;
@@ -32,6 +34,8 @@ pub(crate) struct Chunk {
     pub(crate) bytes: u64,
     /// Whether the piece ends with it.
     pub(crate) last: bool,
+    /// Whether it was not only read over.
+    pub(crate) wanted: bool,
 }
 
 /// What a transfer carries.
@@ -57,6 +61,8 @@ pub(crate) struct Transfer {
     /// Pieces of a stream that were sent whole and have not arrived.
     on_the_way: PieceSet,
     queued: bool,
+    /// Where a stream's last piece ended.
+    after: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -177,6 +183,7 @@ impl Network {
             in_flight: 0,
             on_the_way: PieceSet::new(),
             queued: false,
+            after: None,
         };
         self.transfers.insert(id, transfer);
         id
@@ -289,15 +296,17 @@ impl Transfer {
     fn next_chunk(&mut self, transfer: TransferId, quantum: u64) -> Option<Chunk> {
         let (piece, sent) = match (self.current, &self.cargo) {
             (Some(current), _) => current,
-            (None, Cargo::Stream(pieces)) => (pieces.first()?, 0),
+            (None, Cargo::Stream(pieces)) => (self.next_of(pieces)?, 0),
             (None, Cargo::Piece(_)) => return None,
         };
         let whole = self.lengths.piece_bytes(PieceIndex(piece));
         let bytes = quantum.min(whole - sent);
         let last = sent + bytes >= whole;
         self.current = (!last).then_some((piece, sent + bytes));
+        let mut wanted = true;
         if last && let Cargo::Stream(pieces) = &mut self.cargo {
-            pieces.remove(piece);
+            wanted = pieces.remove(piece);
+            self.after = Some(piece + 1);
             self.on_the_way.insert(piece);
         }
         Some(Chunk {
@@ -305,7 +314,20 @@ impl Transfer {
             piece,
             bytes,
             last,
+            wanted,
         })
+    }
+
+    /// The next piece of a stream: as the driver does, a small gap of pieces that are not
+    /// wanted is read over.
+    fn next_of(&self, pieces: &PieceSet) -> Option<u32> {
+        let ahead = self.after.and_then(|after| {
+            let next = pieces.runs().iter().find(|run| run.end > after)?.start;
+            let gap =
+                u64::from(next.saturating_sub(after)) * u64::from(self.lengths.piece_length());
+            (gap <= GAP_BYTES).then_some(after)
+        });
+        ahead.or(pieces.first())
     }
 }
 

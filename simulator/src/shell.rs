@@ -315,12 +315,14 @@ impl World {
         if !chunk.last {
             return;
         }
-        if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
-            local.held.insert(chunk.piece);
+        if chunk.wanted {
+            if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
+                local.held.insert(chunk.piece);
+            }
+            let piece = darter_api::PieceIndex(chunk.piece);
+            self.handle(host, Event::SourcePiece { task, piece });
+            self.move_readers(host, task);
         }
-        let piece = darter_api::PieceIndex(chunk.piece);
-        self.handle(host, Event::SourcePiece { task, piece });
-        self.move_readers(host, task);
         let over = self.network.get(chunk.transfer);
         if over.is_some_and(crate::network::Transfer::is_over) {
             self.stop_source(host, task);

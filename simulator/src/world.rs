@@ -179,6 +179,7 @@ impl World {
                 deadline: None,
                 session: None,
                 sessions: 0,
+                tries: 0,
                 links: BTreeSet::new(),
                 requests: BTreeMap::new(),
                 slots: Slots::new(
@@ -400,7 +401,11 @@ impl World {
     }
 
     fn connects_later(&mut self, host: Place) {
-        let pause = Duration::from_micros(self.rng.random_range(100_000..400_000));
+        // As the proxy's session: from 100 ms, doubled up to 2 s.
+        let tries = self.hosts[host].tries;
+        self.hosts[host].tries += 1;
+        let pause = Duration::from_millis(100 << tries.min(5)).min(Duration::from_secs(2));
+        let pause = pause.mul_f64(self.rng.random_range(0.9..1.1));
         self.queue.put(self.now + pause, Happening::Connects(host));
     }
 
@@ -447,6 +452,7 @@ impl World {
             return;
         }
         if is_welcome(&message) {
+            self.hosts[host].tries = 0;
             self.handle(host, Event::SessionUp);
         }
         self.handle(host, Event::Session(message));

@@ -1,6 +1,6 @@
 //! Who may read the source: at most one host a piece.
 
-use std::collections::BTreeSet;
+use std::{ops::Range, time::Duration};
 
 use darter_api::{
     Grant, HostId, PieceSet, TaskId, Timestamp,
@@ -9,6 +9,15 @@ use darter_api::{
 
 use super::{Cluster, task::Lease};
 
+/// Runs of pieces that one holder reads at a time: each has a grant of its own, and holders
+/// remember a few.
+const MAX_RUNS: usize = 8;
+/// Who gave a lease back because others have what it is for is not asked again for so long:
+/// until then progress has told who they are.
+const NOT_NEEDED_MEMORY: Duration = Duration::from_secs(1);
+/// A holder that answers slowly is waited for so long at most.
+const MAX_ACCEPT: Duration = Duration::from_secs(5);
+
 impl Cluster {
     /// Sees to it that every missing piece of a wanted task is held, leased, or said to
     /// be unavailable.
@@ -16,36 +25,45 @@ impl Cluster {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
-        let waiters = task.waiters();
-        if waiters.is_empty() && task.leases.is_empty() {
+        if task.waiting() == 0 && task.leases.is_empty() {
             self.live.remove(id);
             return;
         }
         self.live.insert(*id);
+        if task.waiting() == 0 || now.since(self.started) < self.options.settle {
+            return;
+        }
         let uncovered = task.uncovered();
-        if uncovered.is_empty() || waiters.is_empty() {
+        if uncovered.is_empty() {
             return;
         }
-        if now.since(self.started) < self.options.settle {
+        let Some(holder) = self.holder_for(now, id) else {
+            self.tell_unavailable(id);
             return;
-        }
-        for run in uncovered.runs() {
-            let Some(holder) = self.next_holder(now, id, &waiters) else {
-                self.tell_unavailable(id, &waiters);
-                return;
-            };
+        };
+        let task = self.tasks.get(id);
+        let has = task.map_or(0, |task| task.runs_of(&holder));
+        for run in uncovered.runs().iter().take(MAX_RUNS.saturating_sub(has)) {
             self.grant(now, id, holder, run.clone());
         }
     }
 
-    /// The seed by rendezvous (Thaler and Ravishankar, 1998), then who waits.
-    fn next_holder(&self, now: Timestamp, id: &TaskId, waiters: &[HostId]) -> Option<HostId> {
+    /// Who reads already; else the seed by rendezvous (Thaler and Ravishankar, 1998); else
+    /// one of those who wait, first of all those who were near the last reader.
+    fn holder_for(&self, now: Timestamp, id: &TaskId) -> Option<HostId> {
         let task = self.tasks.get(id)?;
+        if let Some(lease) = task.leases.first() {
+            return Some(lease.holder);
+        }
         let memory = self.options.refusal_memory;
-        let busy: BTreeSet<HostId> = task.leases.iter().map(|lease| lease.holder).collect();
         let fit = |host: &HostId| {
-            let refused = task.refused.get(host);
-            !busy.contains(host) && refused.is_none_or(|(_, at)| now.since(*at) >= memory)
+            task.refused.get(host).is_none_or(|(why, at)| {
+                let memory = match why {
+                    LeaseEnd::NotNeeded => NOT_NEEDED_MEMORY,
+                    _ => memory,
+                };
+                now.since(*at) >= memory
+            })
         };
         let missing = |(why, at): &(LeaseEnd, Timestamp)| {
             *why == LeaseEnd::Missing && now.since(*at) < memory
@@ -53,8 +71,14 @@ impl Cluster {
         if task.refused.values().any(missing) {
             return None;
         }
-        let seeds = self.ranked_seeds(id);
-        seeds.into_iter().chain(waiters.iter().copied()).find(fit)
+        if let Some(seed) = self.ranked_seeds(id).into_iter().find(fit) {
+            return Some(seed);
+        }
+        let waiters = task.waiters();
+        let is_heir = |host: &&HostId| task.heirs.contains(*host) && fit(host);
+        let heir = waiters.iter().find(is_heir);
+        heir.or_else(|| waiters.iter().find(|host| fit(host)))
+            .copied()
     }
 
     /// The seed that a cold task is asked of.
@@ -78,31 +102,24 @@ impl Cluster {
         ranked.into_iter().map(|(_, seed)| seed).collect()
     }
 
-    fn grant(&mut self, now: Timestamp, id: &TaskId, holder: HostId, pieces: std::ops::Range<u32>) {
+    fn grant(&mut self, now: Timestamp, id: &TaskId, holder: HostId, pieces: Range<u32>) {
         let unix_ms = self.unix_ms + now.as_micros() / 1000;
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        task.told_unavailable = false;
+        task.told_unavailable.clear();
         let lengths = task.lengths;
         let origin = task.origins.first().cloned();
-        let member = task.member(holder);
-        let asked_to_fetch = !member.wants;
+        let asked_to_fetch = !task.member(holder).wants();
         if asked_to_fetch {
-            member.wants = true;
-            member.purpose = Purpose::Seed;
+            task.set_wants(holder, true);
+            task.member(holder).purpose = Purpose::Seed;
         }
-        task.leases.push(Lease {
-            holder,
-            pieces: PieceSet::from_range(pieces.clone()),
-            granted: now,
-            accepted: None,
-            first_byte: false,
-            renewed: now,
-        });
+        task.lease(now, holder, pieces.clone());
         self.counts.granted += 1;
         if let Some(host) = self.hosts.get_mut(&holder) {
             host.tasks.insert(*id);
+            host.granted.get_or_insert(now);
         }
         let grant = Grant::sign(&self.key, holder, *id, lengths, pieces, unix_ms);
         if let Some(origin) = origin.filter(|_| asked_to_fetch) {
@@ -121,38 +138,48 @@ impl Cluster {
         self.introduce(holder, id);
     }
 
-    fn tell_unavailable(&mut self, id: &TaskId, waiters: &[HostId]) {
+    fn tell_unavailable(&mut self, id: &TaskId) {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        if task.told_unavailable || !task.leases.is_empty() {
+        let failures = task.refused.values();
+        let failures = failures.filter(|(why, _)| *why != LeaseEnd::NotNeeded);
+        let Some((why, _)) = failures.max_by_key(|(_, at)| *at).copied() else {
             return;
+        };
+        let told = &mut task.told_unavailable;
+        let news: Vec<HostId> = task
+            .members
+            .iter()
+            .filter(|(_, member)| member.wants())
+            .map(|(host, _)| *host)
+            .filter(|host| told.insert(*host))
+            .collect();
+        for host in news {
+            self.send(host, SchedulerMessage::Unavailable { task: *id, why });
         }
-        task.told_unavailable = true;
-        let newest = task.refused.values().max_by_key(|(_, at)| *at);
-        let why = newest.map_or(LeaseEnd::Unreachable, |(why, _)| *why);
-        for host in waiters {
-            self.send(*host, SchedulerMessage::Unavailable { task: *id, why });
-        }
-    }
-
-    fn lease_of(&mut self, id: &TaskId, host: &HostId) -> Option<&mut Lease> {
-        self.tasks
-            .get_mut(id)?
-            .leases
-            .iter_mut()
-            .find(|lease| lease.holder == *host)
     }
 
     pub(super) fn lease_accepted(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        if let Some(lease) = self.lease_of(id, &host) {
-            lease.accepted = Some(now);
+        if let Some(known) = self.hosts.get_mut(&host)
+            && let Some(at) = known.granted.take()
+        {
+            known.round_trip = now.since(at);
+        }
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
+            lease.accepted.get_or_insert(now);
             lease.renewed = now;
         }
     }
 
     pub(super) fn lease_first_byte(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        if let Some(lease) = self.lease_of(id, &host) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
             lease.accepted.get_or_insert(now);
             lease.first_byte = true;
             lease.renewed = now;
@@ -164,7 +191,7 @@ impl Cluster {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let Some(held) = task.members.get(host).map(|member| member.held.clone()) else {
+        let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
             return;
         };
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
@@ -184,22 +211,21 @@ impl Cluster {
         pieces: &PieceSet,
         why: LeaseEnd,
     ) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        self.counts.returned += 1;
+        let Some(task) = self.enlist(host, id) else {
             return;
         };
-        self.counts.returned += 1;
+        // A source that fails ends the lease as a whole; a part that others have, only that.
+        let failed = why != LeaseEnd::NotNeeded;
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
             lease.pieces.subtract(pieces);
         }
-        // A holder has one stream: what it gives back ends its lease as a whole.
-        task.leases.retain(|lease| lease.holder != host);
-        if why != LeaseEnd::NotNeeded {
-            task.refused.insert(host, (why, now));
-            task.told_unavailable = false;
-        }
-        let member = task.member(host);
-        if member.purpose == Purpose::Seed {
-            member.wants = false;
+        task.leases
+            .retain(|lease| !lease.pieces.is_empty() && (lease.holder != host || !failed));
+        task.refused.insert(host, (why, now));
+        let reads = task.leases.iter().any(|lease| lease.holder == host);
+        if !reads && task.member(host).purpose == Purpose::Seed {
+            task.set_wants(host, false);
         }
         self.ensure_source(now, id);
     }
@@ -212,38 +238,59 @@ impl Cluster {
         id: &TaskId,
         pieces: PieceSet,
     ) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(task) = self.enlist(host, id) else {
             return;
         };
         if pieces.end() > task.lengths.pieces() {
             return;
         }
-        task.leases.retain(|lease| lease.holder != host);
-        let mut disputed = PieceSet::new();
+        task.leases
+            .retain(|lease| lease.holder != host || !lease.own);
+        let (mut own, mut disputed) = (pieces.clone(), PieceSet::new());
         for lease in &task.leases {
-            disputed.union_with(&lease.pieces.intersection(&pieces));
+            own.subtract(&lease.pieces);
+            if lease.holder != host {
+                disputed.union_with(&lease.pieces.intersection(&pieces));
+            }
         }
-        let mut own = pieces;
-        own.subtract(&disputed);
         if !own.is_empty() {
             task.leases.push(Lease {
                 holder: host,
                 pieces: own,
+                own: true,
                 granted: now,
                 accepted: Some(now),
                 first_byte: true,
                 renewed: now,
             });
+            self.live.insert(*id);
         }
-        self.live.insert(*id);
-        if !disputed.is_empty() {
-            self.send(
-                host,
-                SchedulerMessage::Revoked {
-                    task: *id,
-                    pieces: disputed,
-                },
-            );
+        self.revoke(host, id, disputed);
+    }
+
+    /// What others hold is not read by a host that could not know.
+    pub(super) fn revoke_held(&mut self, host: HostId, id: &TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let mut held = PieceSet::new();
+        let reads = task.leases.iter().filter(|lease| lease.holder == host);
+        for lease in reads {
+            held.union_with(&task.held_by_others(&host, &lease.pieces));
+        }
+        for lease in &mut task.leases {
+            if lease.holder == host {
+                lease.pieces.subtract(&held);
+            }
+        }
+        task.leases.retain(|lease| !lease.pieces.is_empty());
+        self.introduce_holders(host, id, &held);
+        self.revoke(host, id, held);
+    }
+
+    fn revoke(&mut self, host: HostId, id: &TaskId, pieces: PieceSet) {
+        if !pieces.is_empty() {
+            self.send(host, SchedulerMessage::Revoked { task: *id, pieces });
         }
     }
 
@@ -257,8 +304,17 @@ impl Cluster {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
+        let hosts = &self.hosts;
         let late = |lease: &Lease| match lease.accepted {
-            None => now.since(lease.granted) >= accept,
+            None => {
+                // Who is slow to answer everything is not taken for dead, and neither is
+                // everybody when it is this scheduler that is slow.
+                let usual = hosts
+                    .get(&lease.holder)
+                    .map_or(Duration::ZERO, |host| host.round_trip);
+                let accept = accept.max((usual * 2).min(MAX_ACCEPT));
+                now.since(lease.granted) >= accept
+            }
             Some(at) if !lease.first_byte => now.since(at) >= first_byte,
             Some(_) => now.since(lease.renewed) >= idle,
         };

@@ -1,4 +1,8 @@
 //! Who is introduced to whom: a mesh, within a degree, near hosts first.
+//!
+//! A host is introduced to half its degree when it comes, and others to it later; beyond
+//! one and a half times the degree nobody is introduced to it, but for a few to save it
+//! from starving.
 
 use darter_api::{
     HostId, PieceSet, TaskId,
@@ -6,86 +10,107 @@ use darter_api::{
 };
 use rand::RngExt as _;
 
-use super::{Cluster, task::Task};
+use super::{
+    Cluster,
+    task::{Member, Task},
+};
 
 /// Members looked at for a new neighbourhood: enough to choose from, few enough that a
 /// join costs the same in a swarm of any size.
 const SAMPLE: usize = 64;
+/// Neighbours that are taken from anywhere.
+const FAR: usize = 2;
+/// Seeds that are always looked at.
+const MAX_SEEDS: usize = 8;
 /// Holders introduced to a starving host.
 const RESCUERS: usize = 3;
 
 impl Cluster {
-    /// Introduces a host to others of the task, up to its degree; whether there was
-    /// anybody.
+    /// Introduces a host to others of the task; whether there was anybody. It is
+    /// introduced to half the degree, so that there is room for those who come later:
+    /// otherwise the first ones would fill each other up, and the swarm would fall apart.
     pub(super) fn introduce(&mut self, host: HostId, id: &TaskId) -> bool {
-        let degree = self.options.degree;
         let Some(task) = self.tasks.get(id) else {
             return false;
         };
-        let have = task
-            .members
-            .get(&host)
-            .map_or(0, |member| member.neighbours.len());
-        let mut candidates = self.sample(task, &host);
-        candidates.retain(|other| {
-            task.members
-                .get(other)
-                .is_some_and(|member| member.neighbours.len() < degree)
-        });
-        let mut scored: Vec<(u32, u32, HostId)> = candidates
-            .into_iter()
-            .map(|other| (self.distance(task, &host, &other), 0, other))
-            .collect();
-        for scored in &mut scored {
-            scored.1 = self.rng.random();
+        let has = task.degree(&host);
+        let wanted = self.options.degree.div_ceil(2).saturating_sub(has);
+        if wanted == 0 {
+            return false;
         }
-        scored.sort_unstable();
-        let chosen: Vec<HostId> = scored
+        let room = self.room();
+        let mut candidates: Vec<(u32, u32, HostId)> = self
+            .sample(id, &host)
             .into_iter()
-            .take(degree.saturating_sub(have))
-            .map(|(_, _, other)| other)
+            .filter_map(|other| {
+                let task = self.tasks.get(id)?;
+                let distance = self.distance(task, &host, &other);
+                (task.degree(&other) < room).then_some((distance, 0, other))
+            })
             .collect();
+        for candidate in &mut candidates {
+            candidate.1 = self.rng.random();
+        }
+        candidates.sort_unstable();
+        // The last ones are from anywhere: near hosts alone would be an island.
+        if candidates.len() > wanted {
+            let near = wanted - wanted.min(FAR);
+            candidates[near..].sort_unstable_by_key(|candidate| candidate.1);
+            candidates.truncate(wanted);
+        }
+        let chosen: Vec<HostId> = candidates.into_iter().map(|chosen| chosen.2).collect();
         self.connect(host, id, &chosen)
     }
 
-    /// Introduces a starving host to some who hold what it misses, beyond its degree if
-    /// must be.
-    pub(super) fn introduce_holders(&mut self, host: HostId, id: &TaskId, pieces: &PieceSet) {
+    /// Neighbours of a host for one task, at most.
+    pub(super) fn room(&self) -> usize {
+        self.options.degree + self.options.degree / 2
+    }
+
+    /// Introduces a starving host to some who hold what it misses; whether there was
+    /// anybody.
+    pub(super) fn introduce_holders(
+        &mut self,
+        host: HostId,
+        id: &TaskId,
+        pieces: &PieceSet,
+    ) -> bool {
+        let limit = self.room() + RESCUERS;
+        let sample = self.sample(id, &host);
         let Some(task) = self.tasks.get(id) else {
-            return;
+            return false;
         };
-        let holders: Vec<HostId> = self
-            .sample(task, &host)
+        if pieces.is_empty() || task.degree(&host) >= limit {
+            return false;
+        }
+        let holders: Vec<HostId> = sample
             .into_iter()
             .filter(|other| {
-                task.members
-                    .get(other)
-                    .is_some_and(|member| !member.held.intersection(pieces).is_empty())
+                let holds = |member: &Member| !member.held().intersection(pieces).is_empty();
+                task.degree(other) < limit && task.members.get(other).is_some_and(holds)
             })
             .take(RESCUERS)
             .collect();
-        let limit = self.options.degree + RESCUERS;
-        let have = task
-            .members
-            .get(&host)
-            .map_or(0, |member| member.neighbours.len());
-        if have < limit {
-            self.connect(host, id, &holders);
-        }
+        self.connect(host, id, &holders)
     }
 
     /// Members that could be neighbours: all of a small swarm, some of a large one, and
-    /// always those who read the source.
-    fn sample(&self, task: &Task, host: &HostId) -> Vec<HostId> {
-        let mut found: Vec<HostId> = task.leases.iter().map(|lease| lease.holder).collect();
-        let members = task.order.len();
-        let mut rng = self.rng.clone();
-        let start = if members > SAMPLE {
-            rng.random_range(0..members)
-        } else {
-            0
+    /// always seeds and those who read the source.
+    fn sample(&mut self, id: &TaskId, host: &HostId) -> Vec<HostId> {
+        let Some(task) = self.tasks.get(id) else {
+            return Vec::new();
         };
-        found.extend((0..members.min(SAMPLE)).map(|at| task.order[(start + at) % members]));
+        let readers = task.leases.iter().map(|lease| lease.holder);
+        let seeds = self.seeds.iter().take(MAX_SEEDS).copied();
+        let seeds = seeds.filter(|seed| task.members.contains_key(seed));
+        let mut found: Vec<HostId> = readers.chain(seeds).collect();
+        let members = task.order.len();
+        if members > SAMPLE {
+            let rng = &mut self.rng;
+            found.extend((0..SAMPLE).map(|_| task.order[rng.random_range(0..members)]));
+        } else {
+            found.extend(&task.order);
+        }
         found.sort_unstable();
         found.dedup();
         let already = task.members.get(host).map(|member| &member.neighbours);

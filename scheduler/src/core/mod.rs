@@ -13,11 +13,16 @@ mod mesh;
 mod observations;
 mod task;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use darter_api::{
     HostId, Lengths, NodeKey, Origin, PieceSet, TaskId, Timestamp,
-    session::{Complaint, Hello, Holding, Join, PeerMessage, Purpose, Role, SchedulerMessage},
+    session::{
+        Complaint, Hello, Holding, Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage,
+    },
 };
 use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -28,6 +33,8 @@ use task::{Member, Task};
 
 /// Tasks known at the same time; the inventory of a host beyond it is not taken in.
 const MAX_TASKS: usize = 1_000_000;
+/// Leases are looked at so often.
+const TICK: Duration = Duration::from_millis(100);
 /// A host that so many others caught sending rot is no neighbour any more.
 const ROT_REPORTERS: usize = 3;
 
@@ -94,6 +101,8 @@ pub struct Cluster {
     live: BTreeSet<TaskId>,
     observations: Observations,
     counts: Counts,
+    /// When it was last woken.
+    ticked: Timestamp,
     commands: Vec<Command>,
 }
 
@@ -101,6 +110,12 @@ pub struct Cluster {
 struct Host {
     hello: Hello,
     tasks: BTreeSet<TaskId>,
+    /// When it was welcomed, until it has answered.
+    welcomed: Option<Timestamp>,
+    /// When it was granted something, until it has answered.
+    granted: Option<Timestamp>,
+    /// How long it took to answer, this scheduler's own delay included.
+    round_trip: Duration,
     /// Who caught it sending rot.
     rot_seen_by: BTreeSet<HostId>,
 }
@@ -120,6 +135,7 @@ impl Cluster {
             live: BTreeSet::new(),
             observations: Observations::default(),
             counts: Counts::default(),
+            ticked: now,
             commands: Vec::new(),
         }
     }
@@ -148,6 +164,7 @@ impl Cluster {
 
     /// Does what has become due; call it at [`Cluster::next_deadline`].
     pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
+        self.ticked = now;
         for task in self.live.clone() {
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
@@ -155,10 +172,9 @@ impl Cluster {
         std::mem::take(&mut self.commands)
     }
 
-    /// When [`Cluster::tick`] is due.
+    /// When [`Cluster::tick`] is due. Events do not put it off.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
-        let step = std::time::Duration::from_millis(100);
-        (!self.live.is_empty()).then(|| now + step)
+        (!self.live.is_empty()).then(|| (self.ticked + TICK).max(now))
     }
 
     /// What there is.
@@ -201,6 +217,9 @@ impl Cluster {
             Host {
                 hello,
                 tasks: BTreeSet::new(),
+                welcomed: Some(now),
+                granted: None,
+                round_trip: Duration::ZERO,
                 rot_seen_by: BTreeSet::new(),
             },
         );
@@ -225,8 +244,18 @@ impl Cluster {
             return;
         };
         let neighbours = task.remove(host);
+        if task.leases.iter().any(|lease| lease.holder == *host) {
+            task.heirs.clone_from(&neighbours);
+        }
         task.leases.retain(|lease| lease.holder != *host);
         let empty = task.members.is_empty();
+        let few = self.options.degree / 4;
+        let lonely: Vec<HostId> = neighbours
+            .iter()
+            .filter(|host| task.members.get(host).is_some_and(Member::wants))
+            .filter(|host| task.degree(host) < few)
+            .copied()
+            .collect();
         for neighbour in neighbours {
             let (task, remove) = (*id, vec![*host]);
             self.send(
@@ -245,7 +274,19 @@ impl Cluster {
             self.tasks.remove(id);
             self.live.remove(id);
         } else {
+            for host in lonely {
+                self.introduce(host, id);
+            }
             self.ensure_source(now, id);
+        }
+    }
+
+    /// An inventory is the answer to the welcome.
+    fn answered_welcome(&mut self, now: Timestamp, host: &HostId) {
+        if let Some(known) = self.hosts.get_mut(host)
+            && let Some(at) = known.welcomed.take()
+        {
+            known.round_trip = now.since(at);
         }
     }
 
@@ -253,7 +294,10 @@ impl Cluster {
         match message {
             // A hello is an event of its own; within a session it says nothing new.
             PeerMessage::Hello(_) => {}
-            PeerMessage::Inventory { holdings, .. } => {
+            PeerMessage::Inventory { holdings, last } => {
+                if last {
+                    self.answered_welcome(now, &host);
+                }
                 for holding in holdings {
                     self.holding(now, host, holding);
                 }
@@ -301,15 +345,15 @@ impl Cluster {
         }
     }
 
-    /// The member, made if need be; `None` when its geometry is another one or the
-    /// scheduler is full.
+    /// The task with this host as a member, both made if need be; `None` when its geometry
+    /// is another one or the scheduler is full.
     fn member(
         &mut self,
         host: HostId,
         id: TaskId,
         lengths: Lengths,
         origin: Option<&Origin>,
-    ) -> Option<&mut Member> {
+    ) -> Option<&mut Task> {
         if !self.tasks.contains_key(&id) && self.tasks.len() >= MAX_TASKS {
             return None;
         }
@@ -331,21 +375,23 @@ impl Cluster {
             task.add_origin(origin);
         }
         self.hosts.get_mut(&host)?.tasks.insert(id);
-        Some(task.member(host))
+        task.member(host);
+        Some(task)
     }
 
     fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
         let id = holding.task;
-        let Some(member) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
+        let Some(task) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
             return;
         };
-        member.held = holding.held;
-        member.wants = holding.wanted;
+        task.set_held(host, holding.held);
+        task.set_wants(host, holding.wanted);
         if holding.wanted {
             self.live.insert(id);
         }
         if !holding.reading.is_empty() {
             self.self_leased(now, host, &id, holding.reading);
+            self.revoke_held(host, &id);
         }
     }
 
@@ -372,67 +418,95 @@ impl Cluster {
 
     fn join(&mut self, now: Timestamp, host: HostId, join: Join) {
         let id = join.task;
-        let Some(member) = self.member(host, id, join.lengths, Some(&join.origin)) else {
+        let Some(task) = self.member(host, id, join.lengths, Some(&join.origin)) else {
             return;
         };
-        member.held = join.held;
-        member.wants = true;
-        member.purpose = join.purpose;
+        task.set_held(host, join.held);
+        task.set_wants(host, true);
+        task.member(host).purpose = join.purpose;
+        task.told_unavailable.remove(&host);
+        if task
+            .refused
+            .get(&host)
+            .is_some_and(|(why, _)| *why == LeaseEnd::NotNeeded)
+        {
+            task.refused.remove(&host);
+        }
         self.live.insert(id);
         if join.purpose == Purpose::Pull {
             self.introduce_seed(&id);
         }
         if !self.introduce(host, &id) {
-            // An answer all the same: the scheduler lives and knows of the join.
-            let nobody = SchedulerMessage::Neighbours {
-                task: id,
-                add: vec![],
-                remove: vec![],
-            };
-            self.send(host, nobody);
+            self.answer(host, &id);
         }
         self.ensure_source(now, &id);
     }
 
+    /// An answer though there is nobody to name: the scheduler lives and knows.
+    fn answer(&mut self, host: HostId, id: &TaskId) {
+        let nobody = SchedulerMessage::Neighbours {
+            task: *id,
+            add: vec![],
+            remove: vec![],
+        };
+        self.send(host, nobody);
+    }
+
+    /// A task that a host turns out to have to do with.
+    fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
+        let task = self.tasks.get_mut(id)?;
+        self.hosts.get_mut(&host)?.tasks.insert(*id);
+        task.member(host);
+        Some(task)
+    }
+
     fn progress(&mut self, now: Timestamp, host: HostId, id: &TaskId, held: PieceSet) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(task) = self.enlist(host, id) else {
             return;
         };
         if held.end() > task.lengths.pieces() {
             return;
         }
-        let member = task.member(host);
-        let gained = held != member.held;
-        member.held = held;
+        let gained = held != *task.member(host).held();
+        task.set_held(host, held);
         self.renew_lease(now, id, &host, gained);
         self.ensure_source(now, id);
     }
 
     fn starved(&mut self, now: Timestamp, host: HostId, id: &TaskId, pieces: &PieceSet) {
-        self.introduce_holders(host, id, pieces);
+        let Some(task) = self.enlist(host, id) else {
+            self.answer(host, id);
+            return;
+        };
+        // What it may read and does not, somebody else is to read.
+        for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
+            lease.pieces.subtract(pieces);
+        }
+        task.leases.retain(|lease| !lease.pieces.is_empty());
+        if !self.introduce_holders(host, id, pieces) && !self.introduce(host, id) {
+            self.answer(host, id);
+        }
         self.ensure_source(now, id);
     }
 
     fn done(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(task) = self.enlist(host, id) else {
             return;
         };
         let pieces = task.lengths.pieces();
-        let member = task.member(host);
-        member.held = PieceSet::full(pieces);
-        member.wants = false;
+        task.set_held(host, PieceSet::full(pieces));
+        task.set_wants(host, false);
         task.leases.retain(|lease| lease.holder != host);
         self.ensure_source(now, id);
     }
 
     fn leave(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(task) = self.enlist(host, id) else {
             return;
         };
         task.leases.retain(|lease| lease.holder != host);
-        let member = task.member(host);
-        member.wants = false;
-        if member.held.is_empty() {
+        task.set_wants(host, false);
+        if task.member(host).held().is_empty() {
             self.forget_member(now, id, &host);
         } else {
             self.ensure_source(now, id);

@@ -1,6 +1,9 @@
 //! One task: who holds what of it, who wants it, who reads its source.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use darter_api::{
     HostId, Lengths, Origin, PieceSet, Timestamp,
@@ -19,19 +22,39 @@ pub(super) struct Task {
     /// The members again, for sampling.
     pub(super) order: Vec<HostId>,
     pub(super) leases: Vec<Lease>,
-    /// Who could not read the source, why, and when.
+    /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
-    /// The waiters were told that nobody can read it.
-    pub(super) told_unavailable: bool,
+    /// Waiters that were told that nobody can read it.
+    pub(super) told_unavailable: BTreeSet<HostId>,
+    /// Neighbours of the last holder that went away: they have most of what it had.
+    pub(super) heirs: BTreeSet<HostId>,
+    /// Members that want it.
+    waiting: usize,
+    /// Members that hold all of it.
+    whole: usize,
+    /// How many hold each piece, those that hold all left out.
+    copies: Vec<u32>,
+    /// Pieces that one of those holds.
+    somewhere: PieceSet,
 }
 
 /// A host's part in a task.
 #[derive(Debug, Default)]
 pub(super) struct Member {
-    pub(super) held: PieceSet,
-    pub(super) wants: bool,
+    held: PieceSet,
+    wants: bool,
     pub(super) purpose: Purpose,
     pub(super) neighbours: BTreeSet<HostId>,
+}
+
+impl Member {
+    pub(super) const fn held(&self) -> &PieceSet {
+        &self.held
+    }
+
+    pub(super) const fn wants(&self) -> bool {
+        self.wants
+    }
 }
 
 /// The right to read pieces.
@@ -39,6 +62,8 @@ pub(super) struct Member {
 pub(super) struct Lease {
     pub(super) holder: HostId,
     pub(super) pieces: PieceSet,
+    /// The holder took it itself.
+    pub(super) own: bool,
     pub(super) granted: Timestamp,
     pub(super) accepted: Option<Timestamp>,
     pub(super) first_byte: bool,
@@ -78,7 +103,12 @@ impl Task {
             order: Vec::new(),
             leases: Vec::new(),
             refused: BTreeMap::new(),
-            told_unavailable: false,
+            told_unavailable: BTreeSet::new(),
+            heirs: BTreeSet::new(),
+            waiting: 0,
+            whole: 0,
+            copies: Vec::new(),
+            somewhere: PieceSet::new(),
         }
     }
 
@@ -97,13 +127,75 @@ impl Task {
         })
     }
 
+    /// Notes what a member holds; what lies beyond the task's end does not count.
+    pub(super) fn set_held(&mut self, host: HostId, mut held: PieceSet) {
+        let pieces = self.lengths.pieces();
+        held.remove_range(pieces..u32::MAX);
+        let before = std::mem::replace(&mut self.member(host).held, held.clone());
+        let is_whole = |set: &PieceSet| set.len() == pieces;
+        if is_whole(&before) || is_whole(&held) {
+            self.uncount(&before);
+            self.count(&held);
+            return;
+        }
+        let (mut gained, mut lost) = (held.clone(), before.clone());
+        gained.subtract(&before);
+        lost.subtract(&held);
+        self.count(&gained);
+        self.uncount(&lost);
+    }
+
+    fn count(&mut self, set: &PieceSet) {
+        let pieces = self.lengths.pieces();
+        if set.len() == pieces {
+            self.whole += 1;
+            return;
+        }
+        if self.copies.is_empty() && !set.is_empty() {
+            self.copies.resize(pieces as usize, 0);
+        }
+        for piece in set.iter() {
+            self.copies[piece as usize] += 1;
+        }
+        self.somewhere.union_with(set);
+    }
+
+    fn uncount(&mut self, set: &PieceSet) {
+        if set.len() == self.lengths.pieces() {
+            self.whole -= 1;
+            return;
+        }
+        for piece in set.iter() {
+            let copies = &mut self.copies[piece as usize];
+            *copies -= 1;
+            if *copies == 0 {
+                self.somewhere.remove(piece);
+            }
+        }
+    }
+
+    /// Notes whether a member wants the rest.
+    pub(super) fn set_wants(&mut self, host: HostId, wants: bool) {
+        let before = std::mem::replace(&mut self.member(host).wants, wants);
+        self.waiting = self.waiting + usize::from(wants) - usize::from(before);
+    }
+
+    /// Members that want it.
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Removes a member; its neighbours, who no longer have it.
     pub(super) fn remove(&mut self, host: &HostId) -> BTreeSet<HostId> {
-        let Some(gone) = self.members.remove(host) else {
+        if !self.members.contains_key(host) {
             return BTreeSet::new();
-        };
+        }
+        self.set_held(*host, PieceSet::new());
+        self.set_wants(*host, false);
+        let gone = self.members.remove(host).unwrap_or_default();
         self.order.retain(|other| other != host);
         self.refused.remove(host);
+        self.told_unavailable.remove(host);
         for neighbour in &gone.neighbours {
             if let Some(member) = self.members.get_mut(neighbour) {
                 member.neighbours.remove(host);
@@ -114,14 +206,55 @@ impl Task {
 
     /// Pieces that nobody holds and nobody may read.
     pub(super) fn uncovered(&self) -> PieceSet {
-        let mut covered = PieceSet::new();
-        for member in self.members.values() {
-            covered.union_with(&member.held);
+        if self.whole > 0 {
+            return PieceSet::new();
         }
+        let mut covered = self.somewhere.clone();
         for lease in &self.leases {
             covered.union_with(&lease.pieces);
         }
         covered.missing(self.lengths.pieces())
+    }
+
+    /// Those of `pieces` that another member holds.
+    pub(super) fn held_by_others(&self, host: &HostId, pieces: &PieceSet) -> PieceSet {
+        let own = self.members.get(host).map(Member::held);
+        let others = |piece: &u32| {
+            let is_own = own.is_some_and(|own| own.contains(*piece));
+            let copies = self.copies.get(*piece as usize).copied().unwrap_or(0);
+            self.whole > 0 || copies > u32::from(is_own)
+        };
+        pieces.iter().filter(others).collect()
+    }
+
+    /// A host may read these pieces, beside what it may read already.
+    pub(super) fn lease(&mut self, now: Timestamp, holder: HostId, pieces: Range<u32>) {
+        let granted = |lease: &&mut Lease| lease.holder == holder && !lease.own;
+        if let Some(lease) = self.leases.iter_mut().find(granted) {
+            lease.pieces.insert_range(pieces);
+            return;
+        }
+        self.leases.push(Lease {
+            holder,
+            pieces: PieceSet::from_range(pieces),
+            own: false,
+            granted: now,
+            accepted: None,
+            first_byte: false,
+            renewed: now,
+        });
+    }
+
+    /// How many neighbours a host has.
+    pub(super) fn degree(&self, host: &HostId) -> usize {
+        let member = self.members.get(host);
+        member.map_or(0, |member| member.neighbours.len())
+    }
+
+    /// In how many runs a host reads.
+    pub(super) fn runs_of(&self, host: &HostId) -> usize {
+        let own = self.leases.iter().filter(|lease| lease.holder == *host);
+        own.map(|lease| lease.pieces.runs().len()).sum()
     }
 
     pub(super) fn waiters(&self) -> Vec<HostId> {

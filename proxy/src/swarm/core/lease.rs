@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use darter_api::{
-    Grant, PieceSet, TaskId, Timestamp,
+    Grant, HostId, PieceSet, TaskId, Timestamp,
     session::{LeaseEnd, PeerMessage, Purpose},
 };
 
@@ -19,6 +19,8 @@ use super::{
 
 /// A grant whose download is not opened within this is given back.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// Neighbours that had nothing new for so long will have nothing new.
+const QUIET: Duration = Duration::from_secs(1);
 /// Starvation is told so often at most.
 const STARVED_INTERVAL: Duration = Duration::from_secs(1);
 /// After its own read failed a host waits so long for the scheduler to find another way.
@@ -51,6 +53,8 @@ impl Node {
             return;
         };
         download.answered = true;
+        download.unanswered = false;
+        download.yields = None;
         if task.lengths != grant.lengths {
             self.say(PeerMessage::LeaseReturned {
                 task: id,
@@ -116,6 +120,8 @@ impl Node {
             return;
         }
         download.lease = Lease::Own;
+        download.unanswered = !download.answered;
+        download.yields = None;
         download.last_gain = now;
         self.say(PeerMessage::SelfLeased {
             task: *id,
@@ -133,6 +139,17 @@ impl Node {
             return;
         };
         download.answered = true;
+        self.read_less(id, pieces);
+    }
+
+    /// Stops reading some pieces; the rest is read on by the same word.
+    pub(super) fn read_less(&mut self, id: &TaskId, pieces: &PieceSet) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
         let mut rest = task.reading.clone();
         rest.subtract(pieces);
         if rest == task.reading {
@@ -150,6 +167,49 @@ impl Node {
             Lease::Granted(grant) => self.read(id, rest, Authority::Granted(grant)),
             Lease::Own => self.read(id, rest, Authority::Own),
             Lease::None => {}
+        }
+    }
+
+    /// A self-lease ends in favour of others, in part or as a whole.
+    pub(super) fn yield_to_others(&mut self, id: &TaskId, pieces: &PieceSet) {
+        self.read_less(id, pieces);
+        let reading = self.state.tasks.get(id).map(|task| task.reading.clone());
+        self.say(PeerMessage::SelfLeased {
+            task: *id,
+            pieces: reading.unwrap_or_default(),
+        });
+    }
+
+    /// A neighbour reads these from the source: of two that read by their own leave the
+    /// smaller id goes on.
+    pub(super) fn read_elsewhere(&mut self, id: &TaskId, by: &HostId, pieces: &PieceSet) {
+        let own = self.own;
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let both = task.reading.intersection(pieces);
+        let is_own = task
+            .download
+            .as_ref()
+            .is_some_and(|download| download.lease == Lease::Own);
+        if is_own && *by < own && !both.is_empty() {
+            self.yield_to_others(id, &both);
+        }
+    }
+
+    /// A neighbour holds these: they are not read from the source any more, but for the
+    /// one that is being read.
+    pub(super) fn held_elsewhere(&mut self, id: &TaskId, pieces: &PieceSet) {
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let disputed = task.download.as_ref().is_none_or(|one| one.corrupted > 0);
+        let mut both = task.reading.intersection(pieces);
+        if let Some(current) = task.reading.first() {
+            both.remove(current);
+        }
+        if !disputed && !both.is_empty() {
+            self.read_less(id, &both);
         }
     }
 
@@ -227,6 +287,11 @@ impl Node {
             }
             return;
         }
+        if download.yields.is_some_and(|at| at <= now) {
+            let reading = task.reading.clone();
+            self.yield_to_others(id, &reading);
+            return;
+        }
         if download.lease != Lease::None {
             return;
         }
@@ -256,23 +321,34 @@ impl Node {
         let Some(download) = self.download(id) else {
             return;
         };
+        let (alone, quiet) = (download.is_alone(), download.quiet(now));
+        // While neighbours have news, what they lack may be on its way to them.
+        let hopeful = !alone && quiet < QUIET + download.jitter;
         if !up {
-            if !has_scheduler || now.since(lost) >= grace {
+            let over = !has_scheduler || now.since(lost) >= grace;
+            if over && !hopeful {
                 self.self_lease(now, id);
             }
             return;
         }
         if !download.answered {
-            if now >= download.answer_by {
+            if now >= download.answer_by && !hopeful {
                 self.self_lease(now, id);
             }
             return;
         }
+        // A scheduler that answers knows better, but neighbours that are out of reach.
+        let answers = now.since(download.last_word) < starved;
+        let patience = if answers && !alone {
+            starved * 3
+        } else {
+            starved
+        };
         // A seed does not help itself: it was asked for what the scheduler knows best.
-        let idle = now.since(download.last_gain);
-        if idle >= starved && download.purpose == Purpose::Pull {
+        if quiet >= patience && download.purpose == Purpose::Pull {
             self.self_lease(now, id);
-        } else if idle >= STARVED_INTERVAL && now.since(download.last_starved) >= STARVED_INTERVAL {
+        } else if quiet >= STARVED_INTERVAL && now.since(download.last_starved) >= STARVED_INTERVAL
+        {
             download.last_starved = now;
             self.say(PeerMessage::Starved {
                 task: *id,
@@ -289,6 +365,10 @@ impl Node {
         why: LeaseEnd,
         at: Timestamp,
     ) {
+        let Some(download) = self.download(id) else {
+            return;
+        };
+        let at = at.max(download.last_gain).max(download.last_news);
         if unpromised.is_empty() {
             return;
         }

@@ -33,6 +33,8 @@ pub use options::Options;
 use event::{Command, DownloadFailure, Event};
 use state::{Download, Lease, State, Task};
 
+/// Downloads are looked at so often.
+const TICK: Duration = Duration::from_millis(100);
 /// Progress is told so often at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// A blob that failed its digest is read again so often.
@@ -51,6 +53,8 @@ pub struct Node {
     /// When the session was lost (or the node began without one).
     session_lost: Timestamp,
     next_request: u64,
+    /// When it was last woken.
+    ticked: Timestamp,
     commands: Vec<Command>,
 }
 
@@ -66,6 +70,7 @@ impl Node {
             session_up: false,
             session_lost: Timestamp::ZERO,
             next_request: 1,
+            ticked: Timestamp::ZERO,
             commands: Vec::new(),
         }
     }
@@ -78,6 +83,7 @@ impl Node {
 
     /// Does what has become due; call it at [`Node::next_deadline`].
     pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
+        self.ticked = now;
         self.redial(now);
         self.expire_early_grants(now);
         for task in self.state.busy.clone() {
@@ -91,7 +97,7 @@ impl Node {
         std::mem::take(&mut self.commands)
     }
 
-    /// When [`Node::tick`] is due.
+    /// When [`Node::tick`] is due. Events do not put it off.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let redial = self
             .state
@@ -106,9 +112,9 @@ impl Node {
         let next = if pending {
             self.options.have_interval
         } else {
-            Duration::from_millis(100)
+            TICK
         };
-        let next = now + next;
+        let next = (self.ticked + next).max(now);
         Some(redial.map_or(next, |at| at.min(next)))
     }
 
@@ -214,12 +220,14 @@ impl Node {
         task.origin = Some(origin);
         task.held = held;
         if let Some(download) = &mut task.download {
-            download.abandoned = None;
+            if download.abandoned.take().is_some() {
+                self.subscribe_all(&id);
+            }
             return;
         }
-        let mut download = Download::new(now, purpose);
         let jitter = self.options.join_timeout / 2;
         let jitter = jitter.mul_f64(self.rng.random_range(0.0..1.0));
+        let mut download = Download::new(now, purpose, jitter);
         download.answer_by = now + self.options.join_timeout + jitter;
         task.download = Some(download);
         self.state.busy.insert(id);
@@ -313,7 +321,10 @@ impl Node {
         for task in self.state.busy.clone() {
             let wait = self.options.join_timeout;
             if let Some(download) = self.download(&task) {
-                download.answer_by = now + wait;
+                download.answer_by = now + wait + download.jitter;
+                // The inventory has told the scheduler; its word is awaited.
+                download.unanswered = false;
+                download.yields = None;
                 self.join(now, &task);
             }
         }
@@ -341,8 +352,11 @@ impl Node {
         let Some(download) = &mut task.download else {
             return;
         };
-        if download.lease != Lease::None && !task.announcer.subscribers.is_empty() {
+        // A client that comes back in a moment finds everything as it was; what the store
+        // did not take is not waited with.
+        if download.failed.is_none() {
             download.abandoned = Some(now);
+            self.lose_interest(id);
             return;
         }
         self.give_up(id);
@@ -376,6 +390,7 @@ impl Node {
             task.held = PieceSet::full(task.lengths.pieces());
             self.say(PeerMessage::Done { task: *id });
         }
+        self.lose_interest(id);
         self.rest(id);
     }
 

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
-    /// smaller ones give readers a smoother flow. Default 32.
+    /// smaller ones give readers a smoother flow. Default 64.
     pub window: u32,
-    /// Requests in flight to one parent. Default 4.
+    /// Requests in flight to one parent, while few are under way in all; else one.
+    /// Default 4.
     pub pipeline: u32,
-    /// Requests in flight in all. Default 64.
+    /// Requests in flight in all. More only wait in parents' queues. Default 16.
     pub in_flight: u32,
     /// Pieces gained are announced together so often. Default 20 ms.
     #[serde(with = "humantime_serde")]
@@ -45,9 +46,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            window: 32,
+            window: 64,
             pipeline: 4,
-            in_flight: 64,
+            in_flight: 16,
             have_interval: Duration::from_millis(20),
             reveal_after: Duration::from_millis(500),
             join_timeout: Duration::from_secs(1),

@@ -11,11 +11,15 @@ use darter_api::{
 use super::{
     Node,
     event::{Command, DownloadFailure, PieceFailure, RequestId},
-    state::Lease,
+    state::{Lease, Task},
 };
 
 /// A link that could not be made is tried again so often, with growing pauses.
 const REDIALS: u32 = 4;
+/// Who is avoided for longer than this counts for nothing.
+const LONG: Duration = Duration::from_secs(10);
+/// A grant comes so soon after the answer to a join, if it comes.
+const GRANT_FOLLOWS: Duration = Duration::from_millis(100);
 /// The first pause.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
 
@@ -27,7 +31,7 @@ impl Node {
             }
             SchedulerMessage::Heartbeat => {}
             SchedulerMessage::Neighbours { task, add, remove } => {
-                self.introduced(&task, add, &remove)
+                self.introduced(now, &task, add, &remove)
             }
             SchedulerMessage::Grant(grant) => self.granted(now, grant.into()),
             SchedulerMessage::Revoked { task, pieces } => self.revoked(&task, &pieces),
@@ -61,9 +65,14 @@ impl Node {
         }
     }
 
-    fn introduced(&mut self, id: &TaskId, add: Vec<Neighbour>, remove: &[HostId]) {
+    fn introduced(&mut self, now: Timestamp, id: &TaskId, add: Vec<Neighbour>, remove: &[HostId]) {
         if let Some(download) = self.download(id) {
             download.answered = true;
+            download.last_word = now;
+            if download.unanswered && download.lease == Lease::Own {
+                // A grant may follow; if not, others read.
+                download.yields.get_or_insert(now + GRANT_FOLLOWS);
+            }
         }
         for neighbour in add {
             if neighbour.host == self.own {
@@ -171,26 +180,30 @@ impl Node {
             LinkMessage::Unsubscribe { task } => self.unsubscribed(now, &host, &task),
             LinkMessage::Have { task, pieces } => {
                 self.heard(now, &task, &host, &pieces);
-                self.note_available(&host, &task, &pieces);
+                self.note_available(now, &host, &task, &pieces);
+                self.held_elsewhere(&task, &pieces);
                 self.pick(now, &task);
             }
             LinkMessage::Lost { task, pieces } => {
-                if let Some(set) = self
-                    .download(&task)
-                    .and_then(|download| download.available.get_mut(&host))
-                {
-                    set.subtract(&pieces);
+                if let Some(download) = self.download(&task) {
+                    for sets in [&mut download.available, &mut download.read_by] {
+                        if let Some(set) = sets.get_mut(&host) {
+                            set.subtract(&pieces);
+                        }
+                    }
                 }
             }
             LinkMessage::Reading { task, pieces } => {
+                self.read_elsewhere(&task, &host, &pieces);
                 if let Some(download) = self.download(&task) {
+                    download.last_news = now;
                     download.read_by.insert(host, pieces);
                 }
             }
         }
     }
 
-    fn note_available(&mut self, host: &HostId, id: &TaskId, pieces: &PieceSet) {
+    fn note_available(&mut self, now: Timestamp, host: &HostId, id: &TaskId, pieces: &PieceSet) {
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
@@ -198,6 +211,14 @@ impl Node {
             return;
         }
         if let Some(download) = &mut task.download {
+            // Who sent rot, or stalls all the time, promises nothing.
+            let avoided = download.avoided.get(host);
+            if avoided.is_some_and(|until| until.since(now) > LONG) {
+                return;
+            }
+            if pieces.iter().any(|piece| !task.held.contains(piece)) {
+                download.last_news = now;
+            }
             download
                 .available
                 .entry(*host)
@@ -216,6 +237,15 @@ impl Node {
             .collect();
         for host in hosts {
             self.subscribe(host, id);
+        }
+    }
+
+    /// What neighbours have is of no interest any more, but to who still gives out pieces
+    /// one by one.
+    pub(super) fn lose_interest(&mut self, id: &TaskId) {
+        let gives = |task: &Task| !task.announcer.offers.own.is_empty();
+        if !self.state.tasks.get(id).is_some_and(gives) {
+            self.unsubscribe_all(id);
         }
     }
 

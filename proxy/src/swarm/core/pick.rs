@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use darter_api::{
-    HostId, PieceIndex, TaskId, Timestamp,
+    HostId, PieceIndex, PieceSet, TaskId, Timestamp,
     session::{Complaint, PeerMessage},
 };
 use rand::RngExt as _;
@@ -22,6 +22,16 @@ use super::{
 /// A piece that was asked for so long ago is asked of another parent as well, once
 /// nothing else is to be asked for.
 const HEDGE_AFTER: Duration = Duration::from_millis(1500);
+/// A parent that stalls so often in a row is given up.
+const MAX_STALLS: u32 = 3;
+/// For so long.
+const BANISHED: Duration = Duration::from_secs(300);
+/// So many requests under way keep a downlink busy whatever the parents' queues are.
+const FEW: usize = 8;
+/// What a parent is thought to take for a piece before one has come from it.
+const NEW: Duration = Duration::from_millis(20);
+/// A parent that would take so many times longer than the best one is not asked.
+const WORTH: u64 = 4;
 /// Requests of one piece at the same time.
 const MAX_DUPLICATES: usize = 2;
 
@@ -35,6 +45,9 @@ struct Candidate {
 impl Node {
     /// Asks for whatever can be asked for now.
     pub(super) fn pick(&mut self, now: Timestamp, id: &TaskId) {
+        if !self.has_free_parent(now, id) {
+            return;
+        }
         for candidate in self.candidates(id) {
             if self.state.requests.len() >= self.options.in_flight as usize {
                 return;
@@ -46,6 +59,29 @@ impl Node {
         self.hedge(now, id);
     }
 
+    /// Whether anybody could be asked for anything: most events come when all are busy.
+    fn has_free_parent(&self, now: Timestamp, id: &TaskId) -> bool {
+        let download = self.state.tasks.get(id);
+        let Some(download) = download.and_then(|task| task.download.as_ref()) else {
+            return false;
+        };
+        let free = |host: &HostId| {
+            let known = self.state.hosts.get(host);
+            known.is_some_and(|known| known.up && known.in_flight < self.depth())
+                && download.avoided.get(host).is_none_or(|until| *until <= now)
+        };
+        self.state.requests.len() < self.options.in_flight as usize
+            && download.available.keys().any(free)
+    }
+
+    /// Requests that one parent may have now: several only while few are under way in all.
+    /// What is asked for early waits in queues, while what is asked for late goes to who is
+    /// free, for what is rarest by then.
+    fn depth(&self) -> u32 {
+        let few = self.state.requests.len() < FEW;
+        if few { self.options.pipeline } else { 1 }
+    }
+
     fn candidates(&mut self, id: &TaskId) -> Vec<Candidate> {
         let Some(task) = self.state.tasks.get(id) else {
             return Vec::new();
@@ -53,13 +89,18 @@ impl Node {
         let Some(download) = &task.download else {
             return Vec::new();
         };
-        if download.completing || download.available.is_empty() {
+        // For a client that left, only what is under way is finished.
+        let idle = download.completing || download.abandoned.is_some();
+        if idle || download.available.is_empty() {
             return Vec::new();
         }
         let pieces = task.lengths.pieces();
         let mut candidates = Vec::new();
-        let missing =
-            |piece: &u32| !task.held.contains(*piece) && !download.in_flight.contains_key(piece);
+        let missing = |piece: &u32| {
+            !task.held.contains(*piece)
+                && !task.reading.contains(*piece)
+                && !download.in_flight.contains_key(piece)
+        };
         let urgent: Vec<u32> = download
             .readers
             .values()
@@ -108,11 +149,13 @@ impl Node {
         starts
     }
 
-    /// The least busy host that announced the piece and may be asked.
+    /// The host that announced the piece and will probably give it soonest; nobody, while
+    /// waiting for another one is better.
     fn choose_parent(&mut self, now: Timestamp, id: &TaskId, piece: u32) -> Option<HostId> {
         let download = self.state.tasks.get(id)?.download.as_ref()?;
         let asked: Vec<HostId> = self.asked(download, piece);
-        let mut best: Option<((u32, u32), HostId)> = None;
+        let mut soonest = u64::MAX;
+        let mut best: Option<(u64, HostId)> = None;
         for (host, set) in &download.available {
             if !set.contains(piece) || asked.contains(host) {
                 continue;
@@ -120,18 +163,23 @@ impl Node {
             if download.avoided.get(host).is_some_and(|until| *until > now) {
                 continue;
             }
-            let Some(neighbourhood) = self.state.hosts.get(host).filter(|host| host.up) else {
+            let Some(known) = self.state.hosts.get(host).filter(|host| host.up) else {
                 continue;
             };
-            if neighbourhood.in_flight >= self.options.pipeline {
+            let service = known.service.unwrap_or(NEW).as_micros() as u64;
+            let expected = service * u64::from(known.in_flight + 1);
+            soonest = soonest.min(expected);
+            if known.in_flight >= self.depth() {
                 continue;
             }
-            let load = (neighbourhood.in_flight, self.rng.random());
-            if best.is_none_or(|(least, _)| load < least) {
-                best = Some((load, *host));
+            // Not everybody may take the same one for the best.
+            let expected = expected * self.rng.random_range(75..125) / 100;
+            if best.is_none_or(|(least, _)| expected < least) {
+                best = Some((expected, *host));
             }
         }
-        best.map(|(_, host)| host)
+        let worth_it = |(expected, _): &(u64, HostId)| *expected <= soonest.saturating_mul(WORTH);
+        best.filter(worth_it).map(|(_, host)| host)
     }
 
     fn asked(&self, download: &Download, piece: u32) -> Vec<HostId> {
@@ -155,12 +203,14 @@ impl Node {
         };
         self.next_request += 1;
         neighbourhood.in_flight += 1;
+        let depth = neighbourhood.in_flight;
         download.in_flight.entry(piece).or_default().push(request);
         let asked = Request {
             task: *id,
             piece,
             host,
             since: now,
+            depth,
             begun: false,
         };
         self.state.requests.insert(request, asked);
@@ -254,6 +304,16 @@ impl Node {
         let Some(request) = self.forget(&id) else {
             return;
         };
+        if let Some(download) = self.download(&request.task) {
+            download.stalls.remove(&request.host);
+        }
+        if let Some(parent) = self.state.hosts.get_mut(&request.host) {
+            let service = now.since(request.since) / request.depth;
+            let before = parent.service.unwrap_or(service);
+            parent.service = Some((before * 3 + service) / 4);
+        }
+        let one = PieceSet::from_range(request.piece..request.piece + 1);
+        self.read_less(&request.task, &one);
         self.gained(now, &request.task, request.piece);
         self.announce(now, &request.task, request.piece);
         self.complete_if_whole(&request.task);
@@ -288,17 +348,22 @@ impl Node {
             // The own store is at fault; asking again at once would only turn in circles.
             PieceFailure::Store | PieceFailure::Unreachable => Duration::from_secs(1),
             PieceFailure::Stalled => Duration::from_secs(5),
-            PieceFailure::Rot => Duration::from_secs(300),
+            PieceFailure::Rot => BANISHED,
         };
         if let Some(download) = self.download(&task) {
+            let stalls = download.stalls.entry(host).or_default();
+            *stalls += u32::from(failure == PieceFailure::Stalled);
+            let hopeless = failure == PieceFailure::Rot || *stalls >= MAX_STALLS;
+            let pause = if hopeless { BANISHED } else { pause };
             download.avoided.insert(host, now + pause);
             if failure == PieceFailure::NotHeld
                 && let Some(set) = download.available.get_mut(&host)
             {
                 set.remove(piece);
             }
-            if failure == PieceFailure::Rot {
+            if hopeless {
                 download.available.remove(&host);
+                download.stalls.remove(&host);
             }
         }
         let complaint = match failure {

@@ -1,9 +1,10 @@
 //! What the core knows: tasks, downloads, neighbours, requests.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, session::Purpose};
@@ -50,13 +51,26 @@ pub(super) struct Download {
     pub(super) read_by: BTreeMap<HostId, PieceSet>,
     /// Hosts not to be asked before a time.
     pub(super) avoided: BTreeMap<HostId, Timestamp>,
+    /// Requests that stalled, by parent, since one of its came.
+    pub(super) stalls: BTreeMap<HostId, u32>,
     pub(super) lease: Lease,
+    /// The own lease was taken because a live scheduler had not answered the join: at its
+    /// first word it ends.
+    pub(super) unanswered: bool,
+    /// When it ends, unless a grant comes first.
+    pub(super) yields: Option<Timestamp>,
     /// When the join was sent, and whether it was answered.
     pub(super) joined: Option<Timestamp>,
     pub(super) answered: bool,
     /// When to stop waiting for an answer.
     pub(super) answer_by: Timestamp,
     pub(super) last_gain: Timestamp,
+    /// When a neighbour last announced something that was missing here.
+    pub(super) last_news: Timestamp,
+    /// When the scheduler last said something about the task's neighbours.
+    pub(super) last_word: Timestamp,
+    /// Spreads what many hosts would otherwise do at the same moment.
+    pub(super) jitter: Duration,
     pub(super) last_progress: Timestamp,
     pub(super) last_starved: Timestamp,
     pub(super) completing: bool,
@@ -74,7 +88,7 @@ pub(super) enum Lease {
 }
 
 impl Download {
-    pub(super) fn new(now: Timestamp, purpose: Purpose) -> Self {
+    pub(super) fn new(now: Timestamp, purpose: Purpose, jitter: Duration) -> Self {
         Self {
             purpose,
             abandoned: None,
@@ -83,17 +97,33 @@ impl Download {
             available: BTreeMap::new(),
             read_by: BTreeMap::new(),
             avoided: BTreeMap::new(),
+            stalls: BTreeMap::new(),
             lease: Lease::None,
+            unanswered: false,
+            yields: None,
             joined: None,
             answered: false,
             answer_by: now,
             last_gain: now,
+            last_news: now,
+            last_word: now,
+            jitter,
             last_progress: now,
             last_starved: now,
             completing: false,
             corrupted: 0,
             failed: None,
         }
+    }
+
+    /// Whether no neighbour has told anything of the task.
+    pub(super) fn is_alone(&self) -> bool {
+        self.available.is_empty() && self.read_by.is_empty()
+    }
+
+    /// For how long nothing has come, and no neighbour had anything new.
+    pub(super) fn quiet(&self, now: Timestamp) -> Duration {
+        now.since(self.last_gain.max(self.last_news))
     }
 
     /// Whether a neighbour holds this piece or is reading it.
@@ -136,6 +166,8 @@ pub(super) struct Neighbourhood {
     /// Tasks for which the scheduler introduced it.
     pub(super) tasks: BTreeSet<TaskId>,
     pub(super) in_flight: u32,
+    /// How long a piece takes there, as far as is known.
+    pub(super) service: Option<Duration>,
     pub(super) info: Option<darter_api::session::Neighbour>,
     pub(super) redial_at: Option<Timestamp>,
     pub(super) failures: u32,
@@ -148,13 +180,15 @@ pub(super) struct Request {
     pub(super) piece: u32,
     pub(super) host: HostId,
     pub(super) since: Timestamp,
+    /// Requests to the host then, this one among them.
+    pub(super) depth: u32,
     pub(super) begun: bool,
 }
 
 /// All of it.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) tasks: HashMap<TaskId, Task>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
     /// Tasks with something to do: a download, or pieces to announce.
     pub(super) busy: BTreeSet<TaskId>,
     pub(super) hosts: BTreeMap<HostId, Neighbourhood>,

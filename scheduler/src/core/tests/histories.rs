@@ -1,0 +1,289 @@
+//! The invariants after every step of random histories.
+
+use darter_api::session::{LeaseEnd, PeerMessage, Role};
+use proptest::prelude::*;
+
+use super::{
+    super::*,
+    rules::{PIECES, hello, host, join, origin, task},
+};
+
+const HOSTS: u8 = 12;
+const DEGREE: usize = 4;
+
+/// Something that may happen.
+#[derive(Debug, Clone)]
+enum Step {
+    Up(u8),
+    Down(u8),
+    Join(u8, u8),
+    Leave(u8, u8),
+    Done(u8, u8),
+    /// It holds these and those of before.
+    Gains(u8, u8, u32, u32),
+    Accepts(u8, u8),
+    FirstByte(u8, u8),
+    Returns(u8, u8, LeaseEnd),
+    SelfLeases(u8, u8, u32, u32),
+    Starves(u8, u8, u32, u32),
+    Evicts(u8, u8),
+    Interest(u8, u8),
+    Passes(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let who = 0..HOSTS;
+    let what = 0..2u8;
+    let from = 0..PIECES;
+    let count = 1..8u32;
+    let end = prop_oneof![
+        Just(LeaseEnd::NotNeeded),
+        Just(LeaseEnd::Refused),
+        Just(LeaseEnd::Missing),
+        Just(LeaseEnd::Unreachable),
+    ];
+    let range = (who.clone(), what.clone(), from, count);
+    let pair = (who.clone(), what);
+    let step = prop_oneof![
+        4 => who.clone().prop_map(Step::Up),
+        1 => who.prop_map(Step::Down),
+        6 => pair.clone().prop_map(|(a, b)| Step::Join(a, b)),
+        1 => pair.clone().prop_map(|(a, b)| Step::Leave(a, b)),
+        1 => pair.clone().prop_map(|(a, b)| Step::Done(a, b)),
+        6 => range.clone().prop_map(|(a, b, c, d)| Step::Gains(a, b, c, d)),
+        4 => pair.clone().prop_map(|(a, b)| Step::Accepts(a, b)),
+        2 => pair.clone().prop_map(|(a, b)| Step::FirstByte(a, b)),
+        1 => (pair.clone(), end).prop_map(|((a, b), c)| Step::Returns(a, b, c)),
+        1 => range.clone().prop_map(|(a, b, c, d)| Step::SelfLeases(a, b, c, d)),
+        1 => range.prop_map(|(a, b, c, d)| Step::Starves(a, b, c, d)),
+        1 => pair.clone().prop_map(|(a, b)| Step::Evicts(a, b)),
+        1 => pair.prop_map(|(a, b)| Step::Interest(a, b)),
+        3 => (1..3000u64).prop_map(Step::Passes),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// A cluster, its clock, and what hosts were told that they cannot have.
+struct History {
+    cluster: Cluster,
+    now: Timestamp,
+    epochs: [u64; HOSTS as usize],
+    unavailable: BTreeSet<(HostId, TaskId)>,
+}
+
+impl History {
+    fn new() -> Self {
+        let options = Options {
+            degree: DEGREE,
+            ..Options::default()
+        };
+        let key = NodeKey::from_seed([1; 32]);
+        Self {
+            cluster: Cluster::new(options, key, Timestamp::ZERO, 0, 7),
+            now: Timestamp::ZERO,
+            epochs: [0; HOSTS as usize],
+            unavailable: BTreeSet::new(),
+        }
+    }
+
+    fn hear(&mut self, commands: Vec<Command>) {
+        for Command { host, message } in commands {
+            match message {
+                SchedulerMessage::Unavailable { task, .. } => {
+                    self.unavailable.insert((host, task));
+                }
+                SchedulerMessage::Grant(grant) => {
+                    assert!(grant.is_authentic() && grant.holder == host);
+                    assert!(self.cluster.hosts.contains_key(&host), "to whom is there");
+                    self.unavailable.retain(|(_, task)| *task != grant.task);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn says(&mut self, name: u8, message: PeerMessage) {
+        let event = Event::Message {
+            host: host(name),
+            message,
+        };
+        let said = self.cluster.handle(self.now, event);
+        self.hear(said);
+    }
+
+    fn held(&self, name: u8, number: u8) -> PieceSet {
+        let known = self.cluster.tasks.get(&task(number));
+        let member = known.and_then(|task| task.members.get(&host(name)));
+        member
+            .map(|member| member.held().clone())
+            .unwrap_or_default()
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Up(name) => {
+                self.epochs[name as usize] += 1;
+                let role = if name < 2 { Role::Seed } else { Role::Peer };
+                let hello = hello(name, self.epochs[name as usize], role);
+                let said = self.cluster.handle(self.now, Event::HostUp(hello));
+                self.hear(said);
+            }
+            Step::Down(name) => {
+                let event = Event::HostDown {
+                    host: host(name),
+                    epoch: self.epochs[name as usize],
+                };
+                let said = self.cluster.handle(self.now, event);
+                self.hear(said);
+            }
+            Step::Join(name, number) => {
+                let held = self.held(name, number);
+                self.unavailable.remove(&(host(name), task(number)));
+                self.says(name, join(number, held));
+            }
+            Step::Leave(name, number) => self.says(name, PeerMessage::Leave { task: task(number) }),
+            Step::Done(name, number) => self.says(name, PeerMessage::Done { task: task(number) }),
+            Step::Gains(name, number, from, count) => {
+                let mut held = self.held(name, number);
+                held.insert_range(from..(from + count).min(PIECES));
+                let task = task(number);
+                self.says(name, PeerMessage::Progress { task, held });
+            }
+            Step::Accepts(name, number) => {
+                self.says(name, PeerMessage::LeaseAccepted { task: task(number) });
+            }
+            Step::FirstByte(name, number) => {
+                self.says(name, PeerMessage::LeaseFirstByte { task: task(number) });
+            }
+            Step::Returns(name, number, why) => {
+                let pieces = PieceSet::full(PIECES);
+                let task = task(number);
+                self.says(name, PeerMessage::LeaseReturned { task, pieces, why });
+            }
+            Step::SelfLeases(name, number, from, count) => {
+                let pieces = PieceSet::from_range(from..from + count);
+                let task = task(number);
+                self.says(name, PeerMessage::SelfLeased { task, pieces });
+            }
+            Step::Starves(name, number, from, count) => {
+                let pieces = PieceSet::from_range(from..(from + count).min(PIECES));
+                let task = task(number);
+                self.says(name, PeerMessage::Starved { task, pieces });
+            }
+            Step::Evicts(name, number) => {
+                let tasks = vec![task(number)];
+                self.says(name, PeerMessage::Evicted { tasks });
+            }
+            Step::Interest(name, number) => {
+                let tasks = vec![(task(number), super::rules::lengths())];
+                let origin = origin();
+                self.says(name, PeerMessage::Interest { tasks, origin });
+            }
+            Step::Passes(millis) => self.pass(millis),
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        let until = self.now + Duration::from_millis(millis);
+        while let Some(at) = self
+            .cluster
+            .next_deadline(self.now)
+            .filter(|at| *at <= until)
+        {
+            assert!(at >= self.now);
+            self.now = at.max(self.now + Duration::from_millis(1));
+            let said = self.cluster.tick(self.now);
+            self.hear(said);
+        }
+        self.now = until;
+    }
+
+    fn check(&self) {
+        for (id, task) in &self.cluster.tasks {
+            let mut leased = PieceSet::new();
+            for lease in &task.leases {
+                assert!(self.cluster.hosts.contains_key(&lease.holder));
+                assert!(!lease.pieces.is_empty());
+                let twice = leased.intersection(&lease.pieces);
+                assert!(twice.is_empty(), "two live leases on {twice:?}");
+                leased.union_with(&lease.pieces);
+            }
+            let (mut held, mut waiting) = (PieceSet::new(), 0);
+            for (host, member) in &task.members {
+                assert!(self.cluster.hosts[host].tasks.contains(id));
+                assert!(member.neighbours.len() <= self.cluster.room() + 3);
+                for other in &member.neighbours {
+                    assert!(task.members[other].neighbours.contains(host), "symmetric");
+                    assert_ne!(other, host);
+                }
+                held.union_with(member.held());
+                waiting += usize::from(member.wants());
+            }
+            assert_eq!(task.waiting(), waiting);
+            let mut covered = held;
+            covered.union_with(&leased);
+            assert_eq!(task.uncovered(), covered.missing(PIECES));
+            self.check_covered(id, task);
+        }
+        for (host, known) in &self.cluster.hosts {
+            for task in &known.tasks {
+                assert!(self.cluster.tasks[task].members.contains_key(host));
+            }
+        }
+    }
+
+    /// Every missing piece of a wanted task is held, leased, or its waiters were told;
+    /// but for the time that is given to those who come back, and for a second after a
+    /// lease was not needed.
+    fn check_covered(&self, id: &TaskId, task: &Task) {
+        let settled = self.cluster.started + self.cluster.options.settle + TICK;
+        let settling = self.now < settled;
+        if settling || task.waiting() == 0 || task.uncovered().is_empty() {
+            return;
+        }
+        assert!(self.cluster.live.contains(id), "it is looked at again");
+        let many_runs = task
+            .leases
+            .iter()
+            .any(|lease| task.runs_of(&lease.holder) >= 8);
+        let not_needed = task.refused.values().any(|(why, at)| {
+            *why == LeaseEnd::NotNeeded && self.now.since(*at) < Duration::from_secs(2)
+        });
+        let told = |host: &HostId| self.unavailable.contains(&(*host, *id));
+        let all_told = task.waiters().iter().all(told);
+        assert!(
+            all_told || many_runs || not_needed,
+            "nobody reads {:?}",
+            task.uncovered()
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_invariants_hold_after_every_step(steps in steps()) {
+        let mut history = History::new();
+        for step in steps {
+            history.step(step);
+            // What an event leaves to do is done by the next tick.
+            history.pass(100);
+            history.check();
+        }
+    }
+
+    #[test]
+    fn everything_comes_to_rest_when_all_leave(steps in steps()) {
+        let mut history = History::new();
+        for step in steps {
+            history.step(step);
+        }
+        for name in 0..HOSTS {
+            history.step(Step::Down(name));
+        }
+        prop_assert_eq!(history.cluster.counts().hosts, 0);
+        prop_assert_eq!(history.cluster.counts().tasks, 0);
+        prop_assert_eq!(history.cluster.next_deadline(history.now), None);
+    }
+}
