@@ -17,10 +17,10 @@ fn play(name: &str, scenario: &Scenario) -> Report {
     report
 }
 
-/// A thousand hosts at 1 Gbit/s that want 20 pieces at the same moment.
+/// A thousand hosts at 1 Gbit/s that want 8 pieces at the same moment.
 fn thousand() -> Scenario {
     Scenario {
-        contents: vec![5 * MIB],
+        contents: vec![2 * MIB],
         peers: 1000,
         peer_rate: (Megabits(1000), Megabits(1000)),
         seed_rate: (Megabits(1000), Megabits(1000)),
@@ -81,21 +81,33 @@ fn a_thousand_joins_at_a_slow_scheduler_make_one_copy() {
     assert!(report.origin_copies() <= 1.05, "{report}");
 }
 
+/// From 1 s on hosts read by their own leave, as much as the source gives, till the
+/// scheduler's first word: nothing else is read twice.
+fn a_thousand_joins_at_a_very_slow_scheduler(millis: u64) {
+    let scenario = Scenario {
+        scheduler_delay: Duration::from_millis(millis),
+        ..thousand()
+    };
+    let name = format!("1,000 joins, answered after {millis} ms");
+    let report = play(&name, &scenario);
+    let alone = Duration::from_millis(millis + 300).saturating_sub(SECOND);
+    let content = scenario.contents[0] as f64;
+    let read = alone.as_secs_f64() * scenario.source_rate.bytes() as f64 / content;
+    assert!(report.origin_copies() <= 1.0 + read, "{report}");
+    assert!(
+        report.makespan() <= Duration::from_millis(millis) + SECOND,
+        "{report}"
+    );
+}
+
 #[test]
-fn a_thousand_joins_at_a_very_slow_scheduler_all_end_well() {
-    for millis in [1500, 5000] {
-        let scenario = Scenario {
-            scheduler_delay: Duration::from_millis(millis),
-            ..thousand()
-        };
-        let name = format!("1,000 joins, answered after {millis} ms");
-        let report = play(&name, &scenario);
-        // From 1 s on hosts read by their own leave, as much as the source gives, till the
-        // scheduler's first word.
-        let alone = Duration::from_millis(millis + 300).saturating_sub(SECOND);
-        let read = alone.as_secs_f64() * 25_000_000.0 / (5 * MIB) as f64;
-        assert!(report.origin_copies() <= 1.0 + read, "{report}");
-    }
+fn a_thousand_joins_answered_after_one_and_a_half_seconds() {
+    a_thousand_joins_at_a_very_slow_scheduler(1500);
+}
+
+#[test]
+fn a_thousand_joins_answered_after_five_seconds() {
+    a_thousand_joins_at_a_very_slow_scheduler(5000);
 }
 
 #[test]
@@ -113,9 +125,9 @@ fn a_scheduler_that_dies_in_mid_pull_costs_little() {
 fn a_scheduler_that_dies_leaves_a_large_swarm_to_itself() {
     let scenario = Scenario {
         peers: 100,
-        contents: vec![20_000_000],
+        contents: vec![10_000_000],
         quantum: 256 * 1024,
-        actions: vec![(SECOND / 2, Action::KillScheduler)],
+        actions: vec![(SECOND / 4, Action::KillScheduler)],
         ..Scenario::default()
     };
     let report = play("scheduler dies, 100 hosts", &scenario);
@@ -178,11 +190,11 @@ fn a_restarted_scheduler_sends_nobody_to_the_source_for_what_is_held() {
 fn a_restart_in_a_large_swarm() {
     let scenario = Scenario {
         peers: 100,
-        contents: vec![20_000_000],
+        contents: vec![10_000_000],
         quantum: 256 * 1024,
         actions: vec![
-            (SECOND / 2, Action::KillScheduler),
-            (SECOND, Action::StartScheduler),
+            (SECOND / 4, Action::KillScheduler),
+            (SECOND / 2, Action::StartScheduler),
         ],
         ..Scenario::default()
     };
@@ -251,11 +263,11 @@ fn without_any_scheduler_every_host_reads_for_itself() {
 fn a_hundred_hosts() {
     let scenario = Scenario {
         peers: 100,
-        contents: vec![25_000_000],
+        contents: vec![10_000_000],
         quantum: 256 * 1024,
         ..Scenario::default()
     };
     let report = play("100 hosts", &scenario);
     assert!(report.origin_copies() <= 1.0001, "{report}");
-    assert!(report.over_bound() <= 2.2, "{report}");
+    assert!(report.over_bound() <= 3.0, "{report}");
 }

@@ -63,6 +63,9 @@ impl Node {
             });
             return;
         }
+        for piece in download.in_flight.keys() {
+            pieces.remove(*piece);
+        }
         // What a neighbour has is taken from it: the scheduler's knowledge is a second old.
         for available in download.available.values() {
             pieces.subtract(available);
@@ -115,6 +118,7 @@ impl Node {
         let pieces: PieceSet = missing
             .iter()
             .filter(|piece| !download.is_promised(*piece))
+            .filter(|piece| !download.in_flight.contains_key(piece))
             .collect();
         if pieces.is_empty() {
             return;
@@ -288,10 +292,21 @@ impl Node {
             return;
         }
         if download.yields.is_some_and(|at| at <= now) {
-            let reading = task.reading.clone();
-            self.yield_to_others(id, &reading);
-            return;
+            let (lease, reading) = (download.lease.clone(), task.reading.clone());
+            if let Some(download) = self.download(id) {
+                download.yields = None;
+            }
+            if lease == Lease::Own {
+                self.yield_to_others(id, &reading);
+                return;
+            }
         }
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let Some(download) = &task.download else {
+            return;
+        };
         if download.lease != Lease::None {
             return;
         }

@@ -1,1 +1,4 @@
-//! Tests of the download core.
+//! The rules one by one, and the invariants over random histories.
+
+mod histories;
+mod rules;

@@ -1,0 +1,394 @@
+//! The rules one by one.
+
+use darter_api::{
+    Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceIndex, PieceSet, TaskId, Timestamp,
+    link::LinkMessage,
+    session::{LeaseEnd, Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
+};
+
+use super::super::{
+    event::{Authority, PieceFailure, ReaderId, RequestId},
+    *,
+};
+
+pub(super) const PIECES: u32 = 16;
+
+pub(super) fn lengths() -> Lengths {
+    Lengths::of(u64::from(PIECES) * 256 * 1024).unwrap()
+}
+
+pub(super) fn host(name: u8) -> HostId {
+    HostId::from_bytes([name; 32])
+}
+
+pub(super) fn task() -> TaskId {
+    TaskId::of_content(Digest::sha256(b"task"))
+}
+
+pub(super) fn origin() -> Origin {
+    Origin {
+        upstream: "docker.io".parse().unwrap(),
+        repository: "library/app".parse().unwrap(),
+        kind: OriginKind::Blob,
+        private: false,
+    }
+}
+
+pub(super) fn start(held: PieceSet) -> Event {
+    Event::Start {
+        task: task(),
+        lengths: lengths(),
+        origin: origin(),
+        held,
+        purpose: Purpose::Pull,
+    }
+}
+
+pub(super) fn neighbours(add: &[u8], remove: &[u8]) -> Event {
+    let neighbour = |name: &u8| Neighbour {
+        host: host(*name),
+        address: ([127, 0, 0, 1], 4000).into(),
+        role: Role::Peer,
+    };
+    Event::Session(SchedulerMessage::Neighbours {
+        task: task(),
+        add: add.iter().map(neighbour).collect(),
+        remove: remove.iter().map(|name| host(*name)).collect(),
+    })
+}
+
+pub(super) fn grant(pieces: std::ops::Range<u32>) -> Event {
+    Event::Session(SchedulerMessage::Grant(Grant {
+        task: task(),
+        lengths: lengths(),
+        pieces,
+        holder: host(100),
+        granter: host(200),
+        issued_unix_ms: 0,
+        signature: [0; 64],
+    }))
+}
+
+pub(super) fn have(name: u8, pieces: PieceSet) -> Event {
+    Event::Link {
+        host: host(name),
+        message: LinkMessage::Have {
+            task: task(),
+            pieces,
+        },
+    }
+}
+
+fn reading(name: u8, pieces: PieceSet) -> Event {
+    Event::Link {
+        host: host(name),
+        message: LinkMessage::Reading {
+            task: task(),
+            pieces,
+        },
+    }
+}
+
+/// A core and its clock.
+struct Lab {
+    node: Node,
+    now: Timestamp,
+}
+
+impl Lab {
+    fn new(has_scheduler: bool) -> Self {
+        Self {
+            node: Node::new(Options::default(), host(100), has_scheduler, 1),
+            now: Timestamp::ZERO + Duration::from_secs(10),
+        }
+    }
+
+    fn with_session() -> Self {
+        let mut lab = Self::new(true);
+        lab.handle(Event::SessionUp);
+        lab
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Command> {
+        self.node.handle(self.now, event)
+    }
+
+    fn pass(&mut self, millis: u64) -> Vec<Command> {
+        let until = self.now + Duration::from_millis(millis);
+        let mut commands = Vec::new();
+        while let Some(at) = self.node.next_deadline(self.now).filter(|at| *at <= until) {
+            self.now = at.max(self.now + Duration::from_millis(1));
+            commands.extend(self.node.tick(self.now));
+        }
+        self.now = until;
+        commands
+    }
+
+    fn reads(&self) -> PieceSet {
+        let task = self.node.state.tasks.get(&task());
+        task.map(|task| task.reading.clone()).unwrap_or_default()
+    }
+}
+
+fn source_reads(commands: &[Command]) -> Vec<(PieceSet, bool)> {
+    let reads = commands.iter().filter_map(|command| match command {
+        Command::ReadSource {
+            pieces, authority, ..
+        } => Some((pieces.clone(), *authority == Authority::Own)),
+        _ => None,
+    });
+    reads.collect()
+}
+
+fn requests(commands: &[Command]) -> Vec<(RequestId, HostId, u32)> {
+    let requests = commands.iter().filter_map(|command| match command {
+        Command::Request {
+            request,
+            host,
+            piece,
+            ..
+        } => Some((*request, *host, piece.0)),
+        _ => None,
+    });
+    requests.collect()
+}
+
+fn stops(commands: &[Command]) -> bool {
+    let stop = |command: &Command| matches!(command, Command::StopSource { .. });
+    commands.iter().any(stop)
+}
+
+fn says(commands: &[Command], message: &PeerMessage) -> bool {
+    let wanted = Command::Session(message.clone());
+    commands.iter().any(|command| *command == wanted)
+}
+
+#[test]
+fn without_a_scheduler_the_source_is_read_at_once() {
+    let mut lab = Lab::new(false);
+    let said = lab.handle(start(PieceSet::from_range(0..3)));
+    assert_eq!(
+        source_reads(&said),
+        [(PieceSet::from_range(3..PIECES), true)]
+    );
+}
+
+#[test]
+fn a_session_that_is_gone_is_waited_for_a_moment() {
+    let mut lab = Lab::with_session();
+    lab.handle(Event::SessionDown);
+    assert_eq!(source_reads(&lab.handle(start(PieceSet::new()))), []);
+    assert_eq!(source_reads(&lab.pass(50)), []);
+    assert_eq!(source_reads(&lab.pass(150)).len(), 1);
+}
+
+#[test]
+fn a_scheduler_that_lives_and_does_not_answer_is_waited_for_a_second() {
+    let mut lab = Lab::with_session();
+    let said = lab.handle(start(PieceSet::new()));
+    assert!(matches!(said[0], Command::Session(PeerMessage::Join(_))));
+    assert_eq!(source_reads(&lab.pass(950)), []);
+    let said = lab.pass(700);
+    assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), true)]);
+    let told = PeerMessage::SelfLeased {
+        task: task(),
+        pieces: PieceSet::full(PIECES),
+    };
+    assert!(says(&said, &told));
+}
+
+#[test]
+fn a_self_lease_yields_to_the_schedulers_first_word() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.pass(1600);
+    let mut said = lab.handle(neighbours(&[1], &[]));
+    assert!(!stops(&said), "a grant may follow");
+    said.extend(lab.pass(250));
+    assert!(stops(&said));
+    let withdrawn = PeerMessage::SelfLeased {
+        task: task(),
+        pieces: PieceSet::new(),
+    };
+    assert!(says(&said, &withdrawn));
+}
+
+#[test]
+fn a_grant_after_the_first_word_lets_it_read_on() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.pass(1600);
+    let mut said = lab.handle(neighbours(&[1], &[]));
+    said.extend(lab.handle(grant(0..PIECES)));
+    said.extend(lab.pass(500));
+    assert!(!stops(&said));
+    assert_eq!(lab.reads(), PieceSet::full(PIECES));
+}
+
+#[test]
+fn of_two_that_read_by_their_own_leave_the_smaller_id_goes_on() {
+    for (other, left) in [(1, 0..8), (101, 0..PIECES)] {
+        let mut lab = Lab::new(false);
+        lab.handle(start(PieceSet::new()));
+        lab.handle(Event::LinkUp(host(other)));
+        lab.handle(reading(other, PieceSet::from_range(8..PIECES)));
+        assert_eq!(lab.reads(), PieceSet::from_range(left));
+    }
+}
+
+#[test]
+fn what_a_neighbour_holds_is_not_read_from_the_source() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    lab.handle(have(1, PieceSet::from_range(0..4)));
+    let said = lab.handle(grant(0..PIECES));
+    assert_eq!(
+        source_reads(&said),
+        [(PieceSet::from_range(4..PIECES), false)]
+    );
+    lab.handle(have(1, PieceSet::from_range(10..12)));
+    let mut rest = PieceSet::from_range(4..10);
+    rest.insert_range(12..PIECES);
+    assert_eq!(lab.reads(), rest);
+}
+
+#[test]
+fn a_grant_that_is_not_needed_comes_back() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    lab.handle(have(1, PieceSet::full(PIECES)));
+    let returned = PeerMessage::LeaseReturned {
+        task: task(),
+        pieces: PieceSet::from_range(2..5),
+        why: LeaseEnd::NotNeeded,
+    };
+    assert!(says(&lab.handle(grant(2..5)), &returned));
+}
+
+#[test]
+fn a_session_that_comes_back_hears_what_is_held_and_read() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[], &[]));
+    lab.handle(grant(0..PIECES));
+    for piece in 0..3 {
+        lab.handle(Event::SourcePiece {
+            task: task(),
+            piece: PieceIndex(piece),
+        });
+    }
+    lab.handle(Event::SessionDown);
+    let said = lab.handle(Event::SessionUp);
+    let Some(Command::Session(PeerMessage::Inventory { holdings, last })) = said.first() else {
+        panic!("an inventory comes first");
+    };
+    assert!(*last);
+    assert_eq!(holdings[0].held, PieceSet::from_range(0..3));
+    assert_eq!(holdings[0].reading, PieceSet::from_range(3..PIECES));
+    lab.handle(neighbours(&[], &[]));
+    assert!(!stops(&lab.pass(2000)), "and the reading goes on");
+}
+
+#[test]
+fn while_neighbours_have_news_a_dead_scheduler_sends_nobody_to_the_source() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    lab.handle(Event::SessionDown);
+    for piece in 0..4 {
+        lab.handle(have(1, PieceSet::from_range(piece..piece + 1)));
+        assert_eq!(source_reads(&lab.pass(900)), []);
+    }
+    assert_eq!(
+        source_reads(&lab.pass(1000)),
+        [(PieceSet::from_range(4..PIECES), true)]
+    );
+}
+
+#[test]
+fn a_client_that_comes_back_in_a_moment_finds_the_lease() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[], &[]));
+    lab.handle(grant(0..PIECES));
+    let mut said = lab.handle(Event::Stop { task: task() });
+    said.extend(lab.pass(1500));
+    said.extend(lab.handle(start(PieceSet::new())));
+    said.extend(lab.pass(3000));
+    assert!(!stops(&said));
+    said = lab.handle(Event::Stop { task: task() });
+    said.extend(lab.pass(2500));
+    assert!(stops(&said), "and without one it is given back");
+    assert!(says(&said, &PeerMessage::Leave { task: task() }));
+    assert_eq!(lab.node.next_deadline(lab.now), None);
+}
+
+#[test]
+fn a_reader_s_next_piece_is_asked_for_first() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(Event::Reader {
+        task: task(),
+        reader: ReaderId(1),
+        wants: 5..PIECES,
+    });
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    let asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+    assert_eq!(asked[0].2, 5);
+    assert_eq!(asked.len(), Options::default().pipeline as usize);
+}
+
+#[test]
+fn a_parent_that_stalls_again_and_again_counts_for_nothing() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    let mut asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+    let mut said = Vec::new();
+    for _ in 0..20 {
+        for (request, ..) in std::mem::take(&mut asked) {
+            let failure = PieceFailure::Stalled;
+            said.extend(lab.handle(Event::PieceFailed { request, failure }));
+        }
+        said.extend(lab.pass(1000));
+        asked = requests(&said);
+        asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
+    }
+    let starved =
+        |command: &Command| matches!(command, Command::Session(PeerMessage::Starved { .. }));
+    assert!(said.iter().any(starved), "the scheduler hears of it");
+    assert!(!source_reads(&said).is_empty(), "and the host helps itself");
+}
+
+#[test]
+fn a_corrupt_blob_is_read_again_from_the_source_alone() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    let mut asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+    while let Some((request, ..)) = asked.pop() {
+        asked.extend(requests(&lab.handle(Event::PieceStored(request))));
+    }
+    let said = lab.handle(Event::Corrupt {
+        task: task(),
+        pieces: PieceSet::full(PIECES),
+    });
+    assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), true)]);
+    assert_eq!(requests(&said), []);
+}
+
+#[test]
+fn a_grant_may_come_before_the_download_is_open() {
+    let mut lab = Lab::with_session();
+    assert_eq!(source_reads(&lab.handle(grant(0..PIECES))), []);
+    let said = lab.handle(start(PieceSet::new()));
+    assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), false)]);
+}
