@@ -160,7 +160,7 @@ fn stops(commands: &[Command]) -> bool {
 
 fn says(commands: &[Command], message: &PeerMessage) -> bool {
     let wanted = Command::Session(message.clone());
-    commands.iter().any(|command| *command == wanted)
+    commands.contains(&wanted)
 }
 
 #[test]
