@@ -51,6 +51,20 @@ pub struct Content {
     pub reader: Arc<dyn Reader>,
 }
 
+/// What those who wait for a content's bytes may hope for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of it came within the last two seconds.
+    Arriving,
+    /// Peers are asked for it.
+    Peers,
+    /// Nothing but a source that gives nothing, or it is not being got at all.
+    Nothing,
+}
+
+/// Manifests are no larger (containerd's limit); more is not read.
+pub const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
 /// Reads ranges of a content, as it grows.
 pub trait Reader: Send + Sync + 'static {
     /// The bytes of `range`, in order, each as soon as it is verified (or came from the
@@ -99,6 +113,9 @@ pub trait Contents: Send + Sync + 'static {
 
     /// Whether the store holds it whole: its size and media type.
     fn stored(&self, task: &TaskId) -> Option<(u64, Option<String>)>;
+
+    /// How the getting of a content goes that was opened, or is being opened.
+    fn progress(&self, task: &TaskId) -> Progress;
 
     /// These will be wanted soon; nothing is downloaded yet, but their sizes are remembered
     /// and the scheduler is told.

@@ -53,8 +53,8 @@ impl Call<'_> {
         let checked = self
             .mirror
             .rights
-            .check(origin, digest, self.credential.as_ref())
-            .await;
+            .check(origin, digest, self.credential.as_ref());
+        let checked = self.of_upstream(checked).await?;
         checked.map_err(|error| Failure::from_source(&error, manifest))
     }
 
@@ -67,17 +67,18 @@ impl Call<'_> {
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
         };
-        let open = self.within(self.mirror.contents.open(want(None)));
-        let right = self.within(self.right(origin, &digest));
+        let task = TaskId::from(digest);
+        let open = self.of_content(&task, self.mirror.contents.open(want(None)));
+        let right = self.right(origin, &digest);
         let mut open = std::pin::pin!(open);
         let mut right = std::pin::pin!(right);
         // A refusal ends it at once; a content that is open already waits for its right.
         let (opened, allowed) = tokio::select! {
             allowed = &mut right => {
-                let allowed = allowed??;
+                let allowed = allowed?;
                 (open.await?, allowed)
             }
-            opened = &mut open => (opened?, right.await??),
+            opened = &mut open => (opened?, right.await?),
         };
         match opened {
             Ok(content) => Ok(content),
@@ -85,20 +86,12 @@ impl Call<'_> {
             Err(OpenError::Source(error))
                 if may_be_elsewhere(&error) && allowed.stat.size.is_some() =>
             {
-                let again = self
-                    .within(self.mirror.contents.open(want(allowed.stat.size)))
-                    .await?;
+                let again = self.mirror.contents.open(want(allowed.stat.size));
+                let again = self.of_content(&task, again).await?;
                 again.map_err(|error| Failure::from_open(&error, false))
             }
             Err(error) => Err(Failure::from_open(&error, false)),
         }
-    }
-
-    /// Bounds what happens before a status line.
-    pub(super) async fn within<F: Future>(&self, work: F) -> Result<F::Output, Failure> {
-        let limit = self.mirror.options.first_byte_timeout;
-        let timed = tokio::time::timeout(limit, work).await;
-        timed.map_err(|_| Failure::Unavailable(format!("nothing came within {limit:?}")))
     }
 
     async fn body(&self, content: Content, digest: &Digest) -> Result<Response<Body>, Failure> {
@@ -112,7 +105,9 @@ impl Call<'_> {
         let first = if range.is_empty() {
             None
         } else {
-            let first = self.within(stream.next()).await?;
+            let first = self
+                .of_content(&TaskId::from(*digest), stream.next())
+                .await?;
             Some(
                 first
                     .unwrap_or(Err(ReadError::ShuttingDown))

@@ -11,10 +11,8 @@ use http::{Method, Response, header};
 use serde::Deserialize;
 
 use super::{Call, Failure, blobs};
-use crate::content::Want;
+use crate::content::{MAX_MANIFEST_BYTES, Want};
 
-/// Clients reject larger ones (containerd's limit).
-const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 /// Descriptors of one manifest that the swarm is told of.
 const MAX_DESCRIPTORS: usize = 4096;
 
@@ -51,7 +49,7 @@ impl Call<'_> {
             .rights
             .check(&origin, &digest, self.credential.as_ref());
         let allowed = self
-            .within(allowed)
+            .of_upstream(allowed)
             .await?
             .map_err(|error| Failure::from_source(&error, true))?;
         if self.not_modified(&digest) {
@@ -107,7 +105,7 @@ impl Call<'_> {
                 .open(want)
                 .await
                 .map_err(|error| Failure::from_open(&error, true))?;
-            if content.size > MAX_MANIFEST {
+            if content.size > MAX_MANIFEST_BYTES {
                 return Err(Failure::BadGateway(format!(
                     "a manifest of {} bytes is over the limit",
                     content.size
@@ -120,7 +118,7 @@ impl Call<'_> {
             }
             Ok((bytes.freeze(), content.media_type))
         };
-        self.within(read).await?
+        self.of_content(&digest.into(), read).await?
     }
 
     /// Tells the swarm what a pull of this manifest will want next.

@@ -11,6 +11,7 @@ mod blobs;
 mod errors;
 mod manifests;
 mod metrics;
+mod patience;
 mod range;
 mod relay;
 mod route;
@@ -40,7 +41,8 @@ use crate::{
     content::Contents,
     credential::Credential,
     rights::Rights,
-    upstream::{Upstream, Upstreams},
+    source::SourceError,
+    upstream::{Ask, MANIFEST_TYPES, Upstream, Upstreams},
 };
 pub use errors::Failure;
 use metrics::Metrics;
@@ -58,7 +60,13 @@ pub struct Options {
     /// Default 24 h.
     #[serde(with = "humantime_serde")]
     pub tag_grace: Duration,
-    /// A content whose first bytes have not come by then is answered 503. Default 30 s.
+    /// A registry that has given nothing by then is answered 503, so that the client tries
+    /// elsewhere; all questions, tokens and redirects of one request share it. Default
+    /// 4 s. Costs clients of slower registries a pull past this mirror.
+    #[serde(with = "humantime_serde")]
+    pub upstream_timeout: Duration,
+    /// A content whose first bytes have not come from peers by then is answered 503.
+    /// Default 30 s.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
 }
@@ -68,6 +76,7 @@ impl Default for Options {
         Self {
             tag_ttl: Duration::from_secs(30),
             tag_grace: Duration::from_secs(24 * 3600),
+            upstream_timeout: Duration::from_secs(4),
             first_byte_timeout: Duration::from_secs(30),
         }
     }
@@ -162,10 +171,10 @@ impl Mirror {
                         .map(Credential::new),
                     began,
                 };
-                let response = call
-                    .answer()
-                    .await
-                    .unwrap_or_else(|failure| failure.response(&method));
+                let response = match call.answer().await {
+                    Ok(response) => response,
+                    Err(failure) => call.in_its_own_words(failure).await.response(&method),
+                };
                 (kind, response)
             }
             Err(failure) => ("none", failure.response(&method)),
@@ -209,6 +218,35 @@ impl Call<'_> {
             response.headers_mut().insert("oci-namespace", name);
         }
         Ok(response)
+    }
+
+    /// A refusal to a HEAD has no body; a client that asked by GET is told all that the
+    /// registry has to say to it.
+    async fn in_its_own_words(&self, failure: Failure) -> Failure {
+        let Failure::Refused(refusal) = failure else {
+            return failure;
+        };
+        if self.method != Method::GET || !refusal.body.is_empty() {
+            return Failure::Refused(refusal);
+        }
+        let mut headers = http::HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static(MANIFEST_TYPES));
+        // One byte, should it change its mind.
+        headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        let ask = Ask {
+            method: Method::GET,
+            path: format!("/v2/{}", self.target.path),
+            headers,
+            repository: self.target.kind.repository(),
+            credential: self.credential.as_ref(),
+            insists: false,
+        };
+        match self.of_upstream(self.upstream.ask(ask)).await {
+            Ok(Err(SourceError::Refused(said))) if said.status == refusal.status => {
+                Failure::Refused(said)
+            }
+            _ => Failure::Refused(refusal),
+        }
     }
 
     fn base(&self) -> Response<Body> {

@@ -32,11 +32,14 @@ impl Call<'_> {
             headers,
             repository,
             credential: self.credential.as_ref(),
+            insists: false,
         };
-        let reply = self.within(self.upstream.ask(ask)).await?;
+        let reply = self.of_upstream(self.upstream.ask(ask)).await?;
         let reply = reply.map_err(|error| Failure::from_source(&error, true))?;
         let (parts, body) = reply.into_parts();
-        let body = self.within(Limited::new(body, MAX_LIST).collect()).await?;
+        let body = self
+            .of_upstream(Limited::new(body, MAX_LIST).collect())
+            .await?;
         let body = body.map_err(|_| {
             Failure::BadGateway("the registry's list is broken or too long".to_owned())
         })?;

@@ -38,6 +38,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    pub(super) const fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::Manifest(repository, _)
+            | Self::Blob(repository, _)
+            | Self::Tags(repository)
+            | Self::Referrers(repository, _) => Some(repository),
+            Self::Moved | Self::Base | Self::Catalog => None,
+        }
+    }
+}
+
 /// A request, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {

@@ -8,10 +8,11 @@ use darter_api::{
     session::{Observation, Reference},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
+use http_body_util::{BodyExt as _, Limited};
 use moka::future::Cache;
 
 use super::{Call, Failure, Options, blobs::may_be_elsewhere};
-use crate::{source::SourceError, upstream::Ask};
+use crate::{content::MAX_MANIFEST_BYTES, source::SourceError, upstream::Ask};
 
 /// Tags remembered.
 const MAX_TAGS: u64 = 100_000;
@@ -65,7 +66,7 @@ impl Call<'_> {
         let asked = tags
             .fresh
             .try_get_with_by_ref(&key, Box::pin(self.ask_tag(repository, tag, &accept)));
-        match self.within(asked).await? {
+        match self.of_upstream(asked).await? {
             Ok(digest) => {
                 tags.old.insert(key, digest).await;
                 Ok(digest)
@@ -95,6 +96,7 @@ impl Call<'_> {
                 headers,
                 repository: Some(repository),
                 credential: self.credential.as_ref(),
+                insists: false,
             }
         };
         let head = self.upstream.ask(ask(Method::HEAD)).await;
@@ -110,7 +112,14 @@ impl Call<'_> {
             .get("docker-content-digest")
             .and_then(|value| value.to_str().ok()?.parse().ok());
         let digest = match digest {
-            Some(digest) => digest,
+            Some(digest) => {
+                let credential = self.credential.as_ref();
+                let told = self
+                    .upstream
+                    .told_by_tag(repository, &digest, credential, &reply);
+                told.await;
+                digest
+            }
             None => self.digest_by_get(ask(Method::GET)).await?,
         };
         if self.credential.is_none() {
@@ -121,15 +130,10 @@ impl Call<'_> {
 
     /// A registry that does not name the digest has to give the manifest.
     async fn digest_by_get(&self, ask: Ask<'_>) -> Result<Digest, SourceError> {
-        use http_body_util::{BodyExt as _, Limited};
         let reply = self.upstream.ask(ask).await?;
-        let body = Limited::new(reply.into_body(), 4 * 1024 * 1024)
-            .collect()
-            .await;
-        let body = body.map_err(|cause| SourceError::Broken {
-            what: "the manifest",
-            cause,
-        })?;
+        let body = Limited::new(reply.into_body(), MAX_MANIFEST_BYTES as usize);
+        let body = body.collect().await;
+        let body = body.map_err(|cause| SourceError::broken("the manifest", cause))?;
         Ok(Digest::sha256(&body.to_bytes()))
     }
 

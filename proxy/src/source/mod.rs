@@ -2,7 +2,7 @@
 //!
 //! The swarm knows only this seam; [`crate::upstream`] implements it for registries.
 
-use std::{ops::Range, time::Duration};
+use std::{error::Error, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{Digest, Origin};
@@ -57,8 +57,8 @@ pub struct Refusal {
     pub body: Bytes,
 }
 
-/// Why a source gives nothing.
-#[derive(Debug, thiserror::Error)]
+/// Why a source gives nothing. Several who ask the same question share one answer.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
     /// The source asks for other credentials.
     #[error("the source refused with {}", .0.status)]
@@ -84,7 +84,7 @@ pub enum SourceError {
         what: &'static str,
         /// Why it failed.
         #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
+        cause: Arc<dyn Error + Send + Sync>,
     },
     /// What it sends is not what the protocol allows.
     #[error("the source's reply is wrong: {0}")]
@@ -92,6 +92,14 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// It can't be reached, or the body broke.
+    pub fn broken(what: &'static str, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Broken {
+            what,
+            cause: Arc::from(cause.into()),
+        }
+    }
+
     /// Whether the same read may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match self {

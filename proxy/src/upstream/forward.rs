@@ -38,10 +38,7 @@ impl Upstream {
             .client
             .send_patiently(Request::from_parts(parts, body))
             .await;
-        let reply = reply.map_err(|cause| SourceError::Broken {
-            what: "the request",
-            cause: Box::new(cause),
-        })?;
+        let reply = reply.map_err(|cause| SourceError::broken("the request", cause))?;
         let (mut parts, body) = reply.into_parts();
         strip(&mut parts.headers);
         Ok(Response::from_parts(parts, Body::new(body)))

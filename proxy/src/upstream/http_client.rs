@@ -30,10 +30,15 @@ use tower::Service;
 
 use super::policy::is_public;
 
-/// For a connection to be made, TLS not counted.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a reply's headers to come.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(4);
+/// For a connection to be made, TLS not counted: a lost first packet is sent again after
+/// a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
+/// For a reply's headers to come, the connection counted. An upstream that is silent for so
+/// long leaves its client a second of the five in which it wants to know.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_millis(3500);
+/// Attempts at a question whose connection ended instead of a reply: it may have been idle
+/// for long, and the upstream closed it as the question left (RFC 9112, section 9.3.1).
+const ATTEMPTS: usize = 3;
 
 type Inner = Client<HttpsConnector<HttpConnector<Resolver>>, Body>;
 
@@ -51,6 +56,31 @@ pub(super) enum SendError {
     Connect(#[source] hyper_util::client::legacy::Error),
     #[error("no reply within {0:?}")]
     Timeout(Duration),
+    #[error("it was silent a moment ago")]
+    Silent,
+}
+
+impl SendError {
+    /// Whether nothing at all came back; a refused connection is an answer.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_connect() && is_timeout(error),
+            Self::Timeout(_) => true,
+            Self::Silent => false,
+        }
+    }
+}
+
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl HttpClient {
@@ -85,10 +115,10 @@ impl HttpClient {
         })
     }
 
-    /// Sends a request, to a listed target or to whatever public one.
+    /// Sends a GET or HEAD, to a listed target or to whatever public one.
     pub(super) async fn send(
         &self,
-        request: Request<Body>,
+        request: &Request<()>,
         public_only: bool,
     ) -> Result<Response<Incoming>, SendError> {
         let client = if public_only {
@@ -96,7 +126,7 @@ impl HttpClient {
         } else {
             &self.listed
         };
-        tokio::time::timeout(HEADER_TIMEOUT, client.request(request))
+        tokio::time::timeout(HEADER_TIMEOUT, persist(client, request))
             .await
             .map_err(|_| SendError::Timeout(HEADER_TIMEOUT))?
             .map_err(SendError::Connect)
@@ -111,6 +141,21 @@ impl HttpClient {
             .request(request)
             .await
             .map_err(SendError::Connect)
+    }
+}
+
+/// Sends it again where the connection ended before a reply began.
+async fn persist(
+    client: &Inner,
+    request: &Request<()>,
+) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
+    let mut attempts = 1;
+    loop {
+        let sent = client.request(request.clone().map(|()| Body::empty()));
+        match sent.await {
+            Err(error) if !error.is_connect() && attempts < ATTEMPTS => attempts += 1,
+            result => return result,
+        }
     }
 }
 

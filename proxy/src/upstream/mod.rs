@@ -10,8 +10,10 @@ mod forward;
 mod http_client;
 mod options;
 mod policy;
+mod pulse;
 mod registry;
 mod request;
+mod stats;
 mod token;
 
 use std::{collections::HashMap, sync::Arc};
@@ -26,6 +28,8 @@ pub use request::Ask;
 
 use http_client::HttpClient;
 use policy::Policy;
+use pulse::Pulse;
+use stats::Stats;
 use token::Tokens;
 
 /// One registry.
@@ -36,6 +40,8 @@ pub struct Upstream {
     policy: Policy,
     client: HttpClient,
     tokens: Tokens,
+    pulse: Pulse,
+    stats: Stats,
 }
 
 impl Upstream {

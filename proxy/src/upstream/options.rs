@@ -6,7 +6,9 @@ use darter_api::UpstreamName;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use super::{Upstream, http_client::HttpClient, policy::Policy, token::Tokens};
+use super::{
+    Upstream, http_client::HttpClient, policy::Policy, pulse::Pulse, stats::Stats, token::Tokens,
+};
 
 /// One registry of the list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -115,6 +117,8 @@ impl UpstreamOptions {
             policy,
             client,
             tokens: Tokens::new(),
+            pulse: Pulse::default(),
+            stats: Stats::new(),
         })
     }
 }

@@ -3,20 +3,20 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use darter_api::{Digest, Origin, OriginKind};
+use darter_api::{Digest, Origin, OriginKind, Repository};
 use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{Ask, Upstream, Upstreams};
+use super::{Ask, Upstream, Upstreams, stats::Question};
 use crate::{
     credential::Credential,
     source::{Body, Read, Source, SourceError, Stat},
 };
 
 /// A body that sends nothing for so long is cut, and resumed by whoever reads it.
-const BODY_IDLE: Duration = Duration::from_secs(10);
+const BODY_IDLE: Duration = Duration::from_secs(5);
 
 /// All manifest types that this proxy passes on.
 pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
@@ -36,7 +36,9 @@ impl Source for Upstreams {
         let (origin, digest, credential) = (origin.clone(), *digest, credential.cloned());
         Box::pin(async move {
             let upstream = upstream.ok_or(SourceError::Missing)?;
-            upstream.stat(&origin, &digest, credential.as_ref()).await
+            let key = Question::new(&origin, &digest, credential.as_ref());
+            let ask = upstream.ask_stat(&origin, &digest, credential.as_ref());
+            upstream.stats.once(key, ask).await
         })
     }
 
@@ -71,8 +73,8 @@ fn headers(kind: OriginKind) -> HeaderMap {
 }
 
 impl Upstream {
-    async fn stat(
-        self: Arc<Self>,
+    async fn ask_stat(
+        &self,
         origin: &Origin,
         digest: &Digest,
         credential: Option<&Credential>,
@@ -88,16 +90,43 @@ impl Upstream {
                 headers,
                 repository: Some(&origin.repository),
                 credential,
+                insists: false,
             }
         };
         let unsupported = |error: &SourceError| matches!(error, SourceError::Status(status) if matches!(status.as_u16(), 400 | 405 | 501));
-        match self.ask(ask(Method::HEAD, None)).await {
-            Err(error) if unsupported(&error) => {
-                let reply = self.ask(ask(Method::GET, Some("bytes=0-0"))).await?;
-                Ok(stat_of(&reply))
-            }
-            reply => Ok(stat_of(&reply?)),
+        let one_byte = ask(Method::GET, Some("bytes=0-0"));
+        let stat = match self.ask(ask(Method::HEAD, None)).await {
+            Err(error) if unsupported(&error) => return Ok(stat_of(&self.ask(one_byte).await?)),
+            reply => stat_of(&reply?),
+        };
+        if stat.size.is_some() || origin.kind == OriginKind::Manifest {
+            return Ok(stat);
         }
+        // A blob without a size can't be swarmed: a range tells what the HEAD did not.
+        let size = self
+            .ask(one_byte)
+            .await
+            .ok()
+            .and_then(|reply| stat_of(&reply).size);
+        Ok(Stat { size, ..stat })
+    }
+
+    /// What the reply to a tag says of the manifest that it names.
+    pub(crate) async fn told_by_tag(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        credential: Option<&Credential>,
+        reply: &Response<Incoming>,
+    ) {
+        let origin = Origin {
+            upstream: self.name.clone(),
+            repository: repository.clone(),
+            kind: OriginKind::Manifest,
+            private: false,
+        };
+        let question = Question::new(&origin, digest, credential);
+        self.stats.told(question, stat_of(reply)).await;
     }
 
     async fn read(self: Arc<Self>, read: Read) -> Result<Body, SourceError> {
@@ -117,6 +146,8 @@ impl Upstream {
             headers,
             repository: Some(&read.origin.repository),
             credential: read.credential.as_ref(),
+            // Whoever reads resumes with growing pauses.
+            insists: true,
         };
         let reply = self.ask(ask).await?;
         if reply.headers().contains_key(header::CONTENT_ENCODING) {
@@ -168,10 +199,6 @@ fn stat_of(reply: &Response<Incoming>) -> Stat {
 fn stream(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceError>> {
     futures::stream::unfold(Some(reply.into_body()), |body| async move {
         let mut body = body?;
-        let broken = |cause| SourceError::Broken {
-            what: "the body",
-            cause,
-        };
         loop {
             match tokio::time::timeout(BODY_IDLE, body.frame()).await {
                 Ok(None) => return None,
@@ -180,8 +207,10 @@ fn stream(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceE
                         return Some((Ok(data), Some(body)));
                     }
                 }
-                Ok(Some(Err(cause))) => return Some((Err(broken(Box::new(cause))), None)),
-                Err(cause) => return Some((Err(broken(Box::new(cause))), None)),
+                Ok(Some(Err(cause))) => {
+                    return Some((Err(SourceError::broken("the body", cause)), None));
+                }
+                Err(cause) => return Some((Err(SourceError::broken("the body", cause)), None)),
             }
         }
     })

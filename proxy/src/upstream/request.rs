@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use darter_api::Repository;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
-use super::{Upstream, http_client::SendError, policy::Follow, token::Challenge};
+use super::{
+    Upstream,
+    http_client::{HEADER_TIMEOUT, SendError},
+    policy::Follow,
+    token::Challenge,
+};
 use crate::{
     credential::Credential,
     source::{Refusal, SourceError},
@@ -32,6 +37,9 @@ pub struct Ask<'a> {
     pub repository: Option<&'a Repository>,
     /// The caller's own credential; without it an anonymous token is used.
     pub credential: Option<&'a Credential>,
+    /// Ask although the upstream was silent a moment ago: for whoever paces his attempts
+    /// himself.
+    pub insists: bool,
 }
 
 impl Upstream {
@@ -83,7 +91,7 @@ impl Upstream {
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
         let mut authorization = authorization;
         let mut public_only = false;
-        for _ in 0..=MAX_REDIRECTS {
+        for hop in 0..=MAX_REDIRECTS {
             let mut request = Request::builder()
                 .method(ask.method.clone())
                 .uri(target.clone());
@@ -94,13 +102,14 @@ impl Upstream {
                 }
             }
             let request = request
-                .body(Body::empty())
+                .body(())
                 .map_err(|_| SourceError::Protocol("the request makes no sense"))?;
-            let reply = self
-                .client
-                .send(request, public_only)
-                .await
-                .map_err(broken)?;
+            let reply = if hop == 0 {
+                self.send_home(&request, ask.insists).await
+            } else {
+                self.client.send(&request, public_only).await
+            };
+            let reply = reply.map_err(broken)?;
             if !is_redirect(reply.status()) {
                 return Ok(reply);
             }
@@ -122,6 +131,25 @@ impl Upstream {
             target = next;
         }
         Err(SourceError::Protocol("it redirects without end"))
+    }
+
+    /// Sends to the upstream itself, whose pulse it takes.
+    async fn send_home(
+        &self,
+        request: &Request<()>,
+        insists: bool,
+    ) -> Result<Response<Incoming>, SendError> {
+        let asked = Instant::now();
+        if !insists && !self.pulse.may_ask(asked, HEADER_TIMEOUT) {
+            return Err(SendError::Silent);
+        }
+        let reply = self.client.send(request, false).await;
+        match &reply {
+            Ok(_) => self.pulse.heard(Instant::now()),
+            Err(error) if error.is_silence() => self.pulse.silent(asked, Instant::now()),
+            Err(_) => {}
+        }
+        reply
     }
 }
 
@@ -145,17 +173,14 @@ fn location(base: &Uri, reply: &Response<Incoming>) -> Result<Uri, SourceError> 
 }
 
 fn broken(cause: SendError) -> SourceError {
-    SourceError::Broken {
-        what: "the request",
-        cause: Box::new(cause),
-    }
+    SourceError::broken("the request", cause)
 }
 
 /// A success, or the error that a status stands for.
 async fn checked(reply: Response<Incoming>) -> Result<Response<Incoming>, SourceError> {
     let status = reply.status();
     match status.as_u16() {
-        200..=299 | 304 | 416 => Ok(reply),
+        200..=299 => Ok(reply),
         401 | 403 => Err(SourceError::Refused(Box::new(refusal(reply).await))),
         404 | 410 => Err(SourceError::Missing),
         429 | 503 => Err(SourceError::Throttled {

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use darter_api::Repository;
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -17,6 +16,8 @@ use super::Upstream;
 const MAX_TOKENS: u64 = 10_000;
 /// A token reply is a few kilobytes; more is an attack.
 const MAX_REPLY: usize = 256 * 1024;
+/// For a token reply's body to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the specification says of a reply without `expires_in`.
 const DEFAULT_LIFE: u64 = 60;
 /// Taken off a token's life, so that none expires on its way.
@@ -162,7 +163,7 @@ impl Upstream {
     ) -> Option<HeaderValue> {
         let realm: Uri = challenge.realm.parse().ok()?;
         if !self.policy.allows_realm(&realm) {
-            tracing::warn!(upstream = %self.name, realm = %realm, "the token realm is not of the upstream's domain; it is not asked");
+            tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; it is not asked");
             return None;
         }
         let url = challenge.url(repository)?;
@@ -178,14 +179,14 @@ impl Upstream {
     async fn fetch_token(&self, url: Uri) -> Option<Token> {
         let request = Request::get(url)
             .header(header::ACCEPT, "application/json")
-            .body(Body::empty())
+            .body(())
             .ok()?;
-        let reply = self.client.send(request, false).await.ok()?;
+        let reply = self.client.send(&request, false).await.ok()?;
         if !reply.status().is_success() {
             return None;
         }
         let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
-        let body = tokio::time::timeout(Duration::from_secs(5), body)
+        let body = tokio::time::timeout(BODY_TIMEOUT, body)
             .await
             .ok()?
             .ok()?

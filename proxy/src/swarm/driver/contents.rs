@@ -17,7 +17,9 @@ use super::{
     through::Through,
 };
 use crate::{
-    content::{Content, Contents, OpenError, Provenance, ReadError, Want},
+    content::{
+        Content, Contents, MAX_MANIFEST_BYTES, OpenError, Progress, Provenance, ReadError, Want,
+    },
     source::{SourceError, Stat},
     store::Blob,
     swarm::core::event::Event,
@@ -27,8 +29,6 @@ use crate::{
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lookups under way; more find nothing.
 const MOST_LOOKUPS: usize = 1024;
-/// A manifest without a media type is looked into up to here.
-const SNIFF_BYTES: u64 = 4 << 20;
 
 /// What a want turned out to be.
 pub(super) enum Joined {
@@ -46,6 +46,10 @@ impl Contents for Swarm {
 
     fn stored(&self, task: &TaskId) -> Option<(u64, Option<String>)> {
         self.0.store.stat(task)
+    }
+
+    fn progress(&self, task: &TaskId) -> Progress {
+        self.0.live.progress(task)
     }
 
     fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin) {
@@ -103,7 +107,7 @@ async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, OpenError> {
 fn stored(shared: &Arc<Shared>, blob: Blob, provenance: Provenance, manifest: bool) -> Content {
     let mut media_type = blob.media_type().map(str::to_owned);
     if manifest && media_type.is_none() {
-        media_type = sniff(|| blob.read(0..blob.size().min(SNIFF_BYTES)));
+        media_type = sniff(|| blob.read(0..blob.size().min(MAX_MANIFEST_BYTES)));
     }
     Content {
         size: blob.size(),
@@ -120,7 +124,7 @@ fn growing(shared: &Arc<Shared>, hold: Hold, download: Arc<Download>, manifest: 
     let size = download.lengths.size();
     let mut media_type = download.media_type();
     if manifest && media_type.is_none() && download.verdict() == Verdict::Good {
-        media_type = sniff(|| download.partial.read(0..size.min(SNIFF_BYTES)));
+        media_type = sniff(|| download.partial.read(0..size.min(MAX_MANIFEST_BYTES)));
     }
     Content {
         size,
@@ -233,6 +237,9 @@ impl Shared {
         };
         let wrong = |what| OpenError::Source(Arc::new(SourceError::Protocol(what)));
         let lengths = Lengths::of(size).map_err(|_| wrong("it is too large"))?;
+        if manifest && size > MAX_MANIFEST_BYTES {
+            return Err(wrong("it is too large for a manifest"));
+        }
         if lengths.pieces() == 0 {
             return Err(wrong("it is empty, which its digest is not"));
         }

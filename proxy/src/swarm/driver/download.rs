@@ -6,14 +6,25 @@
 //! [`GROUP_BYTES`] are shown to readers only once its whole digest matched. Failure: an
 //! ended download stays ended; who wants the content again opens a new one.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{credentials::Credentials, runs::ByteRuns, verify::Verifier};
-use crate::{content::ReadError, source::SourceError, store::Partial};
+use crate::{
+    content::{Progress, ReadError},
+    source::SourceError,
+    store::Partial,
+};
+
+/// See [`is_recent`].
+const RECENT: Duration = Duration::from_secs(2);
 
 /// One content being downloaded on this host.
 pub(super) struct Download {
@@ -39,6 +50,8 @@ struct Growth {
     through: bool,
     media_type: Option<String>,
     source_error: Option<Arc<SourceError>>,
+    grown: Option<Instant>,
+    readings: usize,
 }
 
 /// What the content's own digest says.
@@ -89,6 +102,8 @@ impl Download {
             through: false,
             media_type,
             source_error: None,
+            grown: None,
+            readings: 0,
         };
         Self {
             task,
@@ -153,7 +168,11 @@ impl Download {
 
     /// These bytes are on disk, and may be shown.
     pub(super) fn readable(&self, bytes: std::ops::Range<u64>) {
-        self.growth.lock().readable.insert(bytes);
+        {
+            let mut growth = self.growth.lock();
+            growth.readable.insert(bytes);
+            growth.grown = Some(Instant::now());
+        }
         self.changed.send_replace(());
     }
 
@@ -163,8 +182,27 @@ impl Download {
             let mut growth = self.growth.lock();
             growth.held.insert(piece.0);
             growth.readable.insert(self.lengths.piece_range(piece));
+            growth.grown = Some(Instant::now());
         }
         self.changed.send_replace(());
+    }
+
+    /// The source is being read, until the guard drops.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        self.growth.lock().readings += 1;
+        Reading(self)
+    }
+
+    /// What those who wait may hope for.
+    pub(super) fn progress(&self) -> Progress {
+        let growth = self.growth.lock();
+        if growth.grown.is_some_and(is_recent) {
+            Progress::Arriving
+        } else if growth.readings > 0 || growth.source_error.is_some() {
+            Progress::Nothing
+        } else {
+            Progress::Peers
+        }
     }
 
     /// These are not held after all; who read them is told that it was wrong.
@@ -249,6 +287,20 @@ impl Download {
 
     pub(super) fn source_error(&self) -> Option<Arc<SourceError>> {
         self.growth.lock().source_error.clone()
+    }
+}
+
+/// Bytes that came so lately are a sign that more will.
+pub(super) fn is_recent(then: Instant) -> bool {
+    then.elapsed() < RECENT
+}
+
+/// See [`Download::reading`].
+pub(super) struct Reading<'a>(&'a Download);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.growth.lock().readings -= 1;
     }
 }
 

@@ -19,11 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     credentials::Credentials,
-    download::Download,
+    download::{Download, is_recent},
     mailbox::{Letter, Mailbox},
     through::Through,
 };
-use crate::content::OpenError;
+use crate::content::{OpenError, Progress};
 
 /// How far the opening of a download is.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) credentials: Arc<Credentials>,
     /// Cancels the opening.
     pub(super) opening: CancellationToken,
+    /// When bytes last came of a content that is read without knowing its size.
+    pub(super) arrived: Mutex<Option<Instant>>,
     id: u64,
 }
 
@@ -100,6 +102,7 @@ impl Live {
                     phase: watch::Sender::new(Phase::Opening),
                     credentials: Arc::default(),
                     opening: CancellationToken::new(),
+                    arrived: Mutex::default(),
                     id,
                 }),
                 holds: 0,
@@ -167,6 +170,19 @@ impl Live {
         match &*slot.entry.phase.borrow() {
             Phase::Open(download) => Some(Arc::clone(download)),
             _ => None,
+        }
+    }
+
+    /// What those who wait for a task may hope for.
+    pub(super) fn progress(&self, task: &TaskId) -> Progress {
+        let slots = self.slots.lock();
+        let Some(slot) = slots.by_task.get(task) else {
+            return Progress::Nothing;
+        };
+        match &*slot.entry.phase.borrow() {
+            Phase::Open(download) => download.progress(),
+            _ if slot.entry.arrived.lock().is_some_and(is_recent) => Progress::Arriving,
+            _ => Progress::Nothing,
         }
     }
 

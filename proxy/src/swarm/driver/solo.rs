@@ -9,10 +9,11 @@ use std::{
     io::{self, Read as _, Write as _},
     path::PathBuf,
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
-use darter_api::{Hasher, Lengths, PieceSet};
+use darter_api::{Hasher, Lengths, OriginKind, PieceSet, lengths::MAX_SIZE};
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
@@ -25,7 +26,7 @@ use super::{
     source::{Order, begin, skip_to},
 };
 use crate::{
-    content::{OpenError, Want},
+    content::{MAX_MANIFEST_BYTES, OpenError, Want},
     source::SourceError,
     swarm::core::event::Event,
 };
@@ -60,8 +61,15 @@ impl Shared {
         let hasher = Hasher::new(digest.algorithm());
         let spooling = tokio::task::spawn_blocking(move || spool(path, hasher, queue));
         let mut stream = skip_to(body, 0);
+        let mut left = match want.origin.kind {
+            OriginKind::Manifest => MAX_MANIFEST_BYTES,
+            OriginKind::Blob => MAX_SIZE,
+        };
         while let Some(item) = stream.next().await {
             let bytes = item.map_err(source)?;
+            let taken = left.checked_sub(bytes.len() as u64);
+            left = taken.ok_or_else(|| source(SourceError::Protocol("it is too large")))?;
+            *entry.arrived.lock() = Some(Instant::now());
             self.metrics.bytes(From::Source, bytes.len() as u64);
             if chunks.send(bytes).await.is_err() {
                 break;

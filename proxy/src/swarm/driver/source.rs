@@ -197,6 +197,7 @@ impl SourceRun {
     /// Reads all its pieces. Cancel-safe: dropping it closes the stream, and the thread
     /// ends with what it has.
     pub(super) async fn run(self) -> Result<(), RunError> {
+        let _reading = self.download.reading();
         let mut writer = Writer::start(&self);
         let mut attempts = Attempts::default();
         let mut first_byte = false;
@@ -339,10 +340,7 @@ impl SourceRun {
 const WRONG_SIZE: &str = "its size is not the task's";
 
 fn cut(what: &'static str) -> SourceError {
-    SourceError::Broken {
-        what,
-        cause: io::Error::from(io::ErrorKind::UnexpectedEof).into(),
-    }
+    SourceError::broken(what, io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
 /// What a scheduler is told of an error.

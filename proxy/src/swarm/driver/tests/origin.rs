@@ -146,10 +146,7 @@ impl TestSource {
         let (mut cut, mut stall) = (usize::MAX, usize::MAX);
         match fault {
             Some(Fault::Unreachable) => {
-                return Err(SourceError::Broken {
-                    what: "connecting",
-                    cause: "nobody is there".into(),
-                });
+                return Err(SourceError::broken("connecting", "nobody is there"));
             }
             Some(Fault::Wrong(at)) => {
                 let mut wrong = bytes.to_vec();
