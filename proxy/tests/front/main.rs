@@ -1,0 +1,12 @@
+//! The mirror front, the rights and the registry client against registries that behave
+//! and registries that do not: whole proxies, driven over HTTP, all on loopback.
+
+mod before;
+mod bench;
+mod input;
+mod registry;
+mod rights;
+mod secrets;
+mod sharing;
+mod steering;
+mod within;

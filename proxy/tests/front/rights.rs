@@ -1,0 +1,388 @@
+//! Who may read what this proxy holds.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_api::Digest;
+use darter_runtime::Tasks;
+use http::StatusCode;
+
+use crate::{
+    bench::{Bench, blob_path, until, upstream},
+    registry::{Access, MANIFEST_TYPE, OWN_WORDS, Registry, Reply, Shelf, content},
+};
+
+const RIGHT: &str = "Bearer the-right-one";
+const WRONG: &str = "Bearer a-wrong-one";
+
+fn blob() -> Bytes {
+    content(900_000, 1)
+}
+
+fn manifest() -> Bytes {
+    Bytes::from(format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}"}}"#
+    ))
+}
+
+fn paths(repository: &str) -> [String; 3] {
+    [
+        blob_path(repository, &blob()),
+        format!("/v2/{repository}/manifests/{}", Digest::sha256(&manifest())),
+        format!("/v2/{repository}/manifests/v1"),
+    ]
+}
+
+fn shelf(repository: &str, access: Access) -> Shelf {
+    let shelf = Shelf::new().access(repository, access);
+    shelf
+        .blob(repository, &blob())
+        .manifest(repository, "v1", &manifest())
+}
+
+#[tokio::test]
+async fn what_one_may_read_is_the_registrys_refusal_to_others() {
+    for access in [
+        Access::Bearer(RIGHT.to_owned()),
+        Access::Basic(RIGHT.to_owned()),
+    ] {
+        let scheme = if matches!(access, Access::Basic(_)) {
+            "Basic "
+        } else {
+            "Bearer "
+        };
+        let (bench, registry) = Bench::good(shelf("private", access)).await;
+        for path in paths("private") {
+            let mine = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
+            assert_eq!(mine.status, StatusCode::OK, "{path}");
+        }
+        let sent = registry.sent();
+        for path in paths("private") {
+            for method in ["GET", "HEAD"] {
+                for other in [None, Some(WRONG)] {
+                    let ask = bench.ask(&*path).method(method).authorized(other);
+                    let answer = ask.send().await;
+                    let case = format!("{method} {path} {other:?}");
+                    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{case}");
+                    assert!(
+                        answer.header("www-authenticate").starts_with(scheme),
+                        "{case}"
+                    );
+                    if method == "GET" {
+                        assert_eq!(answer.body, OWN_WORDS, "{case}");
+                    }
+                    let conditional = bench
+                        .ask(&*path)
+                        .method(method)
+                        .authorized(other)
+                        .header("if-none-match", format!("\"{}\"", Digest::sha256(&blob())));
+                    assert_eq!(
+                        conditional.send().await.status,
+                        StatusCode::UNAUTHORIZED,
+                        "{case}"
+                    );
+                }
+            }
+            let range = bench.ask(&*path).header("range", "bytes=0-9");
+            assert_eq!(range.send().await.status, StatusCode::UNAUTHORIZED);
+            let mine = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
+            assert_eq!(
+                mine.status,
+                StatusCode::OK,
+                "the right one still may: {path}"
+            );
+        }
+        // Refusals are all that left since.
+        let mut fetches = registry.asked("GET", "/blobs/");
+        fetches.retain(|seen| seen.header("authorization") == Some(RIGHT));
+        assert_eq!(fetches.len(), 1, "one fetch of the blob");
+        assert!(registry.sent() - sent < 100_000);
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn others_are_refused_while_the_content_is_still_coming() {
+    let (gate, opened) = tokio::sync::watch::channel(false);
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned()));
+    let (bench, _registry) = Bench::twisted(shelf, move |seen, good| {
+        if seen.is("GET", "/blobs/") && good.status == 200 {
+            return good.end(crate::registry::End::Gate(500_000, opened.clone()));
+        }
+        good
+    })
+    .await;
+    let path = blob_path("private", &blob());
+    let mut mine = bench.ask(&*path).authorized(Some(RIGHT)).open().await;
+    mine.read(300_000).await;
+    for other in [None, Some(WRONG)] {
+        let answer = bench.ask(&*path).authorized(other).send().await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.body, OWN_WORDS);
+    }
+    gate.send_replace(true);
+    let rest = mine.finish().await;
+    assert_eq!(rest.end, crate::bench::BodyEnd::Whole);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_public_content_needs_nothing_and_the_anonymous_token_is_the_proxys_own() {
+    let (bench, registry) = Bench::good(shelf("public", Access::AnonymousToken)).await;
+    for path in paths("public") {
+        let answer = bench.get(&*path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert_eq!(answer.header("www-authenticate"), "");
+    }
+    // A credential that is no good here doesn't harm what is public.
+    let odd = bench
+        .ask(blob_path("public", &blob()))
+        .authorized(Some(WRONG));
+    odd.send().await.is_whole(&blob());
+    let tokens = registry.asked("GET", "/token");
+    assert_eq!(tokens.len(), 1, "one token serves them all");
+    assert!(tokens[0].header("authorization").is_none());
+    assert!(
+        tokens[0].query.contains("repository%3Apublic%3Apull"),
+        "{}",
+        tokens[0].query
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_clients_credential_reaches_its_own_upstream_and_no_other() {
+    let tasks = Tasks::new();
+    let one = Registry::good(shelf("private", Access::Bearer(RIGHT.to_owned())), &tasks).await;
+    let two = Registry::good(shelf("private", Access::Bearer(RIGHT.to_owned())), &tasks).await;
+    let list = vec![
+        upstream("one.test", one.url()),
+        upstream("two.test", two.url()),
+    ];
+    let bench = Bench::of(list, tasks).await;
+    let path = blob_path("private", &blob());
+    bench
+        .ask(&*path)
+        .authorized(Some(RIGHT))
+        .send()
+        .await
+        .is_whole(&blob());
+    assert_eq!(two.connections(), 0);
+    // The other upstream has to say so itself, although the bytes are here.
+    let before = two.seen().len();
+    let there = bench
+        .ask(format!("{path}?ns=two.test"))
+        .authorized(Some(WRONG))
+        .send()
+        .await;
+    assert_eq!(there.status, StatusCode::UNAUTHORIZED);
+    assert!(two.seen().len() > before);
+    // No token server sees what the client showed.
+    for registry in [&one, &two] {
+        let tokens = registry.asked("GET", "/token");
+        assert!(
+            tokens
+                .iter()
+                .all(|seen| seen.header("authorization").is_none())
+        );
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_cached_blob_is_served_under_another_repository_only_if_the_registry_has_it_there() {
+    let shelf = Shelf::new()
+        .blob("one", &blob())
+        .blob("two", &blob())
+        .blob("three", &content(10, 3));
+    let (bench, registry) = Bench::good(shelf).await;
+    bench.get(blob_path("one", &blob())).await.is_whole(&blob());
+    let sent = registry.sent();
+    bench.get(blob_path("two", &blob())).await.is_whole(&blob());
+    for method in ["GET", "HEAD"] {
+        let absent = bench
+            .ask(blob_path("three", &blob()))
+            .method(method)
+            .send()
+            .await;
+        assert_eq!(absent.status, StatusCode::NOT_FOUND, "{method}");
+    }
+    assert_eq!(
+        registry.asked("GET", "/blobs/").len(),
+        1,
+        "it is fetched once"
+    );
+    assert!(registry.sent() < sent + 1000);
+    let member = format!("/v2/two/blobs/{}", Digest::sha256(&blob()));
+    assert!(
+        !registry.asked("HEAD", &member).is_empty(),
+        "it was asked whether it is there"
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_manifest_that_names_a_digest_proves_nothing() {
+    let naming = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}]}}"#,
+        Digest::sha256(&blob()),
+        blob().len(),
+    ));
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned())).manifest("thief", "v1", &naming);
+    let (bench, _registry) = Bench::good(shelf).await;
+    let mine = bench
+        .ask(blob_path("private", &blob()))
+        .authorized(Some(RIGHT));
+    mine.send().await.is_whole(&blob());
+    bench.get("/v2/thief/manifests/v1").await.is_whole(&naming);
+    let stolen = bench.get(blob_path("thief", &blob())).await;
+    assert_eq!(stolen.status, StatusCode::NOT_FOUND);
+    bench.stop().await;
+}
+
+/// How the registry goes away.
+async fn after_it_is_gone(reply: fn() -> Reply) {
+    let gone = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_gone = std::sync::Arc::clone(&gone);
+    let tasks = Tasks::new();
+    let other = content(50_000, 9);
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned()))
+        .blob("public", &other)
+        .manifest("public", "v1", &manifest());
+    let registry = Registry::twisted(shelf, &tasks, move |_, good| {
+        if is_gone.load(std::sync::atomic::Ordering::SeqCst) {
+            reply()
+        } else {
+            good
+        }
+    })
+    .await;
+    let list = vec![upstream("registry.test", registry.url())];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = list;
+        options.mirror.tag_ttl = Duration::from_millis(50);
+        options.rights.allowed_for = Duration::from_millis(50);
+        options.rights.refused_for = Duration::from_millis(50);
+    })
+    .await;
+    for path in paths("private") {
+        assert_eq!(
+            bench
+                .ask(&*path)
+                .authorized(Some(RIGHT))
+                .send()
+                .await
+                .status,
+            StatusCode::OK
+        );
+    }
+    bench
+        .get(blob_path("public", &other))
+        .await
+        .is_whole(&other);
+    bench
+        .get("/v2/public/manifests/v1")
+        .await
+        .is_whole(&manifest());
+    until("it is kept", || {
+        !registry.asked("GET", "/blobs/").is_empty()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(120)).await;
+    gone.store(true, std::sync::atomic::Ordering::SeqCst);
+    // What was confirmed holds.
+    for path in paths("private") {
+        let mine = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
+        assert_eq!(mine.status, StatusCode::OK, "{path}");
+        assert!(
+            mine.took < crate::bench::PATIENCE,
+            "{path}: {:?}",
+            mine.took
+        );
+    }
+    bench
+        .get(blob_path("public", &other))
+        .await
+        .is_whole(&other);
+    bench
+        .get("/v2/public/manifests/v1")
+        .await
+        .is_whole(&manifest());
+    // What was not, does not.
+    for path in paths("private") {
+        for stranger in [None, Some(WRONG)] {
+            let answer = bench.ask(&*path).authorized(stranger).send().await;
+            let case = format!("{path} {stranger:?}");
+            assert!(answer.status.is_server_error(), "{case}: {}", answer.status);
+            assert!(
+                answer.took < crate::bench::PATIENCE,
+                "{case}: {:?}",
+                answer.took
+            );
+        }
+    }
+    let elsewhere = bench.get(blob_path("public", &blob())).await;
+    assert!(elsewhere.status.is_server_error(), "{}", elsewhere.status);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_confirmed_right_holds_while_the_registry_fails_and_no_other() {
+    after_it_is_gone(|| Reply::new(500)).await;
+}
+
+#[tokio::test]
+async fn a_confirmed_right_holds_while_the_registry_hangs_up_and_no_other() {
+    after_it_is_gone(|| Reply::new(500).end(crate::registry::End::HangUp)).await;
+}
+
+#[tokio::test]
+async fn a_confirmed_right_holds_while_the_registry_is_silent_and_no_other() {
+    after_it_is_gone(Reply::silent).await;
+}
+
+#[tokio::test]
+async fn a_right_that_was_taken_away_ends() {
+    let revoked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_revoked = std::sync::Arc::clone(&revoked);
+    let tasks = Tasks::new();
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned()));
+    let registry = Registry::twisted(shelf, &tasks, move |seen, good| {
+        if is_revoked.load(std::sync::atomic::Ordering::SeqCst) && seen.path != "/token" {
+            return Reply::new(401)
+                .header("WWW-Authenticate", "Basic realm=\"x\"")
+                .body(OWN_WORDS);
+        }
+        good
+    })
+    .await;
+    let list = vec![upstream("registry.test", registry.url())];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = list;
+        options.rights.allowed_for = Duration::from_millis(50);
+        options.rights.refused_for = Duration::from_millis(50);
+    })
+    .await;
+    let path = blob_path("private", &blob());
+    bench
+        .ask(&*path)
+        .authorized(Some(RIGHT))
+        .send()
+        .await
+        .is_whole(&blob());
+    revoked.store(true, std::sync::atomic::Ordering::SeqCst);
+    let began = std::time::Instant::now();
+    loop {
+        let answer = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            assert_eq!(answer.body, OWN_WORDS);
+            break;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "the memory of a right ends"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    bench.stop().await;
+}
