@@ -22,7 +22,8 @@ pub use metrics::Metrics;
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Pieces sent at the same time. Few, so that pieces arrive one after the other and
-    /// can be passed on, instead of all late. Default 4.
+    /// can be passed on, instead of all late; enough that connections which begin slowly fill
+    /// the uplink together. Default 4.
     pub upload_slots: usize,
     /// Requests that wait for a slot; further ones are told that the host is busy.
     /// Default 256.

@@ -34,12 +34,12 @@ impl Announcer {
         }
     }
 
-    fn heard(&mut self, host: &HostId, pieces: &PieceSet) {
+    fn heard(&mut self, now: Timestamp, host: &HostId, pieces: &PieceSet) {
         let mut subscriber = self.subscribers.get_mut(host);
         if let Some(subscriber) = &mut subscriber {
             subscriber.known.union_with(pieces);
         }
-        self.offers.heard(host, pieces, subscriber);
+        self.offers.heard(now, host, pieces, subscriber);
     }
 
     pub(super) fn leave(&mut self, host: &HostId) {
@@ -143,7 +143,7 @@ impl Node {
             if pieces.end() > task.lengths.pieces() {
                 return;
             }
-            task.announcer.heard(host, pieces);
+            task.announcer.heard(now, host, pieces);
         }
         self.offer(now, id);
     }

@@ -17,7 +17,7 @@ use rand::{RngExt as _, rngs::SmallRng};
 use super::state::Subscriber;
 
 /// Open offers of pieces that nobody else has, a subscriber: twice what it asks for at once.
-const OPEN_EACH: usize = 8;
+const OPEN_EACH: usize = 4;
 /// Fewer open offers than this leave an uplink idle.
 const IDLE_BELOW: usize = 4;
 /// Pieces that nobody has are offered in order, but for a choice among so many, so that
@@ -32,6 +32,8 @@ pub(super) struct Offers {
     /// Those that no subscriber has or is offered.
     unknown: PieceSet,
     open: BTreeMap<u32, Offer>,
+    /// How long an offer takes to be taken up, on average.
+    taken_after: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +68,7 @@ impl Offers {
     /// A subscriber announced pieces.
     pub(super) fn heard(
         &mut self,
+        now: Timestamp,
         host: &HostId,
         pieces: &PieceSet,
         subscriber: Option<&mut Subscriber>,
@@ -77,6 +80,9 @@ impl Offers {
             if !answered(offer, *piece) {
                 return true;
             }
+            let took = now.since(offer.since);
+            let average = self.taken_after.map_or(took, |old| (old * 7 + took) / 8);
+            self.taken_after = Some(average);
             taken += 1;
             false
         });
@@ -97,13 +103,15 @@ impl Offers {
         });
     }
 
-    /// Offers that were not taken up for so long are made to others as well.
+    /// Offers that were not taken up for at least so long are made to others as well.
     pub(super) fn expire(
         &mut self,
         now: Timestamp,
         after: Duration,
         others: &mut BTreeMap<HostId, Subscriber>,
     ) {
+        let usual = self.taken_after.unwrap_or_default();
+        let after = after.max(usual * 3);
         let late: Vec<(u32, HostId)> = self
             .open
             .iter()

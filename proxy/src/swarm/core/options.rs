@@ -19,8 +19,9 @@ pub struct Options {
     /// Pieces gained are announced together so often. Default 20 ms.
     #[serde(with = "humantime_serde")]
     pub have_interval: Duration,
-    /// A fresh piece from the source that its first child has not passed on for so long
-    /// is announced to all. Default 500 ms.
+    /// A piece that only this host has, and that the one it was offered to has not taken
+    /// for so long, and for three times what offers usually take, is offered to another.
+    /// Default 500 ms.
     #[serde(with = "humantime_serde")]
     pub reveal_after: Duration,
     /// A join that a live scheduler has not answered for so long, plus up to half of it by
