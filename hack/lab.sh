@@ -42,7 +42,12 @@ darter=${DARTER_BIN:-target/release/darter}
 [ -n "${DARTER_BIN:-}" ] || [ "$mode" = plain ] || cargo build --release --quiet -p darter
 darter=$(realpath -m "$darter")
 
-lab=$(mktemp -d)
+# All hosts share this machine's disk, which real ones don't: they write to memory, if it
+# holds three copies of the image a node.
+room=$(df --output=avail -B 1000000 /dev/shm 2>/dev/null | tail -n 1 || echo 0)
+where=${LAB_DIR:-/tmp}
+[ -n "${LAB_DIR:-}" ] || [ "$room" -lt $((size * (nodes * 3 + 4))) ] || where=/dev/shm
+lab=$(mktemp -d -p "$where")
 id=$$
 bridge="dl$id"
 net=10.77.0

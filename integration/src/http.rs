@@ -44,3 +44,22 @@ pub async fn send(
 pub async fn get(url: &str) -> Result<Response<Bytes>> {
     send(Method::GET, url, &[], Bytes::new()).await
 }
+
+/// A GET whose body may break off: how many of its bytes arrived, and whether it ended as
+/// announced.
+///
+/// # Errors
+/// When there is no reply at all.
+pub async fn arrived(url: &str) -> Result<(u64, bool)> {
+    let client: Client<HttpConnector, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
+    let mut body = client.get(url.parse()?).await?.into_body();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Err(_) => return Ok((bytes, false)),
+        }
+    }
+    Ok((bytes, true))
+}

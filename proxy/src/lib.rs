@@ -9,7 +9,6 @@ pub mod app;
 pub mod content;
 pub mod credential;
 pub mod intercept;
-pub mod metrics;
 pub mod mirror;
 pub mod rights;
 pub mod session;
