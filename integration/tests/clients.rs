@@ -56,6 +56,10 @@ async fn one_image_through_many_proxies() -> Result<()> {
     assert_eq!(podman.context("podman")?, image.config.digest.hex());
     let cri = containerd.cri_pull(name).await.context("CRI")?;
     assert_eq!(cri, image.config.digest.to_string());
+    // No package of Debian's has it.
+    if can_use("crictl beside the other clients", &["crictl"], true) {
+        containerd.crictl_pull(name).await.context("crictl")?;
+    }
     for layer in image.layers.iter().chain([&image.config]) {
         let sent = registry.sent_of(&layer.digest.to_string());
         assert_eq!(

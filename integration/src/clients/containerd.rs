@@ -114,6 +114,23 @@ impl Containerd {
         Ok(listing.lines().map(str::to_owned).collect())
     }
 
+    /// The same by `crictl`, for who has it.
+    ///
+    /// # Errors
+    /// With crictl's own words when it fails.
+    pub async fn crictl_pull(&self, image: &str) -> Result<()> {
+        let mut crictl = Command::new("crictl");
+        let endpoint = format!("unix://{}", self.socket().display());
+        crictl.args([
+            "--runtime-endpoint",
+            &endpoint,
+            "--image-endpoint",
+            &endpoint,
+        ]);
+        run(crictl.args(["pull", image])).await?;
+        Ok(())
+    }
+
     /// CRI's PullImage over containerd's socket.
     ///
     /// # Errors
