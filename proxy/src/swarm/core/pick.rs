@@ -22,8 +22,8 @@ use super::{
 /// A piece that was asked for so long ago is asked of another parent as well, once
 /// nothing else is to be asked for.
 const HEDGE_AFTER: Duration = Duration::from_millis(1500);
-/// A parent that stalls so often in a row is given up.
-const MAX_STALLS: u32 = 3;
+/// A parent that stalls, or can't be reached, so often in a row is given up.
+const MAX_FAILURES: u32 = 3;
 /// For so long.
 const BANISHED: Duration = Duration::from_secs(300);
 /// So many requests under way keep a downlink busy whatever the parents' queues are.
@@ -305,7 +305,7 @@ impl Node {
             return;
         };
         if let Some(download) = self.download(&request.task) {
-            download.stalls.remove(&request.host);
+            download.failures.remove(&request.host);
         }
         if let Some(parent) = self.state.hosts.get_mut(&request.host) {
             let service = now.since(request.since) / request.depth;
@@ -351,9 +351,19 @@ impl Node {
             PieceFailure::Rot => BANISHED,
         };
         if let Some(download) = self.download(&task) {
-            let stalls = download.stalls.entry(host).or_default();
-            *stalls += u32::from(failure == PieceFailure::Stalled);
-            let hopeless = failure == PieceFailure::Rot || *stalls >= MAX_STALLS;
+            // Requests that were under way together fail together.
+            let again = download
+                .avoided
+                .get(&host)
+                .is_none_or(|until| *until <= now);
+            let counts = match failure {
+                PieceFailure::Stalled => true,
+                PieceFailure::Unreachable => again,
+                _ => false,
+            };
+            let failures = download.failures.entry(host).or_default();
+            *failures += u32::from(counts);
+            let hopeless = failure == PieceFailure::Rot || *failures >= MAX_FAILURES;
             let pause = if hopeless { BANISHED } else { pause };
             download.avoided.insert(host, now + pause);
             if failure == PieceFailure::NotHeld
@@ -363,7 +373,8 @@ impl Node {
             }
             if hopeless {
                 download.available.remove(&host);
-                download.stalls.remove(&host);
+                download.read_by.remove(&host);
+                download.failures.remove(&host);
             }
         }
         let complaint = match failure {

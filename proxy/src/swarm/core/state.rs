@@ -51,8 +51,8 @@ pub(super) struct Download {
     pub(super) read_by: BTreeMap<HostId, PieceSet>,
     /// Hosts not to be asked before a time.
     pub(super) avoided: BTreeMap<HostId, Timestamp>,
-    /// Requests that stalled, by parent, since one of its came.
-    pub(super) stalls: BTreeMap<HostId, u32>,
+    /// Requests that stalled or did not reach their parent, since one of its came.
+    pub(super) failures: BTreeMap<HostId, u32>,
     pub(super) lease: Lease,
     /// The own lease was taken because a live scheduler had not answered the join: at its
     /// first word it ends.
@@ -97,7 +97,7 @@ impl Download {
             available: BTreeMap::new(),
             read_by: BTreeMap::new(),
             avoided: BTreeMap::new(),
-            stalls: BTreeMap::new(),
+            failures: BTreeMap::new(),
             lease: Lease::None,
             unanswered: false,
             yields: None,

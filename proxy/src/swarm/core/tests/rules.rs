@@ -345,26 +345,28 @@ fn a_reader_s_next_piece_is_asked_for_first() {
 }
 
 #[test]
-fn a_parent_that_stalls_again_and_again_counts_for_nothing() {
-    let mut lab = Lab::with_session();
-    lab.handle(start(PieceSet::new()));
-    lab.handle(neighbours(&[1], &[]));
-    lab.handle(Event::LinkUp(host(1)));
-    let mut asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
-    let mut said = Vec::new();
-    for _ in 0..20 {
-        for (request, ..) in std::mem::take(&mut asked) {
-            let failure = PieceFailure::Stalled;
-            said.extend(lab.handle(Event::PieceFailed { request, failure }));
+fn a_parent_that_stalls_or_can_t_be_reached_counts_for_nothing_after_a_while() {
+    for failure in [PieceFailure::Stalled, PieceFailure::Unreachable] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::new()));
+        lab.handle(neighbours(&[1], &[]));
+        lab.handle(Event::LinkUp(host(1)));
+        lab.handle(reading(1, PieceSet::full(PIECES)));
+        let mut asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+        let mut said = Vec::new();
+        for _ in 0..20 {
+            for (request, ..) in std::mem::take(&mut asked) {
+                said.extend(lab.handle(Event::PieceFailed { request, failure }));
+            }
+            said.extend(lab.pass(1000));
+            asked = requests(&said);
+            asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
         }
-        said.extend(lab.pass(1000));
-        asked = requests(&said);
-        asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
+        let starved =
+            |command: &Command| matches!(command, Command::Session(PeerMessage::Starved { .. }));
+        assert!(said.iter().any(starved), "the scheduler hears of it");
+        assert!(!source_reads(&said).is_empty(), "and the host helps itself");
     }
-    let starved =
-        |command: &Command| matches!(command, Command::Session(PeerMessage::Starved { .. }));
-    assert!(said.iter().any(starved), "the scheduler hears of it");
-    assert!(!source_reads(&said).is_empty(), "and the host helps itself");
 }
 
 #[test]
