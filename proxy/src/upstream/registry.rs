@@ -9,12 +9,15 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::{Ask, Upstream, Upstreams, stats::Question};
+use super::{Ask, Upstream, Upstreams, http_client::HEADER_TIMEOUT, stats::Question};
 use crate::{
     credential::Credential,
     source::{Body, Read, Source, SourceError, Stat},
 };
 
+/// A body that has not begun so long after its head is cut: clients still wait for
+/// theirs.
+const BODY_BEGIN: Duration = HEADER_TIMEOUT;
 /// A body that sends nothing for so long is cut, and resumed by whoever reads it.
 const BODY_IDLE: Duration = Duration::from_secs(5);
 
@@ -197,14 +200,15 @@ fn stat_of(reply: &Response<Incoming>) -> Stat {
 }
 
 fn stream(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceError>> {
-    futures::stream::unfold(Some(reply.into_body()), |body| async move {
-        let mut body = body?;
+    let begin = (reply.into_body(), BODY_BEGIN);
+    futures::stream::unfold(Some(begin), |body| async move {
+        let (mut body, idle) = body?;
         loop {
-            match tokio::time::timeout(BODY_IDLE, body.frame()).await {
+            match tokio::time::timeout(idle, body.frame()).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
-                        return Some((Ok(data), Some(body)));
+                        return Some((Ok(data), Some((body, BODY_IDLE))));
                     }
                 }
                 Ok(Some(Err(cause))) => {

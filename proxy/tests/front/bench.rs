@@ -62,6 +62,21 @@ impl Bench {
         Self::with(tasks, |options| options.upstreams = upstreams).await
     }
 
+    /// A proxy of a swarm.
+    pub(crate) async fn member(
+        upstreams: Vec<UpstreamOptions>,
+        tasks: Tasks,
+        scheduler: SocketAddr,
+        seed: bool,
+    ) -> Self {
+        Self::with(tasks, |options| {
+            options.upstreams = upstreams;
+            options.schedulers = vec![format!("http://{scheduler}")];
+            options.seed = seed;
+        })
+        .await
+    }
+
     pub(crate) async fn with(tasks: Tasks, change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let free = SocketAddr::from(([127, 0, 0, 1], 0));

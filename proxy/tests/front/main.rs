@@ -9,4 +9,5 @@ mod rights;
 mod secrets;
 mod sharing;
 mod steering;
+mod swarmed;
 mod within;

@@ -199,7 +199,7 @@ impl SourceRun {
     pub(super) async fn run(self) -> Result<(), RunError> {
         let _reading = self.download.reading();
         let mut writer = Writer::start(&self);
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::new();
         let mut first_byte = false;
         while let Some(range) = self.order.next_range(&self.download.lengths) {
             let outcome = self
@@ -360,16 +360,22 @@ enum StreamError {
 }
 
 /// Attempts since bytes last came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Attempts {
     made: usize,
-    since: Option<Instant>,
+    since: Instant,
 }
 
 impl Attempts {
+    fn new() -> Self {
+        Self {
+            made: 0,
+            since: Instant::now(),
+        }
+    }
+
     fn reset(&mut self) {
-        self.made = 0;
-        self.since = None;
+        *self = Self::new();
     }
 
     /// How long to wait; `None` when it is enough.
@@ -379,9 +385,9 @@ impl Attempts {
         } else {
             &PAUSES_BEFORE
         };
-        let since = *self.since.get_or_insert_with(Instant::now);
-        // Attempts may each have waited long for a connection.
-        if !begun && since.elapsed() > Duration::from_secs(2) {
+        // After an attempt that got no reply there is no time for another one; another
+        // host may still have it.
+        if !begun && self.since.elapsed() > Duration::from_secs(2) {
             return None;
         }
         let pause = *pauses.get(self.made)?;

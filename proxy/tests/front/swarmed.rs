@@ -1,0 +1,189 @@
+//! The same with a scheduler, a seed and two peers: who fails, and who may read.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use darter_api::Digest;
+use darter_runtime::Tasks;
+use darter_scheduler::Scheduler;
+use futures::future::join_all;
+use http::StatusCode;
+use prometheus_client::registry::Registry as Metrics;
+use tempfile::TempDir;
+
+use crate::{
+    bench::{Bench, PATIENCE, blob_path, upstream},
+    registry::{Access, End, OWN_WORDS, Registry, Reply, Seen, Shelf, content},
+};
+
+const RIGHT: &str = "Bearer the-right-one";
+
+struct Swarm {
+    registry: Registry,
+    seed: Bench,
+    peers: [Bench; 2],
+    tasks: Tasks,
+    _dir: TempDir,
+}
+
+impl Swarm {
+    async fn start(
+        shelf: Shelf,
+        twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let tasks = Tasks::new();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let options = darter_scheduler::Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            data: dir.path().to_owned(),
+            settle: Duration::from_millis(100),
+            ..Default::default()
+        };
+        let scheduler = Scheduler::start(options, &tasks, &mut Metrics::default()).await;
+        let scheduler = scheduler.expect("a scheduler starts").address();
+        let registry = Registry::twisted(shelf, &tasks, twist).await;
+        let list = vec![upstream("registry.test", registry.url())];
+        let member = |seed| Bench::member(list.clone(), Tasks::new(), scheduler, seed);
+        let (seed, one, two) = (member(true).await, member(false).await, member(false).await);
+        // Sessions are up well before the first question's answer is needed.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Self {
+            registry,
+            seed,
+            peers: [one, two],
+            tasks,
+            _dir: dir,
+        }
+    }
+
+    async fn stop(self) {
+        let [one, two] = self.peers;
+        tokio::join!(one.stop(), two.stop(), self.seed.stop());
+        assert!(self.tasks.stop(Duration::from_secs(15)).await);
+    }
+}
+
+#[tokio::test]
+async fn with_a_scheduler_too_a_failing_upstream_is_a_5xx_within_five_seconds() {
+    type Twist = fn(&Seen, Reply) -> Reply;
+    let faults: [(&str, Twist); 5] = [
+        ("never answers", |_, _| Reply::silent()),
+        ("answers HEAD and never GET", |seen, good| {
+            if seen.method == "GET" {
+                Reply::silent()
+            } else {
+                good
+            }
+        }),
+        ("sends a head and no byte", |seen, good| {
+            if seen.method == "GET" {
+                good.end(End::Stall(0))
+            } else {
+                good
+            }
+        }),
+        ("answers 500 to GET", |seen, good| {
+            if seen.method == "GET" {
+                Reply::new(500)
+            } else {
+                good
+            }
+        }),
+        ("answers 503", |_, _| Reply::new(503)),
+    ];
+    let blob = content(500_000, 1);
+    let manifest = Bytes::from_static(br#"{"schemaVersion":2,"layers":[]}"#);
+    let shelf = Shelf::new()
+        .blob("app", &blob)
+        .manifest("app", "v1", &manifest);
+    let swarms = join_all(
+        faults
+            .iter()
+            .map(|(_, twist)| Swarm::start(shelf.clone(), *twist)),
+    )
+    .await;
+    let paths = [
+        blob_path("app", &blob),
+        "/v2/app/manifests/v1".to_owned(),
+        format!("/v2/app/manifests/{}", Digest::sha256(&manifest)),
+    ];
+    let paths = &paths;
+    join_all(
+        faults
+            .iter()
+            .zip(swarms)
+            .map(|((name, _), swarm)| async move {
+                join_all(paths.iter().map(|path| swarm.peers[0].get(path)))
+                    .await
+                    .iter()
+                    .zip(paths)
+                    .for_each(|(answer, path)| {
+                        let status = answer.status.as_u16();
+                        assert!(matches!(status, 502 | 503), "{name}: {path}: {status}");
+                        assert!(answer.took < PATIENCE, "{name}: {path}: {:?}", answer.took);
+                    });
+                swarm.stop().await;
+            }),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_swarm_holds_is_the_registrys_refusal_to_who_has_no_right() {
+    let blob = content(3_000_000, 2);
+    let shelf = Shelf::new()
+        .access("private", Access::Bearer(RIGHT.to_owned()))
+        .blob("private", &blob)
+        .blob("public", &content(10, 1));
+    let swarm = Swarm::start(shelf, |_, good| good).await;
+    let path = blob_path("private", &blob);
+    let [one, two] = &swarm.peers;
+    one.ask(&*path)
+        .authorized(Some(RIGHT))
+        .send()
+        .await
+        .is_whole(&blob);
+    for other in [None, Some("Bearer a-wrong-one")] {
+        for bench in [one, two, &swarm.seed] {
+            let answer = bench.ask(&*path).authorized(other).send().await;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{other:?}");
+            assert_eq!(answer.body, OWN_WORDS, "{other:?}");
+        }
+    }
+    let elsewhere = two.get(blob_path("public", &blob)).await;
+    assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
+    two.ask(&*path)
+        .authorized(Some(RIGHT))
+        .send()
+        .await
+        .is_whole(&blob);
+    let mut fetches = swarm.registry.asked("GET", "/blobs/");
+    fetches.retain(|seen| seen.header("authorization") == Some(RIGHT));
+    assert_eq!(fetches.len(), 1, "the second peer had it from the first");
+    swarm.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_resumed_for_all_peers_at_once() {
+    let blob = content(3_000_001, 3);
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), |seen, good| {
+        match (seen.method.as_str(), seen.before) {
+            ("GET", 0) => good.end(End::Rst(900_000)),
+            ("GET", 1) => good.end(End::Fin(900_000)),
+            _ => good,
+        }
+    })
+    .await;
+    let path = blob_path("app", &blob);
+    let [one, two] = &swarm.peers;
+    let (first, second) = tokio::join!(one.get(&*path), two.get(&*path));
+    first.is_whole(&blob);
+    second.is_whole(&blob);
+    let slack = 1_500_000;
+    assert!(
+        swarm.registry.sent() < blob.len() as u64 + slack,
+        "{}",
+        swarm.registry.sent()
+    );
+    swarm.stop().await;
+}
