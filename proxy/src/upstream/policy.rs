@@ -159,10 +159,12 @@ pub fn is_public(address: IpAddr) -> bool {
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => is_public(v4.into()),
             None => {
-                let first = v6.segments()[0];
+                let [first, second, ..] = v6.segments();
                 let global = first & 0xe000 == 0x2000;
-                // 6to4 and NAT64 carry an IPv4 address that would escape the checks above.
-                global && first != 0x2002
+                // 6to4, Teredo and NAT64 carry an IPv4 address that would escape the checks
+                // above; 2001:db8::/32 is documentation's (RFC 3849).
+                let carries = first == 0x2002 || (first == 0x2001 && second == 0);
+                global && !carries && (first, second) != (0x2001, 0xdb8)
             }
         },
     }
@@ -189,6 +191,25 @@ mod tests {
             &own(&["10.0.0.5:5000"]),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn addresses_that_only_look_public() {
+        for text in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "169.254.169.254",
+            "::ffff:10.0.0.1",
+            "2002:7f00:1::",
+            "2001:0:7f00:1::",
+            "2001:db8::1",
+            "fe80::1",
+        ] {
+            assert!(!is_public(text.parse().unwrap()), "{text}");
+        }
+        for text in ["1.1.1.1", "2606:4700::1111", "2001:4860:4860::8888"] {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
     }
 
     #[test]
