@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry as Metrics;
 use tempfile::TempDir;
 
 use crate::{
-    bench::{Bench, PATIENCE, blob_path, upstream},
+    bench::{Bench, BodyEnd, PATIENCE, blob_path, upstream},
     registry::{Access, End, OWN_WORDS, Registry, Reply, Seen, Shelf, content},
 };
 
@@ -185,5 +185,41 @@ async fn a_body_that_breaks_is_resumed_for_all_peers_at_once() {
         "{}",
         swarm.registry.sent()
     );
+    swarm.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_always_breaks_off_at_the_same_byte_is_given_up_by_all() {
+    const LAST: u64 = 900_001;
+    let blob = content(3_000_001, 4);
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), |seen, good| {
+        if seen.method == "GET" {
+            let left = LAST.saturating_sub(seen.start());
+            good.end(End::Fin(left as usize))
+        } else {
+            good
+        }
+    })
+    .await;
+    let path = blob_path("app", &blob);
+    let [one, two] = &swarm.peers;
+    let answers = tokio::join!(one.get(&*path), two.get(&*path));
+    for answer in [answers.0, answers.1] {
+        assert_eq!(
+            (answer.status.as_u16(), &answer.end),
+            (200, &BodyEnd::Short)
+        );
+        assert!(answer.body == blob.slice(..answer.body.len()));
+        assert!(
+            answer.body.len() as u64 <= LAST,
+            "no byte that never was read"
+        );
+    }
+    let reads = || swarm.registry.asked("GET", "/blobs/").len();
+    let asked = reads();
+    assert!(asked < 50, "{asked} reads");
+    // Longer than the longest pause between two attempts.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(reads(), asked, "nobody goes on asking");
     swarm.stop().await;
 }

@@ -17,6 +17,9 @@ const MAX_RUNS: usize = 8;
 const NOT_NEEDED_MEMORY: Duration = Duration::from_secs(1);
 /// A holder that answers slowly is waited for so long at most.
 const MAX_ACCEPT: Duration = Duration::from_secs(5);
+/// Waiters that may fail to read a source, one after another with nothing gained and nobody
+/// new in between, before all who wait are told.
+const MAX_FAILURES: u32 = 2;
 
 impl Cluster {
     /// Sees to it that every missing piece of a wanted task is held, leased, or said to
@@ -69,6 +72,9 @@ impl Cluster {
             *why == LeaseEnd::Missing && now.since(*at) < memory
         };
         if task.refused.values().any(missing) {
+            return None;
+        }
+        if task.failures >= MAX_FAILURES {
             return None;
         }
         if let Some(seed) = self.ranked_seeds(id).into_iter().find(fit) {
@@ -198,6 +204,7 @@ impl Cluster {
             lease.pieces.subtract(&held);
             if gained {
                 lease.renewed = now;
+                task.failures = 0;
             }
         }
         task.leases.retain(|lease| !lease.pieces.is_empty());
@@ -223,6 +230,9 @@ impl Cluster {
         task.leases
             .retain(|lease| !lease.pieces.is_empty() && (lease.holder != host || !failed));
         task.refused.insert(host, (why, now));
+        if why == LeaseEnd::Unreachable {
+            task.failed(host);
+        }
         let reads = task.leases.iter().any(|lease| lease.holder == host);
         if !reads && task.member(host).purpose == Purpose::Seed {
             task.set_wants(host, false);
@@ -318,17 +328,20 @@ impl Cluster {
             Some(at) if !lease.first_byte => now.since(at) >= first_byte,
             Some(_) => now.since(lease.renewed) >= idle,
         };
-        let expired: Vec<(HostId, PieceSet)> = task
+        let expired: Vec<(HostId, PieceSet, bool)> = task
             .leases
             .iter()
             .filter(|lease| late(lease))
-            .map(|lease| (lease.holder, lease.pieces.clone()))
+            .map(|lease| (lease.holder, lease.pieces.clone(), lease.accepted.is_some()))
             .collect();
-        for (holder, pieces) in expired {
+        for (holder, pieces, tried) in expired {
             self.counts.expired += 1;
             if let Some(task) = self.tasks.get_mut(id) {
                 task.leases.retain(|lease| lease.holder != holder);
                 task.refused.insert(holder, (LeaseEnd::Unreachable, now));
+                if tried {
+                    task.failed(holder);
+                }
             }
             self.send(holder, SchedulerMessage::Revoked { task: *id, pieces });
         }

@@ -425,6 +425,7 @@ impl Cluster {
         task.set_wants(host, true);
         task.member(host).purpose = join.purpose;
         task.told_unavailable.remove(&host);
+        task.failures = 0;
         if task
             .refused
             .get(&host)

@@ -24,6 +24,9 @@ pub(super) struct Task {
     pub(super) leases: Vec<Lease>,
     /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
+    /// Waiters that failed to read it since a piece last came from the source or a host
+    /// joined.
+    pub(super) failures: u32,
     /// Waiters that were told that nobody can read it.
     pub(super) told_unavailable: BTreeSet<HostId>,
     /// Neighbours of the last holder that went away: they have most of what it had.
@@ -103,6 +106,7 @@ impl Task {
             order: Vec::new(),
             leases: Vec::new(),
             refused: BTreeMap::new(),
+            failures: 0,
             told_unavailable: BTreeSet::new(),
             heirs: BTreeSet::new(),
             waiting: 0,
@@ -243,6 +247,15 @@ impl Task {
             first_byte: false,
             renewed: now,
         });
+    }
+
+    /// A host failed to read the source. Seeds do not count: where they stand, the source
+    /// may be out of reach for them alone.
+    pub(super) fn failed(&mut self, host: HostId) {
+        let fetches = |member: &Member| member.purpose == Purpose::Seed;
+        if !self.members.get(&host).is_some_and(fetches) {
+            self.failures += 1;
+        }
     }
 
     /// How many neighbours a host has.

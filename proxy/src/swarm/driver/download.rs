@@ -8,15 +8,16 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::{credentials::Credentials, runs::ByteRuns, verify::Verifier};
+use super::{attempts::Attempts, credentials::Credentials, runs::ByteRuns, verify::Verifier};
 use crate::{
     content::{Progress, ReadError},
     source::SourceError,
@@ -36,6 +37,7 @@ pub(super) struct Download {
     pub(super) credentials: Arc<Credentials>,
     pub(super) verifier: Verifier,
     growth: Mutex<Growth>,
+    attempts: Mutex<Attempts>,
     changed: watch::Sender<()>,
 }
 
@@ -51,7 +53,19 @@ struct Growth {
     media_type: Option<String>,
     source_error: Option<Arc<SourceError>>,
     grown: Option<Instant>,
+    /// How often bytes came that were not there before.
+    growths: u64,
     readings: usize,
+}
+
+impl Growth {
+    /// These bytes can be read, if they could not before.
+    fn grow(&mut self, bytes: Range<u64>) {
+        if self.readable.insert(bytes) {
+            self.grown = Some(Instant::now());
+            self.growths += 1;
+        }
+    }
 }
 
 /// What the content's own digest says.
@@ -93,6 +107,7 @@ impl Download {
         for run in held.runs() {
             readable.insert(bytes_of(&lengths, run.start..run.end));
         }
+        let growths = u64::from(held.len());
         let growth = Growth {
             readable,
             held,
@@ -103,6 +118,7 @@ impl Download {
             media_type,
             source_error: None,
             grown: None,
+            growths,
             readings: 0,
         };
         Self {
@@ -114,6 +130,7 @@ impl Download {
             credentials,
             verifier: Verifier::new(&task),
             growth: Mutex::new(growth),
+            attempts: Mutex::new(Attempts::new()),
             changed: watch::Sender::new(()),
         }
     }
@@ -167,11 +184,9 @@ impl Download {
     }
 
     /// These bytes are on disk, and may be shown.
-    pub(super) fn readable(&self, bytes: std::ops::Range<u64>) {
+    pub(super) fn readable(&self, bytes: Range<u64>) {
         {
-            let mut growth = self.growth.lock();
-            growth.readable.insert(bytes);
-            growth.grown = Some(Instant::now());
+            self.growth.lock().grow(bytes);
         }
         self.changed.send_replace(());
     }
@@ -181,10 +196,19 @@ impl Download {
         {
             let mut growth = self.growth.lock();
             growth.held.insert(piece.0);
-            growth.readable.insert(self.lengths.piece_range(piece));
-            growth.grown = Some(Instant::now());
+            growth.grow(self.lengths.piece_range(piece));
         }
         self.changed.send_replace(());
+    }
+
+    /// How often it grew, for [`Attempts`].
+    pub(super) fn growths(&self) -> u64 {
+        self.growth.lock().growths
+    }
+
+    /// The patience that is left with its source.
+    pub(super) fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock()
     }
 
     /// The source is being read, until the guard drops.
@@ -311,7 +335,7 @@ impl fmt::Debug for Download {
 }
 
 /// The bytes that a run of pieces covers.
-fn bytes_of(lengths: &Lengths, pieces: std::ops::Range<u32>) -> std::ops::Range<u64> {
+fn bytes_of(lengths: &Lengths, pieces: Range<u32>) -> Range<u64> {
     let first = lengths.piece_range(PieceIndex(pieces.start));
     let last = lengths.piece_range(PieceIndex(pieces.end - 1));
     first.start..last.end

@@ -10,6 +10,7 @@
 //! short; a full disk turns readers to the source.
 
 mod actor;
+mod attempts;
 mod contents;
 mod credentials;
 mod cutter;

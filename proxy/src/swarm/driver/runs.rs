@@ -10,17 +10,17 @@ pub(super) struct ByteRuns {
 }
 
 impl ByteRuns {
-    /// Adds a run.
-    pub(super) fn insert(&mut self, range: Range<u64>) {
+    /// Adds a run; whether any of it was new.
+    pub(super) fn insert(&mut self, range: Range<u64>) -> bool {
         if range.start >= range.end {
-            return;
+            return false;
         }
         let (mut start, mut end) = (range.start, range.end);
         if let Some((&before, &before_end)) = self.runs.range(..=start).next_back()
             && before_end >= start
         {
             if before_end >= end {
-                return;
+                return false;
             }
             start = before;
         }
@@ -29,6 +29,7 @@ impl ByteRuns {
             end = end.max(next_end);
         }
         self.runs.insert(start, end);
+        true
     }
 
     /// Removes a run.

@@ -5,7 +5,7 @@
 //! shown to readers only after they were written; a piece is sealed only when all its
 //! bytes came in this run, under a grant that covers it. Failure: a stream that breaks or
 //! ends early is asked for again from the next byte on, with growing pauses that begin
-//! anew whenever bytes came; what can't be repaired ends the run with a reason.
+//! anew whenever the content grew; what can't be repaired ends the run with a reason.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
     task::{JoinError, JoinHandle},
-    time::Instant,
 };
 
 use super::{
@@ -43,19 +42,6 @@ const STALL: Duration = Duration::from_secs(30);
 const GAP_BYTES: u64 = 1 << 20;
 /// Grants remembered by one reading.
 const MOST_GRANTS: usize = 16;
-/// Pauses between attempts that brought nothing, before the content's first byte: a client
-/// waits for its status line, for 5 s at most.
-const PAUSES_BEFORE: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
-/// And once a body has begun: it ends short only if the source stays away.
-const PAUSES_WITHIN: [Duration; 6] = [
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-];
-
 /// Asks a source with each credential in turn until one is not refused.
 pub(super) async fn begin(
     source: &dyn Source,
@@ -199,16 +185,14 @@ impl SourceRun {
     pub(super) async fn run(self) -> Result<(), RunError> {
         let _reading = self.download.reading();
         let mut writer = Writer::start(&self);
-        let mut attempts = Attempts::new();
+        self.download.attempts().begin();
         let mut first_byte = false;
         while let Some(range) = self.order.next_range(&self.download.lengths) {
-            let outcome = self
-                .stream(range, &mut writer, &mut attempts, &mut first_byte)
-                .await;
+            let outcome = self.stream(range, &mut writer, &mut first_byte).await;
             match outcome {
                 Ok(()) => {}
                 Err(StreamError::Writer) => break,
-                Err(StreamError::Source(error)) => self.pause_after(error, &mut attempts).await?,
+                Err(StreamError::Source(error)) => self.pause_after(error).await?,
             }
         }
         writer.finish().await.map_err(RunError::Store)
@@ -220,7 +204,6 @@ impl SourceRun {
         &self,
         range: Range<u64>,
         writer: &mut Writer,
-        attempts: &mut Attempts,
         first_byte: &mut bool,
     ) -> Result<(), StreamError> {
         let lengths = self.download.lengths;
@@ -256,7 +239,6 @@ impl SourceRun {
                 let begun = Input::Event(Event::SourceFirstByte { task });
                 let _ = self.inbox.send(begun).await;
             }
-            attempts.reset();
             self.metrics.bytes(From::Source, bytes.len() as u64);
             let end = at + bytes.len() as u64;
             self.hand_over(at, bytes, writer).await?;
@@ -313,11 +295,7 @@ impl SourceRun {
     }
 
     /// Waits before the next attempt, or ends the run.
-    async fn pause_after(
-        &self,
-        error: SourceError,
-        attempts: &mut Attempts,
-    ) -> Result<(), RunError> {
+    async fn pause_after(&self, error: SourceError) -> Result<(), RunError> {
         let retryable = error.is_retryable();
         let end = lease_end(&error);
         let asked = match &error {
@@ -326,8 +304,9 @@ impl SourceRun {
         };
         tracing::debug!(task = %self.download.task, %error, "reading the source was interrupted");
         self.download.source_failed(Arc::new(error));
-        let begun = self.download.prefix() > 0;
-        let pause = attempts.next_pause(begun, asked).filter(|_| retryable);
+        let growths = self.download.growths();
+        let pause = self.download.attempts().next_pause(growths, asked);
+        let pause = pause.filter(|_| retryable);
         let Some(pause) = pause else {
             return Err(RunError::Source(end));
         };
@@ -357,48 +336,6 @@ enum StreamError {
     Source(SourceError),
     /// The writing thread ended; its own result says why.
     Writer,
-}
-
-/// Attempts since bytes last came.
-#[derive(Debug)]
-struct Attempts {
-    made: usize,
-    since: Instant,
-}
-
-impl Attempts {
-    fn new() -> Self {
-        Self {
-            made: 0,
-            since: Instant::now(),
-        }
-    }
-
-    fn reset(&mut self) {
-        *self = Self::new();
-    }
-
-    /// How long to wait; `None` when it is enough.
-    fn next_pause(&mut self, begun: bool, asked: Option<Duration>) -> Option<Duration> {
-        let pauses: &[Duration] = if begun {
-            &PAUSES_WITHIN
-        } else {
-            &PAUSES_BEFORE
-        };
-        // After an attempt that got no reply there is no time for another one; another
-        // host may still have it.
-        if !begun && self.since.elapsed() > Duration::from_secs(2) {
-            return None;
-        }
-        let pause = *pauses.get(self.made)?;
-        self.made += 1;
-        let longest = *pauses.last()?;
-        match asked {
-            Some(asked) if asked > longest => None,
-            Some(asked) => Some(asked.max(pause)),
-            None => Some(pause),
-        }
-    }
 }
 
 struct Closed;

@@ -348,6 +348,25 @@ fn when_nobody_can_read_everybody_who_waits_is_told_once() {
 }
 
 #[test]
+fn a_source_that_fails_two_waiters_is_not_tried_by_all_the_others() {
+    let mut lab = Lab::new();
+    lab.up(9, Role::Seed);
+    for name in 1..=5 {
+        lab.up(name, Role::Peer);
+        lab.joins(name);
+    }
+    assert_eq!(grants(&lab.returns(9, LeaseEnd::Unreachable)).len(), 1);
+    assert_eq!(grants(&lab.returns(1, LeaseEnd::Unreachable)).len(), 1);
+    let mut said = lab.returns(2, LeaseEnd::Unreachable);
+    said.extend(lab.pass(10_000));
+    assert_eq!(grants(&said), []);
+    let told = |command: &&Command| matches!(command.message, SchedulerMessage::Unavailable { .. });
+    assert_eq!(said.iter().filter(told).count(), 5);
+    lab.up(6, Role::Peer);
+    assert_eq!(grants(&lab.joins(6)).len(), 1, "who comes anew may try");
+}
+
+#[test]
 fn a_self_lease_is_adopted_but_for_what_is_leased() {
     let mut lab = Lab::new();
     for name in [1, 2] {
