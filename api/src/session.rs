@@ -205,6 +205,8 @@ pub enum PeerMessage {
     LeaseFirstByte {
         /// The task.
         task: TaskId,
+        /// Whether the source serves ranges, so that others could read other pieces.
+        ranges: bool,
     },
     /// I will not read these.
     LeaseReturned {

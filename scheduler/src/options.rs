@@ -39,6 +39,9 @@ pub struct Options {
     /// A lease that makes no progress for so long goes to another host. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub lease_timeout: Duration,
+    /// Hosts that read disjoint pieces of one task's source at the same time, where the
+    /// source serves ranges; worth it where the source feeds more than one link. Default 1.
+    pub source_holders: usize,
     /// A host that failed to read a task's source is not asked again for so long.
     /// Default 30 s.
     #[serde(with = "humantime_serde")]
@@ -59,6 +62,7 @@ impl Default for Options {
             accept_timeout: Duration::from_millis(500),
             first_byte_timeout: Duration::from_secs(5),
             lease_timeout: Duration::from_secs(10),
+            source_holders: 1,
             refusal_memory: Duration::from_secs(30),
         }
     }

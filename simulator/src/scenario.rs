@@ -78,6 +78,8 @@ pub struct Scenario {
     pub source_rate: Megabits,
     /// From a request to the source until it begins to send.
     pub source_delay: Duration,
+    /// Whether the source serves ranges.
+    pub source_ranges: bool,
     /// One way, between any two places.
     pub latency: Duration,
     /// Bytes that a link sends at once; larger ones are faster to simulate.
@@ -114,6 +116,7 @@ impl Default for Scenario {
             seed_rate: (Megabits(100), Megabits(100)),
             source_rate: Megabits(200),
             source_delay: Duration::from_millis(20),
+            source_ranges: true,
             latency: Duration::from_micros(500),
             quantum: 64 * 1024,
             scheduler: true,

@@ -310,7 +310,8 @@ impl World {
         };
         if let Some(Stream::Flows(_, begun @ false)) = &mut local.stream {
             *begun = true;
-            self.handle(host, Event::SourceFirstByte { task });
+            let ranges = self.scenario.source_ranges;
+            self.handle(host, Event::SourceFirstByte { task, ranges });
         }
         if !chunk.last {
             return;

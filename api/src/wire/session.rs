@@ -240,7 +240,10 @@ impl From<&PeerMessage> for v1::PeerMessage {
             PeerMessage::Done { task } => Up::Done(task_frame(task)),
             PeerMessage::Leave { task } => Up::Leave(task_frame(task)),
             PeerMessage::LeaseAccepted { task } => Up::LeaseAccepted(task_frame(task)),
-            PeerMessage::LeaseFirstByte { task } => Up::LeaseFirstByte(task_frame(task)),
+            PeerMessage::LeaseFirstByte { task, ranges } => Up::LeaseFirstByte(v1::FirstByte {
+                task: task.to_string(),
+                ranges: *ranges,
+            }),
             PeerMessage::LeaseReturned { task, pieces, why } => {
                 Up::LeaseReturned(v1::LeaseReturned {
                     task: task.to_string(),
@@ -335,6 +338,7 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             },
             Up::LeaseFirstByte(v) => Self::LeaseFirstByte {
                 task: task(&v.task)?,
+                ranges: v.ranges,
             },
             Up::LeaseReturned(v) => Self::LeaseReturned {
                 task: task(&v.task)?,

@@ -102,7 +102,10 @@ fn peer_messages() -> Vec<PeerMessage> {
         PeerMessage::Done { task: task() },
         PeerMessage::Leave { task: task() },
         PeerMessage::LeaseAccepted { task: task() },
-        PeerMessage::LeaseFirstByte { task: task() },
+        PeerMessage::LeaseFirstByte {
+            task: task(),
+            ranges: true,
+        },
         PeerMessage::LeaseReturned {
             task: task(),
             pieces: pieces(),

@@ -41,6 +41,8 @@ pub struct Body {
     /// The place in the content of the stream's first byte. It may lie before the
     /// range that was asked for, where the source ignores ranges.
     pub offset: u64,
+    /// Whether the source serves ranges of it.
+    pub ranges: bool,
     /// The bytes. An error ends it; a stream that ends before the content does has
     /// been cut and is resumed by the caller.
     pub stream: BoxStream<'static, Result<Bytes, SourceError>>,

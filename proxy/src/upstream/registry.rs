@@ -169,9 +169,16 @@ impl Upstream {
         Ok(Body {
             stat: stat_of(&reply),
             offset,
+            ranges: serves_ranges(&reply),
             stream: stream(reply),
         })
     }
+}
+
+/// RFC 9110, sections 14.3 and 15.3.7.
+fn serves_ranges(reply: &Response<Incoming>) -> bool {
+    let told = reply.headers().get(header::ACCEPT_RANGES);
+    reply.status() == StatusCode::PARTIAL_CONTENT || told.is_some_and(|unit| unit == "bytes")
 }
 
 /// `bytes a-b/size`: the start and the whole size.

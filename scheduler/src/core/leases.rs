@@ -7,11 +7,12 @@ use darter_api::{
     session::{LeaseEnd, Purpose, SchedulerMessage},
 };
 
-use super::{Cluster, task::Lease};
+use super::{
+    Cluster,
+    deal::MAX_RUNS,
+    task::{Lease, Task},
+};
 
-/// Runs of pieces that one holder reads at a time: each has a grant of its own, and holders
-/// remember a few.
-const MAX_RUNS: usize = 8;
 /// Who gave a lease back because others have what it is for is not asked again for so long:
 /// until then progress has told who they are.
 const NOT_NEEDED_MEMORY: Duration = Duration::from_secs(1);
@@ -38,36 +39,44 @@ impl Cluster {
         }
         let uncovered = task.uncovered();
         if uncovered.is_empty() {
+            self.relieve(now, id);
             return;
         }
-        let Some(holder) = self.holder_for(now, id) else {
+        let Some(plan) = self.plan(now, id, &uncovered) else {
             self.tell_unavailable(id);
             return;
         };
-        let task = self.tasks.get(id);
-        let has = task.map_or(0, |task| task.runs_of(&holder));
-        for run in uncovered.runs().iter().take(MAX_RUNS.saturating_sub(has)) {
+        for (holder, pieces) in plan {
+            self.grant_all(now, id, holder, &pieces);
+        }
+    }
+
+    /// As many runs as a holder may have; the rest waits until it has read some.
+    pub(super) fn grant_all(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        holder: HostId,
+        pieces: &PieceSet,
+    ) {
+        for run in pieces.runs() {
+            let Some(task) = self.tasks.get(id) else {
+                return;
+            };
+            // What fills a gap makes fewer runs, not more.
+            if task.runs_with(&holder, run) > MAX_RUNS.max(task.runs_of(&holder)) {
+                continue;
+            }
             self.grant(now, id, holder, run.clone());
         }
     }
 
-    /// Who reads already; else the seed by rendezvous (Thaler and Ravishankar, 1998); else
+    /// The first reader: the seed by rendezvous (Thaler and Ravishankar, 1998); else
     /// one of those who wait, first of all those who were near the last reader.
-    fn holder_for(&self, now: Timestamp, id: &TaskId) -> Option<HostId> {
+    pub(super) fn holder_for(&self, now: Timestamp, id: &TaskId) -> Option<HostId> {
         let task = self.tasks.get(id)?;
-        if let Some(lease) = task.leases.first() {
-            return Some(lease.holder);
-        }
         let memory = self.options.refusal_memory;
-        let fit = |host: &HostId| {
-            task.refused.get(host).is_none_or(|(why, at)| {
-                let memory = match why {
-                    LeaseEnd::NotNeeded => NOT_NEEDED_MEMORY,
-                    _ => memory,
-                };
-                now.since(*at) >= memory
-            })
-        };
+        let fit = |host: &HostId| self.may_read(now, task, host);
         let missing = |(why, at): &(LeaseEnd, Timestamp)| {
             *why == LeaseEnd::Missing && now.since(*at) < memory
         };
@@ -87,25 +96,26 @@ impl Cluster {
             .copied()
     }
 
+    /// Whether a host has not failed to read this task lately.
+    pub(super) fn may_read(&self, now: Timestamp, task: &Task, host: &HostId) -> bool {
+        task.refused.get(host).is_none_or(|(why, at)| {
+            let memory = match why {
+                LeaseEnd::NotNeeded => NOT_NEEDED_MEMORY,
+                _ => self.options.refusal_memory,
+            };
+            now.since(*at) >= memory
+        })
+    }
+
     /// The seed that a cold task is asked of.
     pub(super) fn seed_of(&self, id: &TaskId) -> Option<HostId> {
         self.ranked_seeds(id).first().copied()
     }
 
-    fn ranked_seeds(&self, id: &TaskId) -> Vec<HostId> {
-        let mut ranked: Vec<([u8; 32], HostId)> = self
-            .seeds
-            .iter()
-            .map(|seed| {
-                let mut text = id.to_string().into_bytes();
-                text.extend(seed.as_bytes());
-                let mut rank = [0; 32];
-                rank.copy_from_slice(darter_api::Digest::sha256(&text).as_bytes());
-                (rank, *seed)
-            })
-            .collect();
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(_, seed)| seed).collect()
+    pub(super) fn ranked_seeds(&self, id: &TaskId) -> Vec<HostId> {
+        let mut ranked: Vec<HostId> = self.seeds.iter().copied().collect();
+        ranked.sort_by_cached_key(|seed| rank(id, seed));
+        ranked
     }
 
     fn grant(&mut self, now: Timestamp, id: &TaskId, holder: HostId, pieces: Range<u32>) {
@@ -181,15 +191,25 @@ impl Cluster {
         }
     }
 
-    pub(super) fn lease_first_byte(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
+    pub(super) fn lease_first_byte(
+        &mut self,
+        now: Timestamp,
+        host: HostId,
+        id: &TaskId,
+        ranges: bool,
+    ) {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
+        if task.readers().contains(&host) {
+            task.ranges = Some(ranges);
+        }
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
             lease.accepted.get_or_insert(now);
             lease.first_byte = true;
             lease.renewed = now;
         }
+        self.ensure_source(now, id);
     }
 
     /// What the holder has of its lease is read; the rest lives on while it gains.
@@ -237,6 +257,9 @@ impl Cluster {
         if !reads && task.member(host).purpose == Purpose::Seed {
             task.set_wants(host, false);
         }
+        if why == LeaseEnd::Unreachable {
+            self.could_not_read(now, &host);
+        }
         self.ensure_source(now, id);
     }
 
@@ -269,6 +292,7 @@ impl Cluster {
                 pieces: own,
                 own: true,
                 granted: now,
+                size: 0,
                 accepted: Some(now),
                 first_byte: true,
                 renewed: now,
@@ -296,6 +320,12 @@ impl Cluster {
         task.leases.retain(|lease| !lease.pieces.is_empty());
         self.introduce_holders(host, id, &held);
         self.revoke(host, id, held);
+    }
+
+    fn could_not_read(&mut self, now: Timestamp, host: &HostId) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.source_failed = Some(now);
+        }
     }
 
     fn revoke(&mut self, host: HostId, id: &TaskId, pieces: PieceSet) {
@@ -343,7 +373,17 @@ impl Cluster {
                     task.failed(holder);
                 }
             }
+            self.could_not_read(now, &holder);
             self.send(holder, SchedulerMessage::Revoked { task: *id, pieces });
         }
     }
+}
+
+/// Rendezvous hashing (Thaler and Ravishankar, 1998): the lowest rank has a task.
+pub(super) fn rank(id: &TaskId, host: &HostId) -> [u8; 32] {
+    let mut text = id.to_string().into_bytes();
+    text.extend(host.as_bytes());
+    let mut rank = [0; 32];
+    rank.copy_from_slice(darter_api::Digest::sha256(&text).as_bytes());
+    rank
 }

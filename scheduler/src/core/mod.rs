@@ -8,6 +8,7 @@
 //! task is held by a connected host, leased, or its waiters were told that it is
 //! unavailable (or the settling time after the start still runs).
 
+mod deal;
 mod leases;
 mod mesh;
 mod observations;
@@ -118,6 +119,8 @@ struct Host {
     round_trip: Duration,
     /// Who caught it sending rot.
     rot_seen_by: BTreeSet<HostId>,
+    /// When it last could not read some source.
+    source_failed: Option<Timestamp>,
 }
 
 impl Cluster {
@@ -221,6 +224,7 @@ impl Cluster {
                 granted: None,
                 round_trip: Duration::ZERO,
                 rot_seen_by: BTreeSet::new(),
+                source_failed: None,
             },
         );
         let scheduler = self.key.id();
@@ -313,7 +317,9 @@ impl Cluster {
             PeerMessage::Done { task } => self.done(now, host, &task),
             PeerMessage::Leave { task } => self.leave(now, host, &task),
             PeerMessage::LeaseAccepted { task } => self.lease_accepted(now, host, &task),
-            PeerMessage::LeaseFirstByte { task } => self.lease_first_byte(now, host, &task),
+            PeerMessage::LeaseFirstByte { task, ranges } => {
+                self.lease_first_byte(now, host, &task, ranges);
+            }
             PeerMessage::LeaseReturned { task, pieces, why } => {
                 self.lease_returned(now, host, &task, &pieces, why)
             }

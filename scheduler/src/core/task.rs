@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    time::Duration,
 };
 
 use darter_api::{
@@ -24,6 +25,8 @@ pub(super) struct Task {
     pub(super) leases: Vec<Lease>,
     /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
+    /// Whether the source serves ranges, once it has answered.
+    pub(super) ranges: Option<bool>,
     /// Waiters that failed to read it since a piece last came from the source or a host
     /// joined.
     pub(super) failures: u32,
@@ -68,9 +71,22 @@ pub(super) struct Lease {
     /// The holder took it itself.
     pub(super) own: bool,
     pub(super) granted: Timestamp,
+    /// Pieces that were granted in all.
+    pub(super) size: u32,
     pub(super) accepted: Option<Timestamp>,
     pub(super) first_byte: bool,
     pub(super) renewed: Timestamp,
+}
+
+impl Lease {
+    /// How long the holder will need for the rest, as far as can be told.
+    pub(super) fn time_left(&self, now: Timestamp) -> Duration {
+        let (left, took) = (self.pieces.len(), now.since(self.granted));
+        match self.size.saturating_sub(left) {
+            0 => took,
+            read => took * left / read,
+        }
+    }
 }
 
 /// A task as it can be read out.
@@ -106,6 +122,7 @@ impl Task {
             order: Vec::new(),
             leases: Vec::new(),
             refused: BTreeMap::new(),
+            ranges: None,
             failures: 0,
             told_unavailable: BTreeSet::new(),
             heirs: BTreeSet::new(),
@@ -235,11 +252,13 @@ impl Task {
     pub(super) fn lease(&mut self, now: Timestamp, holder: HostId, pieces: Range<u32>) {
         let granted = |lease: &&mut Lease| lease.holder == holder && !lease.own;
         if let Some(lease) = self.leases.iter_mut().find(granted) {
+            lease.size += pieces.end - pieces.start;
             lease.pieces.insert_range(pieces);
             return;
         }
         self.leases.push(Lease {
             holder,
+            size: pieces.end - pieces.start,
             pieces: PieceSet::from_range(pieces),
             own: false,
             granted: now,
@@ -258,6 +277,29 @@ impl Task {
         }
     }
 
+    /// Who may read some of it, each once.
+    pub(super) fn readers(&self) -> Vec<HostId> {
+        let mut readers = Vec::new();
+        for lease in &self.leases {
+            if !readers.contains(&lease.holder) {
+                readers.push(lease.holder);
+            }
+        }
+        readers
+    }
+
+    /// Whether the source's first answer is on its way, and will tell if others could read
+    /// it as well.
+    pub(super) fn awaits_first_byte(&self) -> bool {
+        let awaits = |lease: &Lease| !lease.own && !lease.first_byte;
+        self.ranges.is_none() && self.leases.iter().any(awaits)
+    }
+
+    /// Whether each piece is held by somebody.
+    pub(super) fn is_held(&self) -> bool {
+        self.whole > 0 || self.somewhere.len() == self.lengths.pieces()
+    }
+
     /// How many neighbours a host has.
     pub(super) fn degree(&self, host: &HostId) -> usize {
         let member = self.members.get(host);
@@ -268,6 +310,15 @@ impl Task {
     pub(super) fn runs_of(&self, host: &HostId) -> usize {
         let own = self.leases.iter().filter(|lease| lease.holder == *host);
         own.map(|lease| lease.pieces.runs().len()).sum()
+    }
+
+    /// In how many it would, with another one.
+    pub(super) fn runs_with(&self, host: &HostId, run: &Range<u32>) -> usize {
+        let mut all = PieceSet::from_range(run.clone());
+        for lease in self.leases.iter().filter(|lease| lease.holder == *host) {
+            all.union_with(&lease.pieces);
+        }
+        all.runs().len()
     }
 
     pub(super) fn waiters(&self) -> Vec<HostId> {

@@ -131,6 +131,8 @@ pub enum Event {
     SourceFirstByte {
         /// The task.
         task: TaskId,
+        /// Whether the source serves ranges.
+        ranges: bool,
     },
     /// A piece was read from the source, stated and stored.
     SourcePiece {

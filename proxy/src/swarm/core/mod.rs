@@ -181,10 +181,10 @@ impl Node {
             }
             Event::PieceStored(request) => self.piece_stored(now, request),
             Event::PieceFailed { request, failure } => self.piece_failed(now, request, failure),
-            Event::SourceFirstByte { task } => {
+            Event::SourceFirstByte { task, ranges } => {
                 if let Some(download) = self.download(&task) {
                     download.last_gain = now;
-                    self.say(PeerMessage::LeaseFirstByte { task });
+                    self.say(PeerMessage::LeaseFirstByte { task, ranges });
                 }
             }
             Event::SourcePiece { task, piece } => self.source_piece(now, &task, piece.0),

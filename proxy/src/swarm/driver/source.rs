@@ -223,8 +223,15 @@ impl SourceRun {
             return Err(StreamError::Source(SourceError::Protocol(WRONG_SIZE)));
         }
         self.download.learn_media_type(body.stat.media_type.clone());
+        let ranges = body.ranges;
+        // A source without ranges sends all; what may be read of it can still grow.
+        let end = if body.offset == 0 && !ranges {
+            lengths.size()
+        } else {
+            range.end
+        };
         let mut stream = skip_to(body, at);
-        while at < range.end && self.is_worth_going_on(at) {
+        while at < end && self.is_worth_going_on(at) {
             let mut bytes = match tokio::time::timeout(STALL, stream.next()).await {
                 Ok(Some(item)) => item.map_err(StreamError::Source)?,
                 Ok(None) => return Err(StreamError::Source(cut("the body ended early"))),
@@ -233,10 +240,10 @@ impl SourceRun {
             if bytes.is_empty() {
                 continue;
             }
-            bytes.truncate(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+            bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             if !std::mem::replace(first_byte, true) {
                 let task = self.download.task;
-                let begun = Input::Event(Event::SourceFirstByte { task });
+                let begun = Input::Event(Event::SourceFirstByte { task, ranges });
                 let _ = self.inbox.send(begun).await;
             }
             self.metrics.bytes(From::Source, bytes.len() as u64);

@@ -22,7 +22,7 @@ enum Step {
     /// It holds these and those of before.
     Gains(u8, u8, u32, u32),
     Accepts(u8, u8),
-    FirstByte(u8, u8),
+    FirstByte(u8, u8, bool),
     Returns(u8, u8, LeaseEnd),
     SelfLeases(u8, u8, u32, u32),
     Starves(u8, u8, u32, u32),
@@ -52,7 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => pair.clone().prop_map(|(a, b)| Step::Done(a, b)),
         6 => range.clone().prop_map(|(a, b, c, d)| Step::Gains(a, b, c, d)),
         4 => pair.clone().prop_map(|(a, b)| Step::Accepts(a, b)),
-        2 => pair.clone().prop_map(|(a, b)| Step::FirstByte(a, b)),
+        2 => (pair.clone(), any::<bool>()).prop_map(|((a, b), c)| Step::FirstByte(a, b, c)),
         1 => (pair.clone(), end).prop_map(|((a, b), c)| Step::Returns(a, b, c)),
         1 => range.clone().prop_map(|(a, b, c, d)| Step::SelfLeases(a, b, c, d)),
         1 => range.prop_map(|(a, b, c, d)| Step::Starves(a, b, c, d)),
@@ -75,6 +75,7 @@ impl History {
     fn new() -> Self {
         let options = Options {
             degree: DEGREE,
+            source_holders: 2,
             ..Options::default()
         };
         let key = NodeKey::from_seed([1; 32]);
@@ -152,8 +153,9 @@ impl History {
             Step::Accepts(name, number) => {
                 self.says(name, PeerMessage::LeaseAccepted { task: task(number) });
             }
-            Step::FirstByte(name, number) => {
-                self.says(name, PeerMessage::LeaseFirstByte { task: task(number) });
+            Step::FirstByte(name, number, ranges) => {
+                let task = task(number);
+                self.says(name, PeerMessage::LeaseFirstByte { task, ranges });
             }
             Step::Returns(name, number, why) => {
                 let pieces = PieceSet::full(PIECES);
@@ -233,8 +235,8 @@ impl History {
     }
 
     /// Every missing piece of a wanted task is held, leased, or its waiters were told;
-    /// but for the time that is given to those who come back, and for a second after a
-    /// lease was not needed.
+    /// but for the time that is given to those who come back, for a second after a lease was
+    /// not needed, and until the source's first answer.
     fn check_covered(&self, id: &TaskId, task: &Task) {
         let settled = self.cluster.started + self.cluster.options.settle + TICK;
         let settling = self.now < settled;
@@ -252,7 +254,7 @@ impl History {
         let told = |host: &HostId| self.unavailable.contains(&(*host, *id));
         let all_told = task.waiters().iter().all(told);
         assert!(
-            all_told || many_runs || not_needed,
+            all_told || many_runs || not_needed || task.awaits_first_byte(),
             "nobody reads {:?}",
             task.uncovered()
         );

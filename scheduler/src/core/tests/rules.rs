@@ -69,8 +69,21 @@ impl Lab {
     }
 
     fn just_started() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Past its settling time, and two hosts may read a source at a time.
+    fn sharing() -> Self {
+        let mut lab = Self::with(Options {
+            source_holders: 2,
+            ..Options::default()
+        });
+        lab.pass(2000);
+        lab
+    }
+
+    fn with(options: Options) -> Self {
         let key = NodeKey::from_seed([1; 32]);
-        let options = Options::default();
         Self {
             cluster: Cluster::new(options, key, Timestamp::ZERO, 0, 1),
             now: Timestamp::ZERO,
@@ -227,7 +240,13 @@ fn an_accepted_lease_lives_by_progress() {
     lab.up(9, Role::Seed);
     lab.joins(1);
     lab.says(9, PeerMessage::LeaseAccepted { task: task(1) });
-    lab.says(9, PeerMessage::LeaseFirstByte { task: task(1) });
+    lab.says(
+        9,
+        PeerMessage::LeaseFirstByte {
+            task: task(1),
+            ranges: true,
+        },
+    );
     for piece in 1..5 {
         assert_eq!(grants(&lab.pass(8000)), []);
         lab.progress(9, 0..piece);
@@ -364,6 +383,69 @@ fn a_source_that_fails_two_waiters_is_not_tried_by_all_the_others() {
     assert_eq!(said.iter().filter(told).count(), 5);
     lab.up(6, Role::Peer);
     assert_eq!(grants(&lab.joins(6)).len(), 1, "who comes anew may try");
+}
+
+/// What was granted to a host.
+fn granted(said: &[Command], name: u8) -> PieceSet {
+    let mut pieces = PieceSet::new();
+    for (_, range) in grants(said).into_iter().filter(|(to, _)| *to == host(name)) {
+        pieces.insert_range(range);
+    }
+    pieces
+}
+
+#[test]
+fn two_hosts_read_a_source_that_serves_ranges_and_no_piece_twice() {
+    let mut lab = Lab::sharing();
+    lab.up(1, Role::Peer);
+    lab.up(9, Role::Seed);
+    let first = granted(&lab.joins(1), 9);
+    assert_eq!(
+        first.len(),
+        PIECES / 2,
+        "the rest waits for the first answer"
+    );
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: true,
+    };
+    let second = granted(&lab.says(9, begun), 1);
+    assert!(first.intersection(&second).is_empty());
+    assert_eq!(first.len() + second.len(), PIECES);
+}
+
+#[test]
+fn one_host_reads_a_source_without_ranges() {
+    let mut lab = Lab::sharing();
+    lab.up(1, Role::Peer);
+    lab.up(9, Role::Seed);
+    let first = granted(&lab.joins(1), 9);
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: false,
+    };
+    let said = lab.says(9, begun);
+    assert_eq!(granted(&said, 1), PieceSet::new());
+    let rest = granted(&said, 9);
+    assert_eq!(first.len() + rest.len(), PIECES);
+}
+
+#[test]
+fn half_of_what_a_slow_reader_has_left_goes_to_another() {
+    let mut lab = Lab::sharing();
+    lab.up(1, Role::Peer);
+    lab.joins(1);
+    lab.says(1, PeerMessage::LeaseAccepted { task: task(1) });
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: true,
+    };
+    lab.says(1, begun);
+    lab.up(2, Role::Peer);
+    lab.joins(2);
+    let said = lab.pass(4000);
+    assert_eq!(revoked(&said, 1).len(), PIECES / 2);
+    assert_eq!(granted(&said, 2), revoked(&said, 1));
 }
 
 #[test]

@@ -177,6 +177,7 @@ impl TestSource {
         Ok(Body {
             stat,
             offset: range.start as u64,
+            ranges: true,
             stream: stream.boxed(),
         })
     }

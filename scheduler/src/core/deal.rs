@@ -1,0 +1,207 @@
+//! How the pieces of a source are dealt out to those who read it.
+//!
+//! Where a source serves ranges, several hosts read disjoint pieces of it: it still sends
+//! one copy, but more than one downlink fills, and what they read can leave over more than
+//! one uplink. Their parts lie interleaved, so that all of them feed the window in which
+//! everybody else looks for pieces.
+//!
+//! Invariant: parts are disjoint, and together are what was dealt.
+
+use std::time::Duration;
+
+use darter_api::{HostId, PieceSet, TaskId, Timestamp, session::SchedulerMessage};
+
+use super::{
+    Cluster,
+    leases::rank,
+    task::{Lease, Task},
+};
+
+/// Runs of pieces that one holder reads at a time: each has a grant of its own, and holders
+/// remember a few.
+pub(super) const MAX_RUNS: usize = 8;
+/// Fewer pieces are read by one host: another request to the source takes as long.
+const MIN_SHARED: u32 = 16;
+/// Half of what a holder has left goes to somebody else, if it will take so long with it.
+const TOO_LONG: Duration = Duration::from_secs(3);
+/// A host that could not read some source is not made a second reader for so long: the
+/// first one does as well.
+const FAILED_MEMORY: Duration = Duration::from_secs(60);
+
+/// Who is to read what.
+pub(super) type Plan = Vec<(HostId, PieceSet)>;
+
+/// Cuts a set of pieces into `parts` of about the same size that lie interleaved, in not
+/// many more than [`MAX_RUNS`] runs each.
+pub(super) fn deal(pieces: &PieceSet, parts: usize) -> Vec<PieceSet> {
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX).max(1);
+    let stride = pieces.len().div_ceil(MAX_RUNS as u32).max(parts);
+    let mut dealt = vec![PieceSet::new(); parts as usize];
+    for run in pieces.runs() {
+        let mut at = run.start;
+        while at < run.end {
+            let block = at..run.end.min(at + stride);
+            let length = block.end - block.start;
+            let cut = |part: u32| {
+                block.start + (u64::from(length) * u64::from(part) / u64::from(parts)) as u32
+            };
+            for (part, set) in (0..).zip(&mut dealt) {
+                set.insert_range(cut(part)..cut(part + 1));
+            }
+            at = block.end;
+        }
+    }
+    dealt
+}
+
+impl Cluster {
+    /// Who is to read what nobody holds or reads; `None` when nobody can.
+    pub(super) fn plan(&self, now: Timestamp, id: &TaskId, pieces: &PieceSet) -> Option<Plan> {
+        let task = self.tasks.get(id)?;
+        let readers = task.readers();
+        let all = |host: HostId| vec![(host, pieces.clone())];
+        let Some(first) = readers.first().copied() else {
+            let first = self.holder_for(now, id)?;
+            if pieces.len() < MIN_SHARED || self.allowed(task) < 2 {
+                return Some(all(first));
+            }
+            return Some(self.plan_first(now, id, first, pieces));
+        };
+        if task.awaits_first_byte() && self.allowed(task) > 1 {
+            return Some(Plan::new());
+        }
+        let room = self.allowed(task).saturating_sub(readers.len());
+        let few = pieces.len() < MIN_SHARED / 2;
+        let fellows = if few {
+            Vec::new()
+        } else {
+            self.fellows(now, id, &readers, room)
+        };
+        if fellows.is_empty() {
+            return Some(all(first));
+        }
+        let parts = deal(pieces, fellows.len());
+        Some(fellows.into_iter().zip(parts).collect())
+    }
+
+    /// Nobody reads yet. Whether the source serves ranges may be known only from its first
+    /// answer: until then one host has its own part alone.
+    fn plan_first(&self, now: Timestamp, id: &TaskId, first: HostId, pieces: &PieceSet) -> Plan {
+        let known = self.tasks.get(id).and_then(|task| task.ranges);
+        let most = self.options.source_holders - 1;
+        let fellows = self.fellows(now, id, &[first], most);
+        let mut hosts = vec![first];
+        hosts.extend(fellows);
+        let parts = deal(pieces, hosts.len());
+        let now_known = if known.is_some() { hosts.len() } else { 1 };
+        hosts.into_iter().zip(parts).take(now_known).collect()
+    }
+
+    /// How many may read this task's source at a time.
+    fn allowed(&self, task: &Task) -> usize {
+        let shared = task.lengths.pieces() >= MIN_SHARED && task.ranges != Some(false);
+        if shared {
+            self.options.source_holders.max(1)
+        } else {
+            1
+        }
+    }
+
+    /// Up to `most` hosts that could read beside the readers: other seeds, then waiters,
+    /// other ones for every task.
+    fn fellows(&self, now: Timestamp, id: &TaskId, readers: &[HostId], most: usize) -> Vec<HostId> {
+        let Some(task) = self.tasks.get(id) else {
+            return Vec::new();
+        };
+        let reaches = |host: &HostId| {
+            let failed = self.hosts.get(host).and_then(|host| host.source_failed);
+            failed.is_none_or(|at| now.since(at) >= FAILED_MEMORY)
+        };
+        let fit = |host: &HostId| {
+            !readers.contains(host) && reaches(host) && self.may_read(now, task, host)
+        };
+        let mut fellows: Vec<HostId> = self.ranked_seeds(id);
+        fellows.retain(fit);
+        fellows.truncate(most);
+        if fellows.len() < most {
+            let mut waiters = task.waiters();
+            waiters.retain(|host| fit(host) && !fellows.contains(host));
+            waiters.sort_by_cached_key(|host| rank(id, host));
+            waiters.truncate(most - fellows.len());
+            fellows.extend(waiters);
+        }
+        fellows
+    }
+
+    /// Gives half of what a slow reader has left to somebody who reads nothing.
+    pub(super) fn relieve(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let readers = task.readers();
+        let room = self.allowed(task).saturating_sub(readers.len());
+        if readers.is_empty() || room == 0 || task.ranges != Some(true) || task.is_held() {
+            return;
+        }
+        let slowest = task
+            .leases
+            .iter()
+            .map(|lease| (lease.time_left(now), lease))
+            .filter(|(left, lease)| *left >= TOO_LONG && lease.pieces.len() >= MIN_SHARED)
+            .max_by_key(|(left, _)| *left);
+        let Some((_, lease)) = slowest else {
+            return;
+        };
+        let (victim, half) = (lease.holder, upper_half(lease));
+        let Some(fellow) = self.fellows(now, id, &readers, 1).first().copied() else {
+            return;
+        };
+        if let Some(task) = self.tasks.get_mut(id) {
+            for lease in &mut task.leases {
+                lease.pieces.subtract(&half);
+            }
+        }
+        let (task, pieces) = (*id, half.clone());
+        self.send(victim, SchedulerMessage::Revoked { task, pieces });
+        self.grant_all(now, id, fellow, &half);
+    }
+}
+
+fn upper_half(lease: &Lease) -> PieceSet {
+    let half = lease.pieces.len() as usize / 2;
+    lease.pieces.iter().skip(half).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_disjoint_interleaved_and_everything() {
+        for (length, parts) in [(400, 2), (381, 3), (16, 2), (1000, 5), (17, 4)] {
+            let all = PieceSet::full(length);
+            let dealt = deal(&all, parts);
+            let mut union = PieceSet::new();
+            for part in &dealt {
+                assert!(union.intersection(part).is_empty());
+                union.union_with(part);
+                assert!(part.runs().len() <= MAX_RUNS + 1, "{length} {parts}");
+                assert!(part.len().abs_diff(length / parts as u32) <= 9);
+            }
+            assert_eq!(union, all);
+        }
+    }
+
+    #[test]
+    fn what_was_left_for_later_is_dealt_run_by_run() {
+        let all = PieceSet::full(400);
+        let rest = {
+            let mut rest = all.clone();
+            rest.subtract(&deal(&all, 3)[0]);
+            rest
+        };
+        let dealt = deal(&rest, 2);
+        assert_eq!(dealt[0].len() + dealt[1].len(), rest.len());
+        assert!(dealt.iter().all(|part| part.runs().len() <= MAX_RUNS + 1));
+    }
+}
