@@ -25,8 +25,9 @@ pub struct Options {
     /// can be passed on, instead of all late; enough that connections which begin slowly fill
     /// the uplink together. Default 4.
     pub upload_slots: usize,
-    /// Requests that wait for a slot; further ones are told that the host is busy.
-    /// Default 256.
+    /// Requests that wait for a slot; further ones are told that the host is busy. Few: all
+    /// who hear of a new piece ask the one that has it at once, and those who were turned
+    /// away get it a moment later from those who were not. Default 4.
     pub upload_queue: usize,
 }
 
@@ -34,7 +35,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             upload_slots: 4,
-            upload_queue: 256,
+            upload_queue: 4,
         }
     }
 }

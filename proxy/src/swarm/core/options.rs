@@ -16,6 +16,9 @@ pub struct Options {
     pub pipeline: u32,
     /// Requests in flight in all. More only wait in parents' queues. Default 16.
     pub in_flight: u32,
+    /// The same while this host reads a source, whose bytes must not wait behind others.
+    /// Default 2.
+    pub in_flight_reading: u32,
     /// Pieces gained are announced together so often. Default 20 ms.
     #[serde(with = "humantime_serde")]
     pub have_interval: Duration,
@@ -50,6 +53,7 @@ impl Default for Options {
             window: 64,
             pipeline: 4,
             in_flight: 16,
+            in_flight_reading: 2,
             have_interval: Duration::from_millis(20),
             reveal_after: Duration::from_millis(500),
             join_timeout: Duration::from_secs(1),

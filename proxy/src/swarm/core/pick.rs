@@ -24,6 +24,9 @@ use super::{
 const HEDGE_AFTER: Duration = Duration::from_millis(1500);
 /// A parent that stalls, or can't be reached, so often in a row is given up.
 const MAX_FAILURES: u32 = 3;
+/// A parent whose queue is full is left alone for so long: about what its slots take for
+/// the pieces that wait. Twice as long leaves uplinks idle.
+const BUSY: Duration = Duration::from_millis(60);
 /// For so long.
 const BANISHED: Duration = Duration::from_secs(300);
 /// So many requests under way keep a downlink busy whatever the parents' queues are.
@@ -49,7 +52,7 @@ impl Node {
             return;
         }
         for candidate in self.candidates(id) {
-            if self.state.requests.len() >= self.options.in_flight as usize {
+            if self.state.requests.len() >= self.most_requests() {
                 return;
             }
             if let Some(parent) = self.choose_parent(now, id, candidate.piece) {
@@ -70,8 +73,23 @@ impl Node {
             known.is_some_and(|known| known.up && known.in_flight < self.depth())
                 && download.avoided.get(host).is_none_or(|until| *until <= now)
         };
-        self.state.requests.len() < self.options.in_flight as usize
-            && download.available.keys().any(free)
+        self.state.requests.len() < self.most_requests() && download.available.keys().any(free)
+    }
+
+    /// Requests that may be under way now: hardly any while the source is read, which brings
+    /// what nobody else has.
+    fn most_requests(&self) -> usize {
+        let reads = self
+            .state
+            .tasks
+            .values()
+            .any(|task| !task.reading.is_empty());
+        let most = if reads {
+            self.options.in_flight_reading
+        } else {
+            self.options.in_flight
+        };
+        most as usize
     }
 
     /// Requests that one parent may have now: several only while few are under way in all.
@@ -248,7 +266,7 @@ impl Node {
             .take(4)
             .collect();
         for piece in late {
-            if self.state.requests.len() >= self.options.in_flight as usize {
+            if self.state.requests.len() >= self.most_requests() {
                 return;
             }
             let idle = |host: &HostId| {
@@ -343,7 +361,7 @@ impl Node {
             task, host, piece, ..
         } = request;
         let pause = match failure {
-            PieceFailure::Busy => Duration::from_millis(100),
+            PieceFailure::Busy => BUSY,
             PieceFailure::NotHeld => Duration::ZERO,
             // The own store is at fault; asking again at once would only turn in circles.
             PieceFailure::Store | PieceFailure::Unreachable => Duration::from_secs(1),
