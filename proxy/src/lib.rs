@@ -9,6 +9,7 @@ pub mod app;
 pub mod content;
 pub mod credential;
 pub mod intercept;
+pub mod limits;
 pub mod mirror;
 pub mod rights;
 pub mod session;
