@@ -304,6 +304,9 @@ fn check(config: &Config) -> Vec<Mistake> {
             format!("{keep_alive:?} is not between {least:?} and {most:?}"),
         );
     }
+    if let Err(error) = config.proxy.limits.rates().check() {
+        wrong("proxy.limits", error.to_string());
+    }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         wrong("log.level", format!("`{}`: {error}", config.log.level));
     }
@@ -348,7 +351,7 @@ mod tests {
     fn every_mistake_is_said_at_once_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
-        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\nmanager = \"here\"\n[manager]\nkeep_alive = \"0s\"\n[log]\nformat = \"xml\"\n").unwrap();
+        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\nmanager = \"here\"\n[manager]\nkeep_alive = \"0s\"\n[log]\nformat = \"xml\"\n[proxy.limits]\ndisk = \"9 KiB\"\n").unwrap();
         let flags = vec![
             Setting::upstreams("--upstream", &["BAD NAME".to_owned()]),
             Setting::parse("--set", "proxy.nothing=1"),
@@ -367,11 +370,12 @@ mod tests {
             "proxy.nothing",
             "BAD NAME",
             "ftp://x",
+            "disk: 9.0 KiB",
         ] {
             assert!(text.contains(wanted), "{wanted} in:\n{text}");
         }
         assert!(text.contains("c.toml: scheduler.degree"), "{text}");
-        assert_eq!(mistakes.len(), 9, "{text}");
+        assert_eq!(mistakes.len(), 10, "{text}");
     }
 
     /// `config.toml.example` has every key with its default, commented out.

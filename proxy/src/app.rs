@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     content::Contents,
     intercept::{self, CaError, Intercept},
+    limits::{self, Limits},
     mirror::{self, Mirror},
     rights::{self, Rights},
     session::{Session, SessionEvent},
@@ -97,6 +98,8 @@ pub struct Options {
     pub swarm: core::Options,
     /// What is given to other peers.
     pub transfer: transfer::Options,
+    /// What may be moved a second.
+    pub limits: limits::Options,
 }
 
 impl Default for Options {
@@ -121,6 +124,7 @@ impl Default for Options {
             rights: rights::Options::default(),
             swarm: core::Options::default(),
             transfer: transfer::Options::default(),
+            limits: limits::Options::default(),
         }
     }
 }
@@ -195,6 +199,7 @@ pub struct Proxy {
     listen: SocketAddr,
     peer: SocketAddr,
     host: HostId,
+    limits: Limits,
 }
 
 impl Proxy {
@@ -221,7 +226,9 @@ impl Proxy {
             listen: mirror_port.local_addr(),
             peer: peer_port.local_addr(),
             host: key.id(),
+            limits: open_limits(&options.limits, registry),
         };
+        let limits = proxy.limits.clone();
 
         let transfers = transfer::Metrics::default();
         transfers.register(registry);
@@ -232,7 +239,12 @@ impl Proxy {
             inner.clone(),
             transfers.clone(),
         );
-        let pieces = PieceServer::new(store.clone(), &options.transfer, transfers.clone());
+        let pieces = PieceServer::new(
+            store.clone(),
+            &options.transfer,
+            limits.clone(),
+            transfers.clone(),
+        );
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
             .merge(pieces.router());
@@ -252,6 +264,7 @@ impl Proxy {
                 link_events,
                 session,
                 spool: options.data.join("spool"),
+                limits: limits.clone(),
                 metrics,
                 transfers,
             },
@@ -282,6 +295,7 @@ impl Proxy {
         )?;
 
         inner.spawn("durability", make_durable(store));
+        inner.spawn("limits", limits.watch(options.limits));
         peer_port.serve("peer port", peer_router, &inner, peer_options());
         let clients_options = ServerOptions {
             drain: DRAIN,
@@ -304,6 +318,11 @@ impl Proxy {
     /// The host's public key.
     pub const fn host(&self) -> HostId {
         self.host
+    }
+
+    /// What it may move a second, to be changed while it runs.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The session with the schedulers, where any are configured or may be found; and a
@@ -393,6 +412,12 @@ fn open_store(
         &options.store,
         metrics,
     )?)
+}
+
+fn open_limits(options: &limits::Options, registry: &mut Registry) -> Limits {
+    let metrics = limits::Metrics::default();
+    metrics.register(registry);
+    Limits::new(options.rates(), metrics)
 }
 
 fn open_trust(options: &Options, key: &NodeKey) -> Result<Trust, StartError> {

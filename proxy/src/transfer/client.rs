@@ -26,7 +26,8 @@ use hyper_util::{
 };
 use prost::Message as _;
 
-use super::{HOST_HEADER, MAX_PROOF_BYTES, MEDIA_TYPE_HEADER, piece_path};
+use super::{HOST_HEADER, MAX_PROOF_BYTES, MEDIA_TYPE_HEADER, PREHEAT, PURPOSE_HEADER, piece_path};
+use crate::limits::{Class, Direction, Limits};
 
 /// For a connection to a parent to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -105,6 +106,8 @@ pub struct Wanted {
     pub index: PieceIndex,
     /// Give up when no byte arrives for so long.
     pub stall_after: Duration,
+    /// Whether somebody waits for it.
+    pub class: Class,
 }
 
 /// Takes what arrives: the offset in the content, and verified bytes.
@@ -123,11 +126,12 @@ pub trait Sink: Send {
 pub struct PieceClient {
     client: Client<HttpConnector, Empty<Bytes>>,
     own: String,
+    limits: Limits,
 }
 
 impl PieceClient {
-    /// For this host.
-    pub fn new(own: HostId) -> Self {
+    /// For this host, within its limits.
+    pub fn new(own: HostId, limits: Limits) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -139,6 +143,7 @@ impl PieceClient {
         Self {
             client,
             own: own.to_string(),
+            limits,
         }
     }
 
@@ -158,6 +163,8 @@ impl PieceClient {
             body: self.request(wanted).await?,
             pending: BytesMut::new(),
             stall_after: wanted.stall_after,
+            limits: &self.limits,
+            class: wanted.class,
         };
         let media_type = body.media_type();
         sink.begun();
@@ -185,8 +192,11 @@ impl PieceClient {
         let uri: Uri = format!("http://{}{path}", wanted.address)
             .parse()
             .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
-        let request = Request::get(uri)
-            .header(HOST_HEADER, &self.own)
+        let mut request = Request::get(uri).header(HOST_HEADER, &self.own);
+        if wanted.class == Class::Background {
+            request = request.header(PURPOSE_HEADER, PREHEAT);
+        }
+        let request = request
             .body(Empty::new())
             .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
         let reply = tokio::time::timeout(wanted.stall_after, self.client.request(request))
@@ -202,13 +212,15 @@ impl PieceClient {
 }
 
 /// A reply that is read in exact portions.
-struct Reply {
+struct Reply<'a> {
     body: http::Response<Incoming>,
     pending: BytesMut,
     stall_after: Duration,
+    limits: &'a Limits,
+    class: Class,
 }
 
-impl Reply {
+impl Reply<'_> {
     fn media_type(&self) -> Option<String> {
         let value = self.body.headers().get(MEDIA_TYPE_HEADER)?;
         value
@@ -229,6 +241,10 @@ impl Reply {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
+            // Nothing more is read until these have passed, so that the parent waits.
+            self.limits
+                .pass(Direction::Download, self.class, data.len() as u64)
+                .await;
             if self.pending.is_empty() {
                 self.pending = BytesMut::from(data);
             } else {
@@ -236,6 +252,13 @@ impl Reply {
             }
         }
         Ok(self.pending.split_to(length).freeze())
+    }
+
+    /// Returns when so many bytes may be written.
+    async fn write_soon(&self, bytes: usize) {
+        self.limits
+            .pass(Direction::Disk, self.class, bytes as u64)
+            .await;
     }
 
     async fn head(
@@ -281,6 +304,7 @@ impl Reply {
             if GroupDigest::of(&bytes) != *digest {
                 return Err(FetchError::Rot(Rot::Group(number as u32)));
             }
+            self.write_soon(bytes.len()).await;
             sink.verified(range.start, bytes)
                 .map_err(FetchError::Store)?;
         }
@@ -294,6 +318,7 @@ impl Reply {
         if darter_api::Digest::of(digest.algorithm(), &bytes) != *digest {
             return Err(FetchError::Rot(Rot::Content));
         }
+        self.write_soon(bytes.len()).await;
         sink.verified(0, bytes).map_err(FetchError::Store)
     }
 }

@@ -1,23 +1,30 @@
-//! Upload slots, shared between children in turn.
+//! Upload slots, shared between children.
 //!
-//! Owner of state: [`Slots`]. Invariant: not more than the configured number of young
-//! slots are out. A slot that was held longer than [`STALE`] no longer counts, so that a
-//! child that does not read can't block the others.
+//! Owner of state: [`Slots`]. A free slot goes to the waiting child that has the fewest, in
+//! turn where several do: a child with many requests, or one that reads slowly, gets no more
+//! slots than the others. Invariants: not more than the configured number of young slots of
+//! the foreground are out; the background takes what of them is free, and one beside them,
+//! so that neither waits for the other's end; nobody overtakes who waits. A slot that was
+//! held longer than [`STALE`] no longer counts, so that a child that does not read can't
+//! block the others. Failure: who has waited for [`PATIENCE`] is told that the host is busy.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::limits::Class;
 
 /// A piece of 16 MiB at 1 MiB/s takes so long; who is slower gives way.
 const STALE: Duration = Duration::from_secs(16);
+/// Less than a child waits for a parent's answer (`swarm.stall_timeout`, 5 s): a parent that
+/// says that it is busy is asked again, one that says nothing is given up.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Slots that the background has whatever the foreground takes.
+const BACKGROUND: usize = 1;
 
 /// Who waits, by any name that tells children apart.
-pub type Child = Box<[u8]>;
+pub type Child = Arc<[u8]>;
 
 /// All slots of a host.
 #[derive(Debug, Clone)]
@@ -29,19 +36,35 @@ struct State {
     queue_limit: usize,
     waiting: usize,
     next: u64,
-    out: Vec<(u64, Instant)>,
+    out: Vec<Out>,
     /// Children in turn, each with its requests in order.
-    queues: VecDeque<(Child, VecDeque<oneshot::Sender<u64>>)>,
+    queues: VecDeque<Queue>,
+}
+
+#[derive(Debug)]
+struct Out {
+    id: u64,
+    since: Instant,
+    child: Child,
+    class: Class,
+}
+
+#[derive(Debug)]
+struct Queue {
+    child: Child,
+    class: Class,
+    requests: VecDeque<oneshot::Sender<Slot>>,
 }
 
 /// The right to send one piece; given back when dropped.
 #[derive(Debug)]
 pub struct Slot {
-    slots: Slots,
+    /// `None` when it is no more.
+    slots: Option<Slots>,
     id: u64,
 }
 
-/// Too many wait already.
+/// Too many wait already, or for too long.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Busy;
 
@@ -61,126 +84,147 @@ impl Slots {
     /// Waits for a slot. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// When the queue is full.
-    pub async fn acquire(&self, child: Child) -> Result<Slot, Busy> {
-        let turn = {
+    /// When the queue is full, or no slot came free in time.
+    pub async fn acquire(&self, child: Child, class: Class) -> Result<Slot, Busy> {
+        let patience = Instant::now() + PATIENCE;
+        let mut turn = {
             let mut state = self.0.lock();
-            if let Some(id) = state.take_free() {
-                return Ok(self.slot(id));
-            }
+            state.drop_stale();
             if state.waiting >= state.queue_limit {
+                state.drop_gone();
+            }
+            if state.waiting >= state.queue_limit && !state.has_free(class) {
                 return Err(Busy);
             }
-            state.enqueue(child)
+            state.enqueue(child, class)
         };
-        // The sender is dropped only with the slots themselves.
-        turn.await.map(|id| self.slot(id)).map_err(|_| Busy)
+        loop {
+            self.hand_out();
+            let stale = self.0.lock().next_stale();
+            let again = stale.map_or(patience, |stale| stale.min(patience));
+            tokio::select! {
+                // The sender is dropped only with the slots themselves.
+                slot = &mut turn => return slot.map_err(|_| Busy),
+                () = tokio::time::sleep_until(again) => {
+                    if Instant::now() >= patience {
+                        return Err(Busy);
+                    }
+                }
+            }
+        }
     }
 
-    fn slot(&self, id: u64) -> Slot {
-        Slot {
-            slots: self.clone(),
-            id,
+    /// Hands free slots to who waits.
+    fn hand_out(&self) {
+        loop {
+            let given = self.0.lock().next_given();
+            let Some((request, id)) = given else {
+                return;
+            };
+            let slots = Some(self.clone());
+            // One that is on its way to who leaves is given back when the channel drops it.
+            if let Err(mut slot) = request.send(Slot { slots, id }) {
+                slot.slots = None;
+                self.0.lock().take_back(id);
+            }
         }
     }
 }
 
 impl State {
-    fn take_free(&mut self) -> Option<u64> {
+    fn drop_stale(&mut self) {
         let now = Instant::now();
-        self.out
-            .retain(|(_, since)| now.duration_since(*since) < STALE);
-        if self.out.len() >= self.limit {
-            return None;
-        }
-        self.next += 1;
-        self.out.push((self.next, now));
-        Some(self.next)
+        self.out.retain(|out| now.duration_since(out.since) < STALE);
     }
 
-    fn enqueue(&mut self, child: Child) -> oneshot::Receiver<u64> {
+    /// Forgets requests of children that have left.
+    fn drop_gone(&mut self) {
+        for queue in &mut self.queues {
+            queue.requests.retain(|request| !request.is_closed());
+        }
+        self.queues.retain(|queue| !queue.requests.is_empty());
+        let left = self.queues.iter().map(|queue| queue.requests.len());
+        self.waiting = left.sum();
+    }
+
+    fn take_back(&mut self, id: u64) {
+        self.out.retain(|out| out.id != id);
+    }
+
+    /// When the oldest slot out ceases to count.
+    fn next_stale(&self) -> Option<Instant> {
+        let oldest = self.out.iter().map(|out| out.since).min()?;
+        Some(oldest + STALE)
+    }
+
+    fn has_free(&self, class: Class) -> bool {
+        let of_class = self.out.iter().filter(|out| out.class == class).count();
+        match class {
+            Class::Foreground => of_class < self.limit,
+            Class::Background => of_class < BACKGROUND || self.out.len() < self.limit,
+        }
+    }
+
+    fn enqueue(&mut self, child: Child, class: Class) -> oneshot::Receiver<Slot> {
         let (sender, receiver) = oneshot::channel();
         self.waiting += 1;
-        match self.queues.iter_mut().find(|(other, _)| *other == child) {
-            Some((_, queue)) => queue.push_back(sender),
-            None => self.queues.push_back((child, VecDeque::from([sender]))),
+        let same = |queue: &&mut Queue| queue.child == child && queue.class == class;
+        match self.queues.iter_mut().find(same) {
+            Some(queue) => queue.requests.push_back(sender),
+            None => self.queues.push_back(Queue {
+                child,
+                class,
+                requests: VecDeque::from([sender]),
+            }),
         }
         receiver
     }
 
-    /// Hands free slots to who waits, one child after the other.
-    fn hand_out(&mut self) {
-        while let Some((child, mut queue)) = self.queues.pop_front() {
-            let Some(id) = self.take_free() else {
-                self.queues.push_front((child, queue));
-                return;
-            };
-            let mut taken = false;
-            while let Some(sender) = queue.pop_front() {
-                self.waiting -= 1;
-                if sender.send(id).is_ok() {
-                    taken = true;
-                    break;
-                }
-            }
-            if !taken {
-                self.out.retain(|(other, _)| *other != id);
-            }
-            if !queue.is_empty() {
-                self.queues.push_back((child, queue));
-            }
+    /// Takes a free slot for the next in turn.
+    fn next_given(&mut self) -> Option<(oneshot::Sender<Slot>, u64)> {
+        self.drop_stale();
+        let place = self
+            .next_queue(Class::Foreground)
+            .or_else(|| self.next_queue(Class::Background))?;
+        let mut queue = self.queues.remove(place)?;
+        let request = queue.requests.pop_front()?;
+        self.waiting -= 1;
+        self.next += 1;
+        self.out.push(Out {
+            id: self.next,
+            since: Instant::now(),
+            child: Arc::clone(&queue.child),
+            class: queue.class,
+        });
+        if !queue.requests.is_empty() {
+            self.queues.push_back(queue);
         }
+        Some((request, self.next))
+    }
+
+    /// Of this class the child with the fewest slots, the first in turn.
+    fn next_queue(&mut self, class: Class) -> Option<usize> {
+        if !self.has_free(class) {
+            return None;
+        }
+        let places = self.queues.iter().enumerate();
+        let of_class = places.filter(|(_, queue)| queue.class == class);
+        let (place, _) = of_class.min_by_key(|(_, queue)| {
+            let out = self.out.iter().filter(|out| out.child == queue.child);
+            out.count()
+        })?;
+        Some(place)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut state = self.slots.0.lock();
-        state.out.retain(|(id, _)| *id != self.id);
-        state.hand_out();
+        if let Some(slots) = self.slots.take() {
+            slots.0.lock().take_back(self.id);
+            slots.hand_out();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures::{FutureExt as _, future::join_all};
-
-    use super::*;
-
-    fn child(name: u8) -> Child {
-        Box::new([name])
-    }
-
-    #[tokio::test]
-    async fn children_take_turns() {
-        let slots = Slots::new(1, 10);
-        let first = slots.acquire(child(0)).await.unwrap();
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let wait = |name: u8| {
-            let (slots, order) = (slots.clone(), Arc::clone(&order));
-            async move {
-                let slot = slots.acquire(child(name)).await.unwrap();
-                order.lock().push(name);
-                tokio::task::yield_now().await;
-                drop(slot);
-            }
-        };
-        let mut all = Box::pin(join_all([wait(1), wait(1), wait(1), wait(2), wait(3)]));
-        assert!(all.as_mut().now_or_never().is_none());
-        drop(first);
-        all.await;
-        assert_eq!(*order.lock(), [1, 2, 3, 1, 1]);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_is_busy_and_who_leaves_is_skipped() {
-        let slots = Slots::new(1, 1);
-        let first = slots.acquire(child(0)).await.unwrap();
-        let mut second = Box::pin(slots.acquire(child(1)));
-        assert!(second.as_mut().now_or_never().is_none());
-        assert_eq!(slots.acquire(child(2)).await.unwrap_err(), Busy);
-        drop(second);
-        drop(first);
-        assert!(slots.acquire(child(3)).now_or_never().unwrap().is_ok());
-    }
-}
+mod tests;

@@ -40,6 +40,10 @@ impl Default for Options {
     }
 }
 
+/// Says that nobody waits for the piece yet; value [`PREHEAT`].
+pub(crate) const PURPOSE_HEADER: &str = "darter-purpose";
+/// See [`PURPOSE_HEADER`].
+pub(crate) const PREHEAT: &str = "preheat";
 /// Names the requester, so that uploads are shared fairly between children.
 pub(crate) const HOST_HEADER: &str = "darter-host";
 /// The media type of a manifest.

@@ -16,10 +16,13 @@ use prost::Message as _;
 use serde::Deserialize;
 
 use super::{
-    HOST_HEADER, MEDIA_TYPE_HEADER, Metrics, Options,
+    HOST_HEADER, MEDIA_TYPE_HEADER, Metrics, Options, PREHEAT, PURPOSE_HEADER,
     fair::{Slot, Slots},
 };
-use crate::store::{Store, StoredPiece};
+use crate::{
+    limits::{Class, Direction, Limits},
+    store::{Store, StoredPiece},
+};
 
 /// Bytes read and handed to the socket at once.
 const STEP: u64 = 128 * 1024;
@@ -29,6 +32,7 @@ const STEP: u64 = 128 * 1024;
 pub struct PieceServer {
     store: Store,
     slots: Slots,
+    limits: Limits,
     metrics: Metrics,
 }
 
@@ -39,10 +43,11 @@ struct Geometry {
 
 impl PieceServer {
     /// Of this store, within these bounds.
-    pub fn new(store: Store, options: &Options, metrics: Metrics) -> Self {
+    pub fn new(store: Store, options: &Options, limits: Limits, metrics: Metrics) -> Self {
         Self {
             store,
             slots: Slots::new(options.upload_slots, options.upload_queue),
+            limits,
             metrics,
         }
     }
@@ -94,15 +99,25 @@ async fn piece(
     let child = headers
         .get(HOST_HEADER)
         .map_or(&b""[..], |name| name.as_bytes());
-    let Ok(slot) = server.slots.acquire(child.into()).await else {
+    let class = class(&headers);
+    let Ok(slot) = server.slots.acquire(child.into(), class).await else {
         server.metrics.upload("busy");
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     server.metrics.upload("sent");
-    send(piece, slot, server.metrics.clone())
+    send(&server, piece, slot, class)
 }
 
-fn send(piece: StoredPiece, slot: Slot, metrics: Metrics) -> Response {
+/// Whether somebody waits for it where it goes.
+fn class(headers: &HeaderMap) -> Class {
+    match headers.get(PURPOSE_HEADER) {
+        Some(purpose) if purpose == PREHEAT => Class::Background,
+        _ => Class::Foreground,
+    }
+}
+
+fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> Response {
+    let metrics = server.metrics.clone();
     let head = head(&piece);
     let range = piece.range();
     let length = head.len() as u64 + (range.end - range.start);
@@ -121,6 +136,8 @@ fn send(piece: StoredPiece, slot: Slot, metrics: Metrics) -> Response {
         head: Some(head),
         rest: range,
         piece,
+        class,
+        limits: server.limits.clone(),
         metrics,
         place: Some(place),
     };
@@ -155,6 +172,8 @@ struct Sending {
     head: Option<Bytes>,
     rest: Range<u64>,
     piece: StoredPiece,
+    class: Class,
+    limits: Limits,
     metrics: Metrics,
     place: Option<Place>,
 }
@@ -179,7 +198,12 @@ impl Sending {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let end = (self.rest.start + STEP).min(self.rest.end);
+        let step = self.limits.portion(Direction::Upload).unwrap_or(STEP);
+        let end = (self.rest.start + step).min(self.rest.end);
+        let length = end - self.rest.start;
+        self.limits
+            .pass(Direction::Upload, self.class, length)
+            .await;
         let mut bytes = self.piece.read(self.rest.start..end)?;
         self.rest.start = end;
         self.metrics.upload_bytes.inc_by(bytes.len() as u64);

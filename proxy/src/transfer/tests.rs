@@ -1,6 +1,14 @@
 //! Pieces and links over real sockets.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use darter_api::{
@@ -20,7 +28,10 @@ use super::{
     server::PieceServer,
     *,
 };
-use crate::store::{self, Store};
+use crate::{
+    limits::{self, Class, Limits, Rates},
+    store::{self, Store},
+};
 
 struct Parent {
     _dir: tempfile::TempDir,
@@ -35,6 +46,10 @@ fn content(size: usize) -> Vec<u8> {
 
 /// A parent that holds pieces 0 and 1 of a content; `spoil` is written over piece 1.
 async fn parent(size: usize, spoil: Option<(u64, &[u8])>) -> Parent {
+    parent_within(size, spoil, Limits::default()).await
+}
+
+async fn parent_within(size: usize, spoil: Option<(u64, &[u8])>, limits: Limits) -> Parent {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(
         dir.path(),
@@ -82,8 +97,15 @@ async fn parent(size: usize, spoil: Option<(u64, &[u8])>) -> Parent {
         lengths,
         index: PieceIndex(1),
         stall_after: Duration::from_secs(5),
+        class: Class::Foreground,
     };
-    let router = PieceServer::new(store.clone(), &Options::default(), Metrics::default()).router();
+    let router = PieceServer::new(
+        store.clone(),
+        &Options::default(),
+        limits,
+        Metrics::default(),
+    )
+    .router();
     server.serve("peer", router, &tasks, ServerOptions::default());
     Parent {
         _dir: dir,
@@ -104,7 +126,7 @@ impl Sink for Collected {
 }
 
 fn client() -> PieceClient {
-    PieceClient::new(NodeKey::from_seed([2; 32]).id())
+    PieceClient::new(NodeKey::from_seed([2; 32]).id(), Limits::default())
 }
 
 #[tokio::test]
@@ -175,6 +197,36 @@ async fn a_small_content_is_proved_by_its_own_digest() {
         "{rotten:?}"
     );
     assert!(sink.0.is_empty());
+}
+
+/// One child asks for twelve pieces at a time on as many connections, the other for four.
+#[tokio::test]
+async fn a_greedy_child_gets_no_more_than_another() {
+    let rates = Rates {
+        upload: NonZeroU64::new(16 << 20),
+        ..Rates::default()
+    };
+    let limits = Limits::new(rates, limits::Metrics::default());
+    let parent = parent_within(700_000, None, limits).await;
+    let pieces = [AtomicU32::new(0), AtomicU32::new(0)];
+    let pull = |child: usize| {
+        let key = NodeKey::from_seed([child as u8 + 2; 32]);
+        let client = PieceClient::new(key.id(), Limits::default());
+        let (wanted, pieces) = (&parent.wanted, &pieces);
+        async move {
+            while pieces[0].load(Ordering::Relaxed) < 40 {
+                let mut sink = Collected::default();
+                client.fetch(wanted, |_| true, &mut sink).await.unwrap();
+                pieces[child].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let all = [0; 12].into_iter().chain([1; 4]).map(pull);
+    futures::future::join_all(all).await;
+    let [greedy, modest] = pieces.map(AtomicU32::into_inner);
+    println!("{greedy} and {modest} pieces");
+    assert!(modest * 3 >= greedy * 2, "{modest} beside {greedy}");
+    parent.tasks.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]

@@ -347,6 +347,7 @@ impl Actor {
             self.pending.push_back(failed);
             return;
         };
+        let class = download.class();
         let run = PieceRun {
             shared: Arc::clone(&self.shared),
             download,
@@ -358,6 +359,7 @@ impl Actor {
                 lengths,
                 index,
                 stall_after,
+                class,
             },
         };
         let inbox = self.shared.inbox.clone();
@@ -403,6 +405,7 @@ impl Actor {
             origin: download.origin.clone(),
             order: Arc::clone(&order),
             key: Arc::clone(&self.shared.key),
+            limits: self.shared.limits.clone(),
             metrics: self.shared.metrics.clone(),
             verifiers: self.shared.verifiers.clone(),
             inbox: self.shared.inbox.clone(),

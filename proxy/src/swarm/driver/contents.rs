@@ -167,7 +167,7 @@ fn sniff(read: impl FnOnce() -> io::Result<bytes::Bytes>) -> Option<String> {
 
 /// Finds out where a content is to come from, and joins it.
 pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, OpenError> {
-    let task = want.task;
+    let (task, purpose) = (want.task, want.purpose);
     if let Some(blob) = shared.store.whole(&task) {
         return Ok(Joined::Stored(blob, Provenance::Cache));
     }
@@ -193,7 +193,10 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
     };
     match opened {
         Phase::Opening => Err(OpenError::ShuttingDown),
-        Phase::Open(download) => Ok(Joined::Growing(hold, download)),
+        Phase::Open(download) => {
+            download.raise(purpose);
+            Ok(Joined::Growing(hold, download))
+        }
         Phase::Through(through) => Ok(Joined::Through(through)),
         Phase::Failed(error) => Err(error),
         Phase::Stored => match shared.store.whole(&task) {
@@ -250,6 +253,7 @@ impl Shared {
             size,
             media_type: stat.media_type.clone(),
             credentials: Arc::clone(&entry.credentials),
+            limits: self.limits.clone(),
         };
         if self.is_full() {
             return Ok(Phase::Through(through));

@@ -4,7 +4,7 @@ use std::{
     io,
     ops::Range,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use darter_api::{
 };
 
 use super::{download::Download, source::Order};
+use crate::limits::Limits;
 
 /// Bytes of one piece, and where they lie in the content.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Cutter {
     download: Arc<Download>,
     order: Arc<Order>,
     key: Arc<NodeKey>,
+    limits: Limits,
     groups: Vec<GroupDigest>,
     group: blake3::Hasher,
     /// Bytes in `group`.
@@ -35,11 +37,17 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
-    pub(super) fn new(download: Arc<Download>, order: Arc<Order>, key: Arc<NodeKey>) -> Self {
+    pub(super) fn new(
+        download: Arc<Download>,
+        order: Arc<Order>,
+        key: Arc<NodeKey>,
+        limits: Limits,
+    ) -> Self {
         Self {
             download,
             order,
             key,
+            limits,
             groups: Vec::new(),
             group: blake3::Hasher::new(),
             filled: 0,
@@ -63,7 +71,9 @@ impl Cutter {
             return Err(io::Error::other("bytes of a piece came out of order"));
         }
         let end = chunk.offset + chunk.bytes.len() as u64;
+        let begin = Instant::now();
         self.download.partial.write(chunk.offset, &chunk.bytes)?;
+        self.limits.wrote(begin.elapsed());
         self.hash(&chunk.bytes, end == range.end);
         self.at = end;
         if end < range.end {

@@ -9,7 +9,10 @@
 use std::{
     fmt,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,7 @@ use tokio::sync::watch;
 use super::{attempts::Attempts, credentials::Credentials, runs::ByteRuns, verify::Verifier};
 use crate::{
     content::{Progress, ReadError},
+    limits::Class,
     source::SourceError,
     store::Partial,
 };
@@ -36,6 +40,8 @@ pub(super) struct Download {
     pub(super) partial: Partial,
     pub(super) credentials: Arc<Credentials>,
     pub(super) verifier: Verifier,
+    /// Nobody waits for it yet.
+    ahead: AtomicBool,
     growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
     changed: watch::Sender<()>,
@@ -129,9 +135,26 @@ impl Download {
             partial,
             credentials,
             verifier: Verifier::new(&task),
+            ahead: AtomicBool::new(class_of(purpose) == Class::Background),
             growth: Mutex::new(growth),
             attempts: Mutex::new(Attempts::new()),
             changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Somebody joins it: from now on it is as urgent as this at least.
+    pub(super) fn raise(&self, purpose: Purpose) {
+        if class_of(purpose) == Class::Foreground {
+            self.ahead.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether somebody waits for it.
+    pub(super) fn class(&self) -> Class {
+        if self.ahead.load(Ordering::Relaxed) {
+            Class::Background
+        } else {
+            Class::Foreground
         }
     }
 
@@ -311,6 +334,14 @@ impl Download {
 
     pub(super) fn source_error(&self) -> Option<Arc<SourceError>> {
         self.growth.lock().source_error.clone()
+    }
+}
+
+/// For a seed others wait, so that only what was asked for ahead of time can wait.
+pub(super) const fn class_of(purpose: Purpose) -> Class {
+    match purpose {
+        Purpose::Pull | Purpose::Seed => Class::Foreground,
+        Purpose::Preheat => Class::Background,
     }
 }
 

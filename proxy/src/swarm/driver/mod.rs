@@ -49,6 +49,7 @@ pub use metrics::Metrics;
 pub use trust::{Policy, Trust};
 
 use crate::{
+    limits::Limits,
     session::{Session, SessionEvent},
     source::Source,
     store::{Found, Store},
@@ -95,6 +96,8 @@ pub struct Parts {
     /// A directory of its own, emptied at start, for contents whose size is not known
     /// beforehand.
     pub spool: PathBuf,
+    /// What may be moved a second.
+    pub limits: Limits,
     /// Counts.
     pub metrics: Metrics,
     /// Counts of the transfers, from which the host's load is told.
@@ -115,7 +118,7 @@ impl Swarm {
         let has_scheduler = parts.session.is_some();
         let (session, session_events) = parts.session.unzip();
         let shared = Arc::new(Shared {
-            client: PieceClient::new(parts.key.id()),
+            client: PieceClient::new(parts.key.id(), parts.limits.clone()),
             key: parts.key,
             store: parts.store,
             source: parts.source,
@@ -132,6 +135,7 @@ impl Swarm {
             full_until: Mutex::default(),
             spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
+            limits: parts.limits,
             metrics: parts.metrics,
             transfers: parts.transfers,
             tasks: tasks.clone(),
@@ -171,6 +175,7 @@ struct Shared {
     full_until: Mutex<Option<Instant>>,
     spool: PathBuf,
     verifiers: Verifiers,
+    limits: Limits,
     metrics: Metrics,
     transfers: transfer::Metrics,
     tasks: Tasks,
@@ -233,6 +238,7 @@ impl Shared {
             size: download.lengths.size(),
             media_type: download.media_type(),
             credentials: Arc::clone(&download.credentials),
+            limits: self.limits.clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Fetching a piece from a parent into a download.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use darter_api::HostId;
@@ -95,7 +95,9 @@ impl Sink for Writing<'_> {
     }
 
     fn verified(&mut self, offset: u64, bytes: Bytes) -> io::Result<()> {
+        let begin = Instant::now();
         self.download.partial.write(offset, &bytes)?;
+        self.shared.limits.wrote(begin.elapsed());
         let length = bytes.len() as u64;
         self.shared.metrics.bytes(From::Peer, length);
         self.download.readable(offset..offset + length);

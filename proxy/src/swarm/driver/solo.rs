@@ -20,13 +20,14 @@ use tokio::sync::mpsc;
 use super::{
     Input, Shared,
     cutter::{Chunk, Cutter, self_lease},
-    download::Download,
+    download::{Download, class_of},
     live::{Entry, Phase},
     metrics::From,
     source::{Order, begin, skip_to},
 };
 use crate::{
     content::{MAX_MANIFEST_BYTES, OpenError, Want},
+    limits::Direction,
     source::SourceError,
     swarm::core::event::Event,
 };
@@ -61,6 +62,7 @@ impl Shared {
         let hasher = Hasher::new(digest.algorithm());
         let spooling = tokio::task::spawn_blocking(move || spool(path, hasher, queue));
         let mut stream = skip_to(body, 0);
+        let class = class_of(want.purpose);
         let mut left = match want.origin.kind {
             OriginKind::Manifest => MAX_MANIFEST_BYTES,
             OriginKind::Blob => MAX_SIZE,
@@ -70,6 +72,10 @@ impl Shared {
             let taken = left.checked_sub(bytes.len() as u64);
             left = taken.ok_or_else(|| source(SourceError::Protocol("it is too large")))?;
             *entry.arrived.lock() = Some(Instant::now());
+            let length = bytes.len() as u64;
+            self.limits.pass(Direction::Source, class, length).await;
+            // Once to the spool, and once to the store.
+            self.limits.pass(Direction::Disk, class, 2 * length).await;
             self.metrics.bytes(From::Source, bytes.len() as u64);
             if chunks.send(bytes).await.is_err() {
                 break;
@@ -167,7 +173,12 @@ fn copy(shared: &Shared, download: &Arc<Download>, spooled: &Spooled) -> io::Res
     let pieces = download.lengths.pieces();
     let grant = Arc::new(self_lease(&shared.key, download, 0..pieces));
     let order = Arc::new(Order::new(PieceSet::full(pieces), grant));
-    let mut cutter = Cutter::new(Arc::clone(download), order, Arc::clone(&shared.key));
+    let mut cutter = Cutter::new(
+        Arc::clone(download),
+        order,
+        Arc::clone(&shared.key),
+        shared.limits.clone(),
+    );
     let mut file = File::open(&spooled.path)?;
     let mut offset = 0;
     // Pieces are a multiple of this, so that no chunk crosses a piece's end.

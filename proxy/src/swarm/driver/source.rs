@@ -29,6 +29,7 @@ use super::{
     verify::Verifiers,
 };
 use crate::{
+    limits::{Direction, Limits},
     source::{Body, Read, Source, SourceError},
     swarm::core::event::Event,
 };
@@ -165,6 +166,7 @@ pub(super) struct SourceRun {
     pub(super) origin: Origin,
     pub(super) order: Arc<Order>,
     pub(super) key: Arc<NodeKey>,
+    pub(super) limits: Limits,
     pub(super) metrics: Metrics,
     pub(super) verifiers: Verifiers,
     pub(super) inbox: mpsc::Sender<Input>,
@@ -246,12 +248,19 @@ impl SourceRun {
                 let begun = Input::Event(Event::SourceFirstByte { task, ranges });
                 let _ = self.inbox.send(begun).await;
             }
+            // Nothing more is read until these have passed, so that the source waits.
+            self.pass(Direction::Source, bytes.len()).await;
             self.metrics.bytes(From::Source, bytes.len() as u64);
             let end = at + bytes.len() as u64;
             self.hand_over(at, bytes, writer).await?;
             at = end;
         }
         Ok(())
+    }
+
+    async fn pass(&self, direction: Direction, bytes: usize) {
+        let class = self.download.class();
+        self.limits.pass(direction, class, bytes as u64).await;
     }
 
     /// Whether the stream will soon come to a piece that is still to be read.
@@ -287,6 +296,7 @@ impl SourceRun {
                         offset: at,
                         bytes: part,
                     };
+                    self.pass(Direction::Disk, chunk.bytes.len()).await;
                     writer
                         .put(chunk)
                         .await
@@ -363,6 +373,7 @@ impl Writer {
             Arc::clone(&run.download),
             Arc::clone(&run.order),
             Arc::clone(&run.key),
+            run.limits.clone(),
         );
         let (inbox, verifiers) = (run.inbox.clone(), run.verifiers.clone());
         let (metrics, download) = (run.metrics.clone(), Arc::clone(&run.download));

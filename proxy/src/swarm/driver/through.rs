@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     content::ReadError,
+    limits::{Class, Direction, Limits},
     source::{Source, SourceError},
 };
 
@@ -28,6 +29,7 @@ pub(super) struct Through {
     pub(super) size: u64,
     pub(super) media_type: Option<String>,
     pub(super) credentials: Arc<Credentials>,
+    pub(super) limits: Limits,
 }
 
 impl fmt::Debug for Through {
@@ -147,6 +149,11 @@ impl Pass {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(mut bytes)) => {
                     bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+                    let limits = &self.through.limits;
+                    let length = bytes.len() as u64;
+                    limits
+                        .pass(Direction::Source, Class::Foreground, length)
+                        .await;
                     return Ok(bytes);
                 }
                 Some(Err(error)) if !error.is_retryable() => return Err(error),

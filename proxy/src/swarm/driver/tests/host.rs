@@ -18,6 +18,7 @@ use super::origin::{TestSource, origin};
 use crate::{
     content::{Content, Contents as _, OpenError, ReadError, Want},
     credential::Credential,
+    limits::Limits,
     session::{Session, SessionEvent},
     store::{self, Store},
     swarm::{
@@ -53,6 +54,16 @@ impl Host {
         seed: u8,
         scheduler: Scheduler,
     ) -> Self {
+        Self::limited(directory, source, seed, scheduler, Limits::default()).await
+    }
+
+    pub(super) async fn limited(
+        directory: &Path,
+        source: &Arc<TestSource>,
+        seed: u8,
+        scheduler: Scheduler,
+        limits: Limits,
+    ) -> Self {
         let tasks = Tasks::new();
         let key = Arc::new(NodeKey::from_seed([seed; 32]));
         let (store, found) = Store::open(
@@ -75,6 +86,7 @@ impl Host {
         let pieces = PieceServer::new(
             store.clone(),
             &transfer::Options::default(),
+            limits.clone(),
             transfers.clone(),
         );
         let router = tonic::service::Routes::new(links.service())
@@ -98,6 +110,7 @@ impl Host {
             link_events: links_received,
             session,
             spool,
+            limits,
             metrics: Metrics::default(),
             transfers,
         };

@@ -1,6 +1,7 @@
 //! Real stores, links and piece servers in one process, against a source with faults.
 
 mod host;
+mod limits;
 mod lone;
 mod origin;
 mod peers;

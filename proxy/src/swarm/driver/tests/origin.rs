@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use darter_api::{Digest, Origin, OriginKind, TaskId};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use http::StatusCode;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     credential::Credential,
@@ -46,6 +47,10 @@ pub(super) struct TestSource {
     reads: Mutex<Vec<Option<Range<u64>>>>,
     sent: Arc<Mutex<u64>>,
     pub(super) flowing: watch::Sender<bool>,
+    /// Bytes a second of all bodies together, as of one link.
+    pace: Option<f64>,
+    /// When the link is free again.
+    free: Arc<Mutex<Instant>>,
 }
 
 pub(super) fn content(size: usize, seed: u64) -> Bytes {
@@ -87,11 +92,18 @@ impl TestSource {
             reads: Mutex::default(),
             sent: Arc::default(),
             flowing: watch::Sender::new(false),
+            pace: None,
+            free: Arc::new(Mutex::new(Instant::now())),
         }
     }
 
     pub(super) fn without_sizes(mut self) -> Self {
         self.tells_size = false;
+        self
+    }
+
+    pub(super) fn at_pace(mut self, bytes_per_second: f64) -> Self {
+        self.pace = Some(bytes_per_second);
         self
     }
 
@@ -161,14 +173,24 @@ impl TestSource {
         let body = bytes.slice(range.start..range.end.min(cut));
         let chunks: Vec<Bytes> = body.chunks(CHUNK).map(Bytes::copy_from_slice).collect();
         let state = (chunks.into_iter(), range.start, self.flowing.subscribe());
+        let (pace, free) = (self.pace, Arc::clone(&self.free));
         let sent = Arc::clone(&self.sent);
         let stream = futures::stream::unfold(state, move |(mut chunks, at, mut flowing)| {
-            let sent = Arc::clone(&sent);
+            let (sent, free) = (Arc::clone(&sent), Arc::clone(&free));
             async move {
                 let chunk = chunks.next()?;
                 let next = at + chunk.len();
                 if next > stall {
                     let _ = flowing.wait_for(|flows| *flows).await;
+                }
+                if let Some(pace) = pace {
+                    let took = Duration::from_secs_f64(chunk.len() as f64 / pace);
+                    let due = {
+                        let mut free = free.lock();
+                        *free = (*free).max(Instant::now()) + took;
+                        *free
+                    };
+                    tokio::time::sleep_until(due).await;
                 }
                 *sent.lock() += chunk.len() as u64;
                 Some((Ok(chunk), (chunks, next, flowing)))

@@ -20,7 +20,7 @@ fn scheduler() -> NodeKey {
     NodeKey::from_seed([200; 32])
 }
 
-async fn welcome(host: &Host) {
+pub(super) async fn welcome(host: &Host) {
     let id = scheduler().id();
     let trusted = vec![id];
     host.hears(SchedulerMessage::Welcome {
@@ -31,7 +31,7 @@ async fn welcome(host: &Host) {
     host.says(SessionEvent::Up).await;
 }
 
-async fn introduce(host: &Host, task: TaskId, others: &[&Host]) {
+pub(super) async fn introduce(host: &Host, task: TaskId, others: &[&Host]) {
     let add = others.iter().map(|other| other.as_neighbour()).collect();
     let remove = Vec::new();
     host.hears(SchedulerMessage::Neighbours { task, add, remove })
