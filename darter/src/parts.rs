@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
+use axum::Router;
 use darter_manager::Manager;
-use darter_proxy::app::Proxy;
+use darter_proxy::{app::Proxy, limits};
 use darter_runtime::{
     Tasks,
     operations::{self, Readiness},
@@ -19,7 +20,7 @@ use tokio::{
 
 use crate::{
     cli::Common,
-    config::{Config, Operations},
+    config::{self, Config, Operations},
 };
 
 /// For running bodies to end after a signal.
@@ -29,7 +30,9 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
     let tasks = Tasks::new();
     let mut registry = Registry::default();
     let proxy = start_proxy(&config, &tasks, &mut registry).await?;
-    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    let more = limits::router(proxy.limits().clone());
+    let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
+    follow_limits(&proxy, common, &tasks)?;
     println!(
         "ready mirror={} peer={} operations={operations}",
         proxy.listen(),
@@ -42,7 +45,8 @@ pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<Exi
     let tasks = Tasks::new();
     let mut registry = Registry::default();
     let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
-    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    let more = Router::new();
+    let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     println!(
         "ready scheduler={} operations={operations}",
         scheduler.address()
@@ -54,7 +58,8 @@ pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitC
     let tasks = Tasks::new();
     let mut registry = Registry::default();
     let manager = start_manager(&config, &tasks, &mut registry).await?;
-    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    let more = Router::new();
+    let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     println!(
         "ready manager={} grpc={} operations={operations}",
         manager.rest(),
@@ -90,17 +95,42 @@ pub(crate) async fn start_manager(
     Ok(Manager::start(config.manager.clone(), tasks, registry).await?)
 }
 
-/// Opens the port of health and metrics; everything else is ready by then.
+/// On SIGHUP the proxy's limits are read again; all else stays as it was at the start.
+pub(crate) fn follow_limits(proxy: &Proxy, common: &Common, tasks: &Tasks) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (limits, file) = (proxy.limits().clone(), common.config.clone());
+    let settings = common.proxy_settings(false);
+    tasks.spawn("limits by signal", async move {
+        while hangup.recv().await.is_some() {
+            match config::load(file.as_deref(), std::env::vars(), settings.clone()) {
+                Ok(config) => {
+                    let rates = config.proxy.limits.rates();
+                    limits.set(rates);
+                    tracing::info!(?rates, "limits were read again");
+                }
+                Err(mistakes) => {
+                    for mistake in mistakes {
+                        tracing::error!(%mistake, "limits stay as they are");
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Opens the port of health and metrics, and of `more`; everything else is ready by then.
 pub(crate) async fn serve_operations(
     options: &Operations,
     registry: Registry,
+    more: Router,
     tasks: &Tasks,
 ) -> Result<SocketAddr> {
     let server = Server::bind(options.listen)
         .await
         .context("the port of health and metrics")?;
     let address = server.local_addr();
-    let router = operations::router(Arc::new(registry), Readiness::default());
+    let router = operations::router(Arc::new(registry), Readiness::default()).merge(more);
     server.serve("operations", router, tasks, ServerOptions::default());
     Ok(address)
 }

@@ -3,14 +3,16 @@
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use darter_proxy::upstream::UpstreamOptions;
+use darter_proxy::{limits, upstream::UpstreamOptions};
 use darter_runtime::Tasks;
 use prometheus_client::registry::Registry;
 
 use crate::{
     cli::Common,
     config::Config,
-    parts::{serve_operations, start_manager, start_proxy, start_scheduler, until_signal},
+    parts::{
+        follow_limits, serve_operations, start_manager, start_proxy, start_scheduler, until_signal,
+    },
 };
 
 pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode> {
@@ -32,7 +34,9 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
     config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
     let proxy = start_proxy(&config, &tasks, &mut registry).await?;
-    let operations = serve_operations(&config.operations, registry, &tasks).await?;
+    let more = limits::router(proxy.limits().clone());
+    let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
+    follow_limits(&proxy, common, &tasks)?;
     println!(
         "ready mirror={} peer={} operations={operations} scheduler={} manager={}",
         proxy.listen(),
