@@ -71,7 +71,8 @@ async fn change(
     limits
         .change(&change)
         .map_err(|cause| bad(cause.to_string()))?;
-    tracing::info!(rates = ?limits.0.configured.borrow(), "limits were changed");
+    let rates = *limits.0.configured.borrow();
+    tracing::info!(?rates, "limits were changed");
     Ok(Json(limits.shown()))
 }
 

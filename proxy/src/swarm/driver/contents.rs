@@ -194,7 +194,7 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
     match opened {
         Phase::Opening => Err(OpenError::ShuttingDown),
         Phase::Open(download) => {
-            download.raise(purpose);
+            download.raise(purpose, &shared.turns);
             Ok(Joined::Growing(hold, download))
         }
         Phase::Through(through) => Ok(Joined::Through(through)),

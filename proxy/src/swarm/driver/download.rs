@@ -20,7 +20,13 @@ use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, ses
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::{attempts::Attempts, credentials::Credentials, runs::ByteRuns, verify::Verifier};
+use super::{
+    attempts::Attempts,
+    credentials::Credentials,
+    runs::ByteRuns,
+    turns::{Turns, Urgent},
+    verify::Verifier,
+};
 use crate::{
     content::{Progress, ReadError},
     limits::Class,
@@ -42,6 +48,8 @@ pub(super) struct Download {
     pub(super) verifier: Verifier,
     /// Nobody waits for it yet.
     ahead: AtomicBool,
+    /// Somebody waits for it, and it is not whole.
+    urgent: Mutex<Option<Urgent>>,
     growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
     changed: watch::Sender<()>,
@@ -136,6 +144,7 @@ impl Download {
             credentials,
             verifier: Verifier::new(&task),
             ahead: AtomicBool::new(class_of(purpose) == Class::Background),
+            urgent: Mutex::default(),
             growth: Mutex::new(growth),
             attempts: Mutex::new(Attempts::new()),
             changed: watch::Sender::new(()),
@@ -143,10 +152,19 @@ impl Download {
     }
 
     /// Somebody joins it: from now on it is as urgent as this at least.
-    pub(super) fn raise(&self, purpose: Purpose) {
-        if class_of(purpose) == Class::Foreground {
-            self.ahead.store(false, Ordering::Relaxed);
+    pub(super) fn raise(&self, purpose: Purpose, turns: &Turns) {
+        if class_of(purpose) == Class::Background {
+            return;
         }
+        self.ahead.store(false, Ordering::Relaxed);
+        let mut urgent = self.urgent.lock();
+        if urgent.is_none() && !self.is_whole() && self.ended().is_none() {
+            *urgent = Some(turns.urgent());
+        }
+    }
+
+    fn relax(&self) {
+        *self.urgent.lock() = None;
     }
 
     /// Whether somebody waits for it.
@@ -221,6 +239,9 @@ impl Download {
             growth.held.insert(piece.0);
             growth.grow(self.lengths.piece_range(piece));
         }
+        if self.is_whole() {
+            self.relax();
+        }
         self.changed.send_replace(());
     }
 
@@ -279,6 +300,7 @@ impl Download {
     /// It is given up; the first reason stands.
     pub(super) fn end(&self, why: ReadError) {
         self.growth.lock().end.get_or_insert(why);
+        self.relax();
         self.changed.send_replace(());
     }
 

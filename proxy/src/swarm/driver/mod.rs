@@ -27,6 +27,7 @@ mod source;
 mod tests;
 mod through;
 mod trust;
+mod turns;
 mod verify;
 
 use std::{
@@ -64,6 +65,7 @@ use live::Live;
 use mailbox::{Letter, Mailbox};
 use source::RunError;
 use through::Through;
+use turns::Turns;
 use verify::Verifiers;
 
 /// Events that wait for the actor; who has more waits.
@@ -136,6 +138,7 @@ impl Swarm {
             spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
             limits: parts.limits,
+            turns: Turns::new(),
             metrics: parts.metrics,
             transfers: parts.transfers,
             tasks: tasks.clone(),
@@ -176,6 +179,7 @@ struct Shared {
     spool: PathBuf,
     verifiers: Verifiers,
     limits: Limits,
+    turns: Turns,
     metrics: Metrics,
     transfers: transfer::Metrics,
     tasks: Tasks,

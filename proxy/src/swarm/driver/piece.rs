@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{Input, Shared, download::Download, metrics::From};
 use crate::{
+    limits::Class,
     swarm::core::event::{Event, PieceFailure, RequestId},
     transfer::{
         FetchError,
@@ -29,7 +30,14 @@ impl PieceRun {
     /// that were written stay written.
     pub(super) async fn run(self) -> Event {
         let request = self.request;
-        match self.fetch().await {
+        let fetched = match self.wanted.class {
+            Class::Foreground => self.fetch().await,
+            Class::Background => {
+                let fetched = self.shared.turns.behind(self.fetch()).await;
+                fetched.unwrap_or(Err(FetchError::Busy))
+            }
+        };
+        match fetched {
             Ok(()) => Event::PieceStored(request),
             Err(error) => {
                 let parent = self.host.short();

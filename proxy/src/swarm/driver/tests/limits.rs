@@ -257,3 +257,46 @@ async fn the_used_rate_is_shown() {
     }
     host.stop().await;
 }
+
+#[tokio::test]
+async fn a_preheat_from_a_peer_costs_a_pull_from_it_at_most_a_tenth() {
+    let (ahead, wanted) = (content(20_000_000, 35), content(10_000_000, 36));
+    let source = Arc::new(TestSource::new([ahead.clone(), wanted.clone()]));
+    let (uplink, shown) = (Shown::new(Rates::default()), Shown::new(Rates::default()));
+    let dirs = [tempdir().unwrap(), tempdir().unwrap()];
+    let limits = uplink.limits.clone();
+    let parent = Host::limited(dirs[0].path(), &source, 1, Scheduler::Test, limits).await;
+    parent.says(crate::session::SessionEvent::Down).await;
+    for bytes in [&ahead, &wanted] {
+        assert!(parent.pull(task_of(bytes)).await.unwrap() == *bytes);
+    }
+    let limits = shown.limits.clone();
+    let child = Host::limited(dirs[1].path(), &source, 2, Scheduler::Test, limits).await;
+    for host in [&parent, &child] {
+        welcome(host).await;
+    }
+    uplink.limits.set(Rates {
+        upload: rate(8_000_000),
+        ..Rates::default()
+    });
+    let task = preheating(&child, &ahead).await;
+    introduce(&child, task, &[&parent]).await;
+    let came = |class: &str| {
+        let labels = format!("direction=\"Download\",class=\"{class}\"");
+        shown.metric("limits_bytes_total", &labels)
+    };
+    until("the preheat runs", || came("Background") > 1_000_000.0).await;
+    let (begin, before) = (Instant::now(), came("Background"));
+    let pulled = task_of(&wanted);
+    let want = child.open_sized(pulled, wanted.len() as u64);
+    introduce(&child, pulled, &[&parent]).await;
+    let content = want.await.unwrap();
+    introduce(&child, pulled, &[&parent]).await;
+    assert!(super::host::read(&content).await.0.unwrap() == wanted);
+    let (took, cost) = (begin.elapsed(), (came("Background") - before) / 10e6);
+    println!("{cost:.3} of the pull's bytes went to the preheat in {took:?} (alone: 1.25 s)");
+    assert!(cost <= 0.1, "{cost}");
+    drop(content);
+    child.stop().await;
+    parent.stop().await;
+}
