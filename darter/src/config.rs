@@ -304,7 +304,7 @@ fn check(config: &Config) -> Vec<Mistake> {
             format!("{keep_alive:?} is not between {least:?} and {most:?}"),
         );
     }
-    if let Err(error) = config.proxy.limits.rates().check() {
+    if let Err(error) = config.proxy.limits.check() {
         wrong("proxy.limits", error.to_string());
     }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {

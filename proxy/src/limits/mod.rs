@@ -84,6 +84,19 @@ impl Default for Options {
 }
 
 impl Options {
+    /// # Errors
+    /// For the first of rates and floor that is below [`LEAST_RATE`].
+    pub fn check(&self) -> Result<(), TooLow> {
+        self.rates().check()?;
+        if self.adaptive_floor < LEAST_RATE {
+            return Err(TooLow {
+                direction: "adaptive_floor",
+                rate: self.adaptive_floor,
+            });
+        }
+        Ok(())
+    }
+
     /// The configured rates.
     pub fn rates(&self) -> Rates {
         let rate = |bytes: ByteSize| NonZeroU64::new(bytes.as_u64());
@@ -139,9 +152,9 @@ pub struct Rates {
 
 /// A rate that peers would take for a stall.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{direction}: {rate} a second is less than {LEAST_RATE}; 0 is no limit")]
+#[error("{direction}: {rate} a second is less than {LEAST_RATE} (a rate of 0 is no limit)")]
 pub struct TooLow {
-    /// Of which direction.
+    /// Of which direction, or key.
     pub direction: &'static str,
     /// What was asked for.
     pub rate: ByteSize,

@@ -83,6 +83,21 @@ async fn adaptive_control_only_lowers() {
     assert_eq!(limits.holding(), Rates::default());
 }
 
+#[test]
+fn what_peers_would_take_for_a_stall_is_refused() {
+    let floor = |adaptive_floor| Options {
+        adaptive_floor,
+        ..Options::default()
+    };
+    assert!(floor(LEAST_RATE).check().is_ok());
+    assert!(floor(ByteSize(0)).check().is_err());
+    let low = Options {
+        disk: ByteSize(1),
+        ..Options::default()
+    };
+    assert_eq!(low.check().unwrap_err().direction, "disk");
+}
+
 /// A pull that could have 10 MB/s, and a preheat that takes all it can.
 #[tokio::test(start_paused = true)]
 async fn the_background_yields_while_the_foreground_is_busy_and_then_goes_on() {
