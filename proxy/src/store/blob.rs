@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -27,6 +27,7 @@ pub(super) struct Whole {
     pub(super) task: TaskId,
     pub(super) lengths: Lengths,
     pub(super) media_type: Option<String>,
+    pub(super) manifest: bool,
     /// Seconds since the Unix epoch.
     pub(super) used: AtomicU64,
     /// Read at the first request of a piece, and kept while guards live.
@@ -38,12 +39,14 @@ impl Whole {
         task: TaskId,
         lengths: Lengths,
         media_type: Option<String>,
+        manifest: bool,
         used: u64,
     ) -> Self {
         Self {
             task,
             lengths,
             media_type,
+            manifest,
             used: AtomicU64::new(used),
             ledger: Mutex::new(None),
         }
@@ -81,6 +84,11 @@ impl Blob {
             file: Arc::new(file),
             journal: files.journal,
         })
+    }
+
+    /// What it is in the index, without keeping it.
+    pub(super) fn downgrade(&self) -> Weak<Whole> {
+        Arc::downgrade(&self.whole)
     }
 
     /// Bytes.

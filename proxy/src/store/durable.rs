@@ -1,7 +1,7 @@
 //! Making commits durable behind the pulls' backs: a pull never waits for fsync.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write as _},
 };
 
@@ -18,7 +18,10 @@ impl Store {
             match self.sync(&task) {
                 Ok(()) => {}
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
-                Err(cause) => tracing::warn!(%task, %cause, "a commit is not durable yet"),
+                Err(cause) => {
+                    tracing::warn!(%task, %cause, "a commit is not durable yet");
+                    self.0.fresh.lock().push(task);
+                }
             }
         }
     }
@@ -44,6 +47,7 @@ impl Store {
         let Some(blob) = self.whole(task) else {
             return Ok(true);
         };
+        let whole = blob.downgrade();
         let mut hasher = darter_api::Hasher::new(task.digest().algorithm());
         let mut at = 0;
         while at < blob.size() {
@@ -56,11 +60,7 @@ impl Store {
         }
         tracing::error!(%task, "a stored blob does not match its digest any more; it is dropped");
         self.0.metrics.rotten();
-        drop(blob);
-        self.forget(task);
-        let files = self.0.layout.files(task, true);
-        fs::remove_file(&files.data)?;
-        fs::remove_file(&files.journal)?;
+        self.drop_whole(&whole, task);
         Ok(false)
     }
 }

@@ -41,9 +41,6 @@ impl Store {
                 evicted.push(task);
             }
         }
-        if !evicted.is_empty() {
-            self.0.evicted.lock().extend(&evicted);
-        }
         evicted
     }
 
@@ -71,10 +68,5 @@ impl Store {
             .into_iter()
             .map(|(_, task, size)| (task, size))
             .collect()
-    }
-
-    /// What was evicted since the last call.
-    pub fn take_evicted(&self) -> Vec<TaskId> {
-        std::mem::take(&mut *self.0.evicted.lock())
     }
 }

@@ -3,6 +3,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use darter_api::{Algorithm, Digest, TaskId};
@@ -11,6 +15,8 @@ use darter_api::{Algorithm, Digest, TaskId};
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     root: PathBuf,
+    /// Names what is put to the trash.
+    removals: Arc<AtomicU64>,
 }
 
 /// The two files of one content.
@@ -20,14 +26,35 @@ pub(super) struct Files {
     pub(super) journal: PathBuf,
 }
 
+/// Files that are out of the way; dropping frees their space, which takes a file system
+/// up to seconds for a large one.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Removed(Vec<PathBuf>);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(cause) = fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %cause, "a dropped content's file remains until the next start");
+            }
+        }
+    }
+}
+
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
 impl Layout {
-    /// Makes the folders.
+    /// Makes the folders, and empties the trash.
     pub(super) fn create(root: &Path) -> io::Result<Self> {
         let layout = Self {
             root: root.to_owned(),
+            removals: Arc::default(),
         };
+        match fs::remove_dir_all(layout.trash()) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            _ => fs::create_dir_all(layout.trash())?,
+        }
         for whole in [true, false] {
             for algorithm in ALGORITHMS {
                 fs::create_dir_all(layout.folder(whole, algorithm))?;
@@ -38,6 +65,10 @@ impl Layout {
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn trash(&self) -> PathBuf {
+        self.root.join("trash")
     }
 
     fn folder(&self, whole: bool, algorithm: Algorithm) -> PathBuf {
@@ -53,17 +84,23 @@ impl Layout {
         Files { data, journal }
     }
 
-    /// Removes a content's files; that they are gone already is fine.
-    pub(super) fn remove(&self, task: &TaskId, whole: bool) -> io::Result<()> {
+    /// Takes a content's files out of the way at once, whatever their size; the disk has
+    /// its space back when the [`Removed`] is dropped. That they are gone already is fine.
+    pub(super) fn remove(&self, task: &TaskId, whole: bool) -> io::Result<Removed> {
         let files = self.files(task, whole);
+        let mut removed = Removed(Vec::new());
         // The journal goes last: without it data is garbage, which the next start removes.
         for path in [files.data, files.journal] {
-            match fs::remove_file(path) {
-                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
-                _ => {}
+            let number = self.removals.fetch_add(1, Ordering::Relaxed);
+            let to = self.trash().join(number.to_string());
+            match fs::rename(&path, &to) {
+                Ok(()) => removed.0.push(to),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                // A full disk may have no room for a name.
+                Err(_) => fs::remove_file(&path)?,
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// All tasks with a data file or a journal.

@@ -6,6 +6,7 @@
 //! blobs/<algorithm>/<hex>             whole and verified
 //! blobs/<algorithm>/<hex>.journal     geometry, origin, group digests, proofs
 //! partial/<algorithm>/<hex>[.journal] the same, being downloaded
+//! trash/<number>                      dropped, and soon gone
 //! ```
 //!
 //! Owner of state: [`Store`] owns the directory and the index of what is in it; nothing
@@ -31,15 +32,15 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytesize::ByteSize;
-use darter_api::{Lengths, Origin, PieceIndex, PieceSet, TaskId};
-use dashmap::DashMap;
+use darter_api::{Lengths, Origin, OriginKind, PieceIndex, PieceSet, TaskId};
+use dashmap::{DashMap, Entry as Slot};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +105,9 @@ struct Inner {
     blob_bytes: AtomicU64,
     manifest_bytes: AtomicU64,
     pinned: DashMap<TaskId, Instant>,
-    /// Evicted since it was last asked.
-    evicted: Mutex<Vec<TaskId>>,
+    /// Dropped since it was last asked; one entry a content at most between two beats of
+    /// the swarm.
+    gone: Mutex<Vec<TaskId>>,
     /// Committed, but not yet durable.
     fresh: Mutex<Vec<TaskId>>,
     metrics: Metrics,
@@ -137,11 +139,17 @@ impl Store {
             Entry::Whole(whole) => Arc::clone(whole),
             Entry::Growing(_) => return None,
         };
-        match Blob::open(whole, &self.0.layout) {
+        match Blob::open(Arc::clone(&whole), &self.0.layout) {
             Ok(blob) => Some(blob),
             Err(cause) => {
-                tracing::warn!(%task, %cause, "a stored blob can't be opened; it is forgotten");
-                self.forget(task);
+                tracing::warn!(%task, %cause, "a stored blob can't be opened");
+                // Anything else, such as too many open files, says nothing of the blob.
+                if matches!(
+                    cause.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+                ) {
+                    self.drop_whole(&Arc::downgrade(&whole), task);
+                }
                 None
             }
         }
@@ -176,13 +184,14 @@ impl Store {
                 Entry::Growing(_) => {}
             }
         }
-        self.make_room(lengths.size(), media_type.is_some());
+        self.make_room(lengths.size(), is_manifest(origin, media_type));
         let growing = Growing::create(&self.0.layout, task, lengths, origin, media_type)?;
         let growing = Arc::new(growing);
-        self.0
-            .index
-            .insert(task, Entry::Growing(Arc::clone(&growing)));
-        self.account(lengths.size(), media_type.is_some());
+        let entry = Entry::Growing(Arc::clone(&growing));
+        self.account(entry.size(), entry.is_manifest());
+        if let Some(before) = self.0.index.insert(task, entry) {
+            self.unaccount(before.size(), before.is_manifest());
+        }
         Ok(Partial::new(growing, self.clone()))
     }
 
@@ -217,16 +226,47 @@ impl Store {
 
     /// Drops a content; whether it was here and free.
     pub fn delete(&self, task: &TaskId) -> bool {
-        let removed = self.0.index.remove_if(task, |_, entry| entry.is_free());
-        let Some((_, entry)) = removed else {
-            return false;
+        let dropped = self.take_out(task, Entry::is_free);
+        if dropped {
+            self.0.pinned.remove(task);
+        }
+        dropped
+    }
+
+    /// Drops a whole content whoever reads it, unless it is another one by now.
+    fn drop_whole(&self, whole: &Weak<Whole>, task: &TaskId) -> bool {
+        self.take_out(
+            task,
+            |entry| matches!(entry, Entry::Whole(one) if Arc::as_ptr(one) == whole.as_ptr()),
+        )
+    }
+
+    /// Drops a content, if it may go. Index, files and the news of it change in one step:
+    /// who begins the same content again does so after all three.
+    fn take_out(&self, task: &TaskId, may_go: impl FnOnce(&Entry) -> bool) -> bool {
+        let removed = {
+            let Slot::Occupied(slot) = self.0.index.entry(*task) else {
+                return false;
+            };
+            if !may_go(slot.get()) {
+                return false;
+            }
+            let whole = matches!(slot.get(), Entry::Whole(_));
+            let removed = self.0.layout.remove(task, whole);
+            let entry = slot.remove();
+            self.unaccount(entry.size(), entry.is_manifest());
+            self.0.gone.lock().push(*task);
+            removed
         };
-        self.unaccount(entry.size(), entry.is_manifest());
-        self.0.pinned.remove(task);
-        if let Err(cause) = self.0.layout.remove(task, matches!(entry, Entry::Whole(_))) {
+        if let Err(cause) = removed {
             tracing::warn!(%task, %cause, "a dropped content's files remain");
         }
         true
+    }
+
+    /// What was dropped since the last call.
+    pub fn take_gone(&self) -> Vec<TaskId> {
+        std::mem::take(&mut *self.0.gone.lock())
     }
 
     /// Bytes taken by blobs and by manifests, partial ones at their full size.
@@ -238,12 +278,6 @@ impl Store {
     /// Counts and gauges.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
-    }
-
-    fn forget(&self, task: &TaskId) {
-        if let Some((_, entry)) = self.0.index.remove(task) {
-            self.unaccount(entry.size(), entry.is_manifest());
-        }
     }
 
     fn account(&self, size: u64, manifest: bool) {
@@ -291,10 +325,17 @@ impl Entry {
 
     fn is_manifest(&self) -> bool {
         match self {
-            Self::Whole(whole) => whole.media_type.is_some(),
-            Self::Growing(growing) => growing.media_type.is_some(),
+            Self::Whole(whole) => whole.manifest,
+            Self::Growing(growing) => growing.is_manifest(),
         }
     }
+}
+
+/// Whether a content counts as a manifest. Registries tell a media type of blobs too.
+fn is_manifest(origin: Option<&Origin>, media_type: Option<&str>) -> bool {
+    origin.map_or(media_type.is_some(), |origin| {
+        origin.kind == OriginKind::Manifest
+    })
 }
 
 /// Seconds since the Unix epoch.

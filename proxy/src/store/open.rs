@@ -14,9 +14,12 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::{
-    Entry, Found, Inner, Metrics, Options, Store, blob::Whole, journal::Ledger, layout::Layout,
-    partial::Growing,
+    Entry, Found, Inner, Metrics, Options, Store, blob::Whole, is_manifest, journal::Ledger,
+    layout::Layout, partial::Growing,
 };
+
+/// Says which boot of the machine the files are from.
+const BOOT: &str = "boot";
 
 /// The store can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +58,7 @@ pub(super) fn open(
     fs::create_dir_all(directory).map_err(io)?;
     let lock = lock(directory)?;
     let layout = Layout::create(directory).map_err(io)?;
-    let same_boot = note_boot(directory, boot_id).map_err(io)?;
+    let same_boot = last_boot(directory) == boot_id;
     let store = Store(Arc::new(Inner {
         layout,
         options: options.clone(),
@@ -63,7 +66,7 @@ pub(super) fn open(
         blob_bytes: AtomicU64::new(0),
         manifest_bytes: AtomicU64::new(0),
         pinned: DashMap::new(),
-        evicted: Mutex::default(),
+        gone: Mutex::default(),
         fresh: Mutex::default(),
         metrics,
         _lock: lock,
@@ -74,6 +77,11 @@ pub(super) fn open(
     }
     for task in store.0.layout.list(false).map_err(io)? {
         found.extend(store.adopt_partial(task, same_boot).map_err(io)?);
+    }
+    if !same_boot {
+        // Only now: a start that is cut short must not make the next one trust what this
+        // one has not hashed.
+        fs::write(directory.join(BOOT), boot_id).map_err(io)?;
     }
     Ok((store, found))
 }
@@ -94,14 +102,9 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// Whether the machine has been up since the directory was last used.
-fn note_boot(directory: &Path, boot_id: &str) -> io::Result<bool> {
-    let path = directory.join("boot");
-    let before = fs::read_to_string(&path).unwrap_or_default();
-    if before != boot_id {
-        fs::write(&path, boot_id)?;
-    }
-    Ok(before == boot_id)
+/// The boot id under which the directory was last used; empty where there is none.
+fn last_boot(directory: &Path) -> String {
+    fs::read_to_string(directory.join(BOOT)).unwrap_or_default()
 }
 
 impl Store {
@@ -113,7 +116,7 @@ impl Store {
             if back.data.is_file() {
                 fs::rename(&files.journal, &back.journal)?;
             } else {
-                self.0.layout.remove(&task, true)?;
+                drop(self.0.layout.remove(&task, true)?);
             }
             return Ok(None);
         };
@@ -126,7 +129,7 @@ impl Store {
         });
         let Some((header, lengths, ledger)) = usable else {
             tracing::warn!(%task, "a stored blob has no usable journal; it is dropped");
-            self.0.layout.remove(&task, true)?;
+            drop(self.0.layout.remove(&task, true)?);
             return Ok(None);
         };
         let used = metadata
@@ -134,11 +137,12 @@ impl Store {
             .ok()
             .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let media_type = header.media_type().map(str::to_owned);
-        let manifest = media_type.is_some();
+        let manifest = is_manifest(header.origin().as_ref(), header.media_type());
         let whole = Whole::new(
             task,
             lengths,
             media_type,
+            manifest,
             used.map_or(0, |time| time.as_secs()),
         );
         self.0.index.insert(task, Entry::Whole(Arc::new(whole)));
@@ -165,12 +169,12 @@ impl Store {
             None
         };
         let Some(growing) = resumed else {
-            self.0.layout.remove(&task, false)?;
+            drop(self.0.layout.remove(&task, false)?);
             return Ok(None);
         };
         let (lengths, held) = (growing.lengths, growing.held());
         let origin = growing.origin.clone();
-        let manifest = growing.media_type.is_some();
+        let manifest = growing.is_manifest();
         self.0.index.insert(task, Entry::Growing(Arc::new(growing)));
         self.account(lengths.size(), manifest);
         Ok(Some(Found {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{
     Entry, Store,
     blob::{Blob, Keep, StoredPiece, Whole, read_range, write_at},
+    is_manifest,
     journal::{Header, Ledger, Record},
     layout::Layout,
     unix_seconds,
@@ -28,6 +29,8 @@ pub(super) struct Growing {
     pub(super) origin: Option<Origin>,
     file: Arc<File>,
     journal: Mutex<Journal>,
+    /// What it became: who still reads the growing content keeps the whole one.
+    committed: OnceLock<Arc<Whole>>,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,7 @@ impl Growing {
                 file: journal,
                 ledger: Ledger::default(),
             }),
+            committed: OnceLock::new(),
         })
     }
 
@@ -101,7 +105,12 @@ impl Growing {
                 file: journal,
                 ledger,
             }),
+            committed: OnceLock::new(),
         }))
+    }
+
+    pub(super) fn is_manifest(&self) -> bool {
+        is_manifest(self.origin.as_ref(), self.media_type.as_deref())
     }
 
     pub(super) fn held(&self) -> PieceSet {
@@ -219,14 +228,20 @@ impl Partial {
         let (from, to) = (layout.files(&task, false), layout.files(&task, true));
         // The journal first: a data file under `blobs` always has one.
         fs::rename(&from.journal, &to.journal)?;
-        fs::rename(&from.data, &to.data)?;
+        if let Err(cause) = fs::rename(&from.data, &to.data) {
+            // So that the download can still be gone on with.
+            fs::rename(&to.journal, &from.journal)?;
+            return Err(cause);
+        }
         let whole = Whole::new(
             task,
             lengths,
             self.growing.media_type.clone(),
+            self.growing.is_manifest(),
             unix_seconds(),
         );
         let whole = Arc::new(whole);
+        let _ = self.growing.committed.set(Arc::clone(&whole));
         self.store
             .0
             .index
@@ -234,12 +249,5 @@ impl Partial {
         self.store.0.fresh.lock().push(task);
         self.store.0.metrics.committed();
         Blob::open(whole, layout)
-    }
-
-    /// Drops the download and its files, once nobody else holds it.
-    pub fn discard(self) {
-        let (task, store) = (self.growing.task, self.store.clone());
-        drop(self);
-        store.delete(&task);
     }
 }

@@ -179,13 +179,16 @@ impl Actor {
         let mail = self.shared.mailbox.take();
         for letter in mail.letters {
             match letter {
-                Letter::Start(download) => self.handle(Event::Start {
-                    task: download.task,
-                    lengths: download.lengths,
-                    origin: download.origin.clone(),
-                    held: download.held(),
-                    purpose: download.purpose,
-                }),
+                Letter::Start(download) => {
+                    self.tell_gone();
+                    self.handle(Event::Start {
+                        task: download.task,
+                        lengths: download.lengths,
+                        origin: download.origin.clone(),
+                        held: download.held(),
+                        purpose: download.purpose,
+                    });
+                }
                 Letter::ReaderGone(task, reader) => {
                     self.handle(Event::ReaderGone { task, reader });
                 }
@@ -199,6 +202,13 @@ impl Actor {
                 reader,
                 wants,
             });
+        }
+    }
+
+    /// What the store dropped is told before anything that begins it again.
+    fn tell_gone(&mut self) {
+        for task in self.shared.store.take_gone() {
+            self.handle(Event::Evicted { task });
         }
     }
 
@@ -252,9 +262,7 @@ impl Actor {
     }
 
     fn beat(&mut self) {
-        for task in self.shared.store.take_evicted() {
-            self.handle(Event::Evicted { task });
-        }
+        self.tell_gone();
         let (requests, sources) = (&self.requests, &self.sources);
         self.shared.live.sweep(IDLE, |task| {
             sources.contains_key(task) || requests.values().any(|(one, _)| one == task)
@@ -535,11 +543,12 @@ impl Actor {
     }
 
     fn delete(&mut self, task: TaskId) {
-        let (store, inbox) = (self.shared.store.clone(), self.shared.inbox.clone());
+        let (store, tasks) = (self.shared.store.clone(), self.shared.tasks.clone());
         self.shared.tasks.spawn("delete", async move {
-            let deleted = tokio::task::spawn_blocking(move || store.delete(&task)).await;
-            if matches!(deleted, Ok(true)) {
-                let _ = inbox.send(Input::Event(Event::Evicted { task })).await;
+            // The next beat tells that it is gone.
+            let deleted = blocking(&tasks, "deletion", move || Ok(store.delete(&task)));
+            if let Err(cause) = deleted.await {
+                tracing::error!(%task, %cause, "a deletion failed");
             }
         });
     }

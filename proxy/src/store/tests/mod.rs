@@ -1,9 +1,10 @@
-//! What a crash may lose, and what it may not.
+//! The store on real files.
+
+mod restart;
 
 use std::fs;
 
 use darter_api::{Digest, Grant, NodeKey, PieceDigest, Proof, Statement};
-use proptest::prelude::*;
 
 use super::*;
 use darter_api::proof::GroupDigest;
@@ -31,6 +32,14 @@ fn store_piece(partial: &Partial, bytes: &[u8], index: u32) {
         statement,
     };
     partial.seal(index, &groups, Some(&proof)).unwrap();
+}
+
+/// Stores all of it.
+fn store_whole(store: &Store, bytes: &[u8]) -> TaskId {
+    let (task, partial) = begin(store, bytes);
+    (0..partial.lengths().pieces()).for_each(|index| store_piece(&partial, bytes, index));
+    partial.commit().unwrap();
+    task
 }
 
 fn begin(store: &Store, bytes: &[u8]) -> (TaskId, Partial) {
@@ -82,34 +91,6 @@ fn grows_commits_and_is_there_after_a_restart() {
 }
 
 #[test]
-fn a_machine_that_restarts_is_trusted_only_as_far_as_was_synced() {
-    let dir = tempfile::tempdir().unwrap();
-    let (synced, unsynced, started) = (content(300_000), content(400_000), content(600_000));
-    let boot =
-        |id: &str| open::open(dir.path(), &Options::default(), Metrics::default(), id).unwrap();
-    let (store, _) = boot("one");
-    for bytes in [&synced, &unsynced] {
-        let (_, partial) = begin(&store, bytes);
-        (0..partial.lengths().pieces()).for_each(|index| store_piece(&partial, bytes, index));
-        partial.commit().unwrap();
-        if bytes.len() == 300_000 {
-            store.make_durable();
-        }
-    }
-    let (_, partial) = begin(&store, &started);
-    store_piece(&partial, &started, 0);
-    drop((partial, store));
-    let lost = TaskId::from(Digest::sha256(&unsynced));
-    let path = dir.path().join("blobs/sha256").join(lost.digest().hex());
-    fs::write(&path, vec![0; unsynced.len()]).unwrap();
-
-    let (store, found) = boot("two");
-    let tasks: Vec<TaskId> = found.iter().map(|found| found.task).collect();
-    assert_eq!(tasks, [TaskId::from(Digest::sha256(&synced))]);
-    assert!(store.whole(&lost).is_none());
-}
-
-#[test]
 fn evicts_the_least_recently_used_but_not_what_is_held_or_pinned() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
@@ -119,11 +100,7 @@ fn evicts_the_least_recently_used_but_not_what_is_held_or_pinned() {
     let (store, _) = Store::open(dir.path(), &options, Metrics::default()).unwrap();
     let mut tasks = Vec::new();
     for size in [200_000, 200_001, 200_002, 200_003] {
-        let bytes = content(size);
-        let (task, partial) = begin(&store, &bytes);
-        store_piece(&partial, &bytes, 0);
-        partial.commit().unwrap();
-        tasks.push(task);
+        tasks.push(store_whole(&store, &content(size)));
     }
     let held = store.whole(&tasks[0]).unwrap();
     store.pin(tasks[1], Duration::from_secs(60));
@@ -131,7 +108,7 @@ fn evicts_the_least_recently_used_but_not_what_is_held_or_pinned() {
     assert!(store.whole(&tasks[0]).is_some(), "held");
     assert!(store.whole(&tasks[1]).is_some(), "pinned");
     assert!(store.whole(&tasks[2]).is_none());
-    assert!(store.take_evicted().contains(&tasks[2]));
+    assert!(store.take_gone().contains(&tasks[2]));
     assert!(!store.delete(&tasks[0]), "held");
     drop(held);
     assert!(store.delete(&tasks[0]));
@@ -143,43 +120,47 @@ fn evicts_the_least_recently_used_but_not_what_is_held_or_pinned() {
     );
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
-    /// kill -9 at any moment leaves files whose journal is cut anywhere, or torn: every
-    /// piece that is reported has the right bytes.
-    #[test]
-    fn a_torn_journal_never_lies(cut in 0usize..6000, flip in any::<Option<usize>>(), order in Just((0u32..8).collect::<Vec<_>>()).prop_shuffle()) {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = content(2_000_000);
-        let (store, _) = open(dir.path());
-        let (task, partial) = begin(&store, &bytes);
-        for index in &order {
-            store_piece(&partial, &bytes, *index);
-        }
-        partial.unseal(&PieceSet::from_range(order[0]..order[0] + 1)).unwrap();
-        drop((partial, store));
-        let journal = dir.path().join("partial/sha256").join(format!("{}.journal", task.digest().hex()));
-        let mut raw = fs::read(&journal).unwrap();
-        raw.truncate(cut.min(raw.len()));
-        if let (Some(flip), false) = (flip, raw.is_empty()) {
-            let at = flip % raw.len();
-            raw[at] ^= 0x40;
-        }
-        fs::write(&journal, raw).unwrap();
+#[test]
+fn what_became_whole_stays_for_who_read_it_growing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let bytes = content(300_000);
+    let (task, partial) = begin(&store, &bytes);
+    (0..2).for_each(|index| store_piece(&partial, &bytes, index));
+    let reader = partial.clone();
+    partial.commit().unwrap();
+    assert!(!store.delete(&task));
+    drop(reader);
+    assert!(store.delete(&task));
+    assert_eq!(store.take_gone(), [task]);
+    assert_eq!(store.usage(), (0, 0));
+}
 
-        let (store, found) = open(dir.path());
-        for found in found {
-            for index in found.held.iter() {
-                let piece = store.piece(&task, PieceIndex(index)).unwrap().unwrap();
-                let range = piece.range();
-                prop_assert_eq!(piece.read(range.clone()).unwrap(), &bytes[range.start as usize..range.end as usize]);
-                prop_assert!(piece.proof().unwrap().verify(&task, &found.lengths, PieceIndex(index), |_| true).is_ok());
-            }
-        }
-        let (_, partial) = begin(&store, &bytes);
-        for index in partial.held().missing(8).iter() {
-            store_piece(&partial, &bytes, index);
-        }
-        prop_assert_eq!(partial.read(0..2_000_000).unwrap(), bytes);
+#[test]
+fn a_blob_with_a_media_type_is_no_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for (kind, usage) in [
+        (OriginKind::Blob, (1000, 0)),
+        (OriginKind::Manifest, (1000, 1001)),
+    ] {
+        let bytes = content(1000 + usage.1.min(1) as usize);
+        let origin = Origin {
+            upstream: "registry.test".parse().unwrap(),
+            repository: "app".parse().unwrap(),
+            kind,
+            private: false,
+        };
+        let lengths = Lengths::of(bytes.len() as u64).unwrap();
+        let partial = store.begin(
+            TaskId::from(Digest::sha256(&bytes)),
+            lengths,
+            Some(&origin),
+            Some("application/octet-stream"),
+        );
+        partial.unwrap().commit().unwrap();
+        assert_eq!(store.usage(), usage);
     }
+    drop(store);
+    assert_eq!(open(dir.path()).0.usage(), (1000, 1001));
 }
