@@ -49,8 +49,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 const WIND_DOWN: Duration = Duration::from_secs(2);
 /// Of a piece, in the kernel and not sent: an upload slot that is given back has sent all but this.
 const UNSENT: u32 = 32 * 1024;
-/// Between two batches of fsync.
-const DURABLE_EVERY: Duration = Duration::from_secs(2);
 
 /// The proxy's section of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -294,7 +292,7 @@ impl Proxy {
             registry,
         )?;
 
-        inner.spawn("durability", make_durable(store));
+        inner.spawn("store upkeep", store::upkeep(store));
         inner.spawn("limits", limits.watch(options.limits));
         peer_port.serve("peer port", peer_router, &inner, peer_options());
         let clients_options = ServerOptions {
@@ -436,22 +434,5 @@ fn peer_options() -> ServerOptions {
         answer_tls: false,
         unsent_bytes: Some(UNSENT),
         ..ServerOptions::default()
-    }
-}
-
-/// Syncs commits behind the pulls' backs.
-async fn make_durable(store: Store) {
-    let mut ticks = tokio::time::interval(DURABLE_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let store = store.clone();
-        // Blocking on the disk is what this is for.
-        if tokio::task::spawn_blocking(move || store.make_durable())
-            .await
-            .is_err()
-        {
-            tracing::error!("making commits durable has panicked");
-        }
     }
 }

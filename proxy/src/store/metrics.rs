@@ -14,6 +14,10 @@ pub struct Metrics {
     manifest_bytes: Gauge<u64, AtomicU64>,
     commits: Counter,
     evictions: Counter,
+    evicted_bytes: Counter,
+    refused: Counter,
+    full: Gauge,
+    free_bytes: Gauge<u64, AtomicU64>,
     rotten: Counter,
 }
 
@@ -30,9 +34,29 @@ impl Metrics {
             &self.evictions,
         );
         add(
+            "store_evicted_bytes",
+            "Bytes of contents that had to go",
+            &self.evicted_bytes,
+        );
+        add(
+            "store_refused",
+            "Contents that there was no room for",
+            &self.refused,
+        );
+        add(
             "store_rotten",
             "Stored contents that did not match their digest any more",
             &self.rotten,
+        );
+        registry.register(
+            "store_full",
+            "1 while the disk has no room, and contents are passed on without being stored",
+            self.full.clone(),
+        );
+        registry.register(
+            "store_free_bytes",
+            "Bytes that the file system still gives",
+            self.free_bytes.clone(),
         );
         registry.register(
             "store_blob_bytes",
@@ -55,8 +79,26 @@ impl Metrics {
         self.commits.inc();
     }
 
-    pub(super) fn evicted(&self) {
+    pub(super) fn evicted(&self, bytes: u64) {
         self.evictions.inc();
+        self.evicted_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn refused(&self) {
+        self.refused.inc();
+    }
+
+    pub(super) fn show_full(&self, full: bool) {
+        self.full.set(i64::from(full));
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_full(&self) -> bool {
+        self.full.get() == 1
+    }
+
+    pub(super) fn show_free(&self, bytes: u64) {
+        self.free_bytes.set(bytes);
     }
 
     pub(super) fn rotten(&self) {

@@ -20,13 +20,15 @@
 
 mod blob;
 mod durable;
-mod evict;
 mod hasher;
 mod journal;
 mod layout;
 mod metrics;
 mod open;
+mod options;
 mod partial;
+mod room;
+mod upkeep;
 
 use std::{
     io,
@@ -38,46 +40,22 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bytesize::ByteSize;
 use darter_api::{Lengths, Origin, OriginKind, PieceIndex, PieceSet, TaskId};
 use dashmap::{DashMap, Entry as Slot};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 pub use blob::{Blob, StoredPiece};
 pub use hasher::PrefixHasher;
 pub use metrics::Metrics;
 pub use open::OpenError;
+pub use options::Options;
 pub use partial::Partial;
+pub use upkeep::upkeep;
 
 use blob::Whole;
 use layout::Layout;
 use partial::Growing;
-
-/// Bounds of the store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Options {
-    /// Bytes of blobs at most; the least recently used go first. Default 64 GiB.
-    pub capacity: ByteSize,
-    /// Bytes of manifests at most, which are not counted above. Default 256 MiB.
-    pub manifest_capacity: ByteSize,
-    /// Eviction begins at this share of the capacity, in per cent. Default 95.
-    pub high_watermark: u8,
-    /// And ends at this one. Default 85.
-    pub low_watermark: u8,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            capacity: ByteSize::gib(64),
-            manifest_capacity: ByteSize::mib(256),
-            high_watermark: 95,
-            low_watermark: 85,
-        }
-    }
-}
+use room::Room;
 
 /// What was on disk when the store was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +82,7 @@ struct Inner {
     index: DashMap<TaskId, Entry>,
     blob_bytes: AtomicU64,
     manifest_bytes: AtomicU64,
+    room: Room,
     pinned: DashMap<TaskId, Instant>,
     /// Dropped since it was last asked; one entry a content at most between two beats of
     /// the swarm.
@@ -166,8 +145,8 @@ impl Store {
     /// Begins a download, or goes on with what is on disk of it.
     ///
     /// # Errors
-    /// When the files can't be made ([`io::ErrorKind::StorageFull`] among them), or the
-    /// content is whole already ([`io::ErrorKind::AlreadyExists`]).
+    /// When the files can't be made, there is no room
+    /// ([`io::ErrorKind::StorageFull`]), or the content is whole already ([`io::ErrorKind::AlreadyExists`]).
     pub fn begin(
         &self,
         task: TaskId,
@@ -175,24 +154,30 @@ impl Store {
         origin: Option<&Origin>,
         media_type: Option<&str>,
     ) -> io::Result<Partial> {
-        if let Some(entry) = self.0.index.get(&task) {
-            match entry.value() {
-                Entry::Whole(_) => return Err(io::ErrorKind::AlreadyExists.into()),
-                Entry::Growing(growing) if growing.lengths == lengths => {
-                    return Ok(Partial::new(Arc::clone(growing), self.clone()));
-                }
-                Entry::Growing(_) => {}
-            }
+        if let Some(partial) = self.resume(&task, lengths)? {
+            // What is still to be written of it is promised by now.
+            self.make_disk_room(0)?;
+            return Ok(partial);
         }
-        self.make_room(lengths.size(), is_manifest(origin, media_type));
-        let growing = Growing::create(&self.0.layout, task, lengths, origin, media_type)?;
-        let growing = Arc::new(growing);
+        let (size, manifest) = (lengths.size(), is_manifest(origin, media_type));
+        self.reserve(size, manifest)?;
+        let created = Growing::create(&self.0.layout, task, lengths, origin, media_type);
+        let growing = Arc::new(created.inspect_err(|_| self.unaccount(size, manifest))?);
         let entry = Entry::Growing(Arc::clone(&growing));
-        self.account(entry.size(), entry.is_manifest());
         if let Some(before) = self.0.index.insert(task, entry) {
             self.unaccount(before.size(), before.is_manifest());
         }
         Ok(Partial::new(growing, self.clone()))
+    }
+
+    fn resume(&self, task: &TaskId, lengths: Lengths) -> io::Result<Option<Partial>> {
+        match self.0.index.get(task).as_deref() {
+            Some(Entry::Whole(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+            Some(Entry::Growing(growing)) if growing.lengths == lengths => {
+                Ok(Some(Partial::new(Arc::clone(growing), self.clone())))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// A verified piece, from a whole blob or one that grows.
@@ -323,6 +308,14 @@ impl Entry {
         }
     }
 
+    /// As far as it is written.
+    fn size_on_disk(&self) -> u64 {
+        match self {
+            Self::Whole(whole) => whole.lengths.size(),
+            Self::Growing(growing) => growing.lengths.size() - growing.missing_bytes(),
+        }
+    }
+
     fn is_manifest(&self) -> bool {
         match self {
             Self::Whole(whole) => whole.manifest,
@@ -346,4 +339,4 @@ fn unix_seconds() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     Entry, Found, Inner, Metrics, Options, Store, blob::Whole, is_manifest, journal::Ledger,
-    layout::Layout, partial::Growing,
+    layout::Layout, partial::Growing, room::Room,
 };
 
 /// Says which boot of the machine the files are from.
@@ -65,6 +65,7 @@ pub(super) fn open(
         index: DashMap::new(),
         blob_bytes: AtomicU64::new(0),
         manifest_bytes: AtomicU64::new(0),
+        room: Room::default(),
         pinned: DashMap::new(),
         gone: Mutex::default(),
         fresh: Mutex::default(),

@@ -117,6 +117,13 @@ impl Growing {
         self.journal.lock().ledger.held.clone()
     }
 
+    /// Bytes of pieces that are not sealed yet.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        let sealed = self.journal.lock().ledger.held.len();
+        let sealed = u64::from(sealed) * u64::from(self.lengths.piece_length());
+        self.lengths.size().saturating_sub(sealed)
+    }
+
     pub(super) fn piece(self: &Arc<Self>, index: PieceIndex) -> io::Result<Option<StoredPiece>> {
         let journal = self.journal.lock();
         Ok(journal.ledger.get(index).map(|sealed| StoredPiece {

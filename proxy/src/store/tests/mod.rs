@@ -1,9 +1,12 @@
 //! The store on real files.
 
+pub(crate) mod disk;
 mod restart;
+mod room;
 
 use std::fs;
 
+use bytesize::ByteSize;
 use darter_api::{Digest, Grant, NodeKey, PieceDigest, Proof, Statement};
 
 use super::*;
@@ -87,36 +90,6 @@ fn grows_commits_and_is_there_after_a_restart() {
         proof
             .verify(&task, &piece.lengths(), PieceIndex(2), |_| true)
             .is_ok()
-    );
-}
-
-#[test]
-fn evicts_the_least_recently_used_but_not_what_is_held_or_pinned() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        capacity: ByteSize::b(1_000_000),
-        ..Options::default()
-    };
-    let (store, _) = Store::open(dir.path(), &options, Metrics::default()).unwrap();
-    let mut tasks = Vec::new();
-    for size in [200_000, 200_001, 200_002, 200_003] {
-        tasks.push(store_whole(&store, &content(size)));
-    }
-    let held = store.whole(&tasks[0]).unwrap();
-    store.pin(tasks[1], Duration::from_secs(60));
-    drop(begin(&store, &content(400_000)));
-    assert!(store.whole(&tasks[0]).is_some(), "held");
-    assert!(store.whole(&tasks[1]).is_some(), "pinned");
-    assert!(store.whole(&tasks[2]).is_none());
-    assert!(store.take_gone().contains(&tasks[2]));
-    assert!(!store.delete(&tasks[0]), "held");
-    drop(held);
-    assert!(store.delete(&tasks[0]));
-    assert!(
-        !dir.path()
-            .join("blobs/sha256")
-            .join(tasks[0].digest().hex())
-            .exists()
     );
 }
 

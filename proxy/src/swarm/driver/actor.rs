@@ -460,6 +460,8 @@ impl Actor {
             Err(RunError::Store(cause)) => {
                 tracing::warn!(%task, %cause, "a piece from the source can't be stored");
                 self.shared.store_failed(&download);
+                // Its readers go on by themselves: the core's failure is not theirs.
+                self.shared.live.remove(&download);
                 let why = LeaseEnd::NotNeeded;
                 self.handle(Event::SourceFailed { task, why });
             }

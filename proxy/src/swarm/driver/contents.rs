@@ -255,7 +255,7 @@ impl Shared {
             credentials: Arc::clone(&entry.credentials),
             limits: self.limits.clone(),
         };
-        if self.is_full() {
+        if self.store.is_closed() {
             return Ok(Phase::Through(through));
         }
         let (store, origin, media_type) = (

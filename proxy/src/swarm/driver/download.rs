@@ -192,10 +192,10 @@ impl Download {
         let until = growth.readable.end_of_run(at).min(shown);
         if until > at {
             View::Until(until)
-        } else if let Some(end) = &growth.end {
-            View::Ended(end.clone())
         } else if growth.through {
             View::Through
+        } else if let Some(end) = &growth.end {
+            View::Ended(end.clone())
         } else {
             View::Wait
         }

@@ -38,7 +38,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use darter_api::{NodeKey, TaskId, session::Observation};
@@ -73,7 +73,7 @@ const INBOX: usize = 1024;
 /// Sizes remembered of contents that will be wanted soon; 100 bytes each.
 const MOST_SIZES: u64 = 50_000;
 /// After the disk was full, contents are streamed without trying to store them for so long.
-const FULL_FOR: Duration = Duration::from_secs(10);
+const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// What a driver is made of.
 pub struct Parts {
@@ -134,7 +134,6 @@ impl Swarm {
             sizes: moka::sync::Cache::new(MOST_SIZES),
             lookups: Mutex::default(),
             next_id: AtomicU64::new(1),
-            full_until: Mutex::default(),
             spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
             limits: parts.limits,
@@ -175,7 +174,6 @@ struct Shared {
     sizes: moka::sync::Cache<TaskId, u64>,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     next_id: AtomicU64,
-    full_until: Mutex<Option<Instant>>,
     spool: PathBuf,
     verifiers: Verifiers,
     limits: Limits,
@@ -248,16 +246,10 @@ impl Shared {
 
     /// The store does not take a download's bytes: its readers go on without it.
     fn store_failed(&self, download: &Arc<Download>) {
-        *self.full_until.lock() = Some(Instant::now() + FULL_FOR);
+        self.store.close_for(FULL_FOR);
         if download.go_through() {
             let letter = Letter::StoreFailed(Arc::clone(download));
             self.mailbox.put(letter);
         }
-    }
-
-    fn is_full(&self) -> bool {
-        self.full_until
-            .lock()
-            .is_some_and(|until| Instant::now() < until)
     }
 }

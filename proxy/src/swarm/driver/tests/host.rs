@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use darter_api::{
     HostId, NodeKey, TaskId,
     session::{Neighbour, Purpose, Role, SchedulerMessage},
@@ -48,13 +49,24 @@ impl Host {
         Self::start(directory, source, 1, Scheduler::None).await
     }
 
+    /// With a store of so many bytes.
+    pub(super) async fn bounded(directory: &Path, source: &Arc<TestSource>, bytes: u64) -> Self {
+        let options = store::Options {
+            capacity: ByteSize::b(bytes),
+            ..store_options()
+        };
+        let limits = Limits::default();
+        Self::with(directory, source, 1, Scheduler::None, options, limits).await
+    }
+
     pub(super) async fn start(
         directory: &Path,
         source: &Arc<TestSource>,
         seed: u8,
         scheduler: Scheduler,
     ) -> Self {
-        Self::limited(directory, source, seed, scheduler, Limits::default()).await
+        let limits = Limits::default();
+        Self::with(directory, source, seed, scheduler, store_options(), limits).await
     }
 
     pub(super) async fn limited(
@@ -64,11 +76,22 @@ impl Host {
         scheduler: Scheduler,
         limits: Limits,
     ) -> Self {
+        Self::with(directory, source, seed, scheduler, store_options(), limits).await
+    }
+
+    async fn with(
+        directory: &Path,
+        source: &Arc<TestSource>,
+        seed: u8,
+        scheduler: Scheduler,
+        store_options: store::Options,
+        limits: Limits,
+    ) -> Self {
         let tasks = Tasks::new();
         let key = Arc::new(NodeKey::from_seed([seed; 32]));
         let (store, found) = Store::open(
             &directory.join("store"),
-            &store::Options::default(),
+            &store_options,
             store::Metrics::default(),
         )
         .unwrap();
@@ -184,6 +207,14 @@ impl Host {
     }
 }
 
+/// Tests share their disk with others.
+fn store_options() -> store::Options {
+    store::Options {
+        min_free: ByteSize::b(0),
+        ..store::Options::default()
+    }
+}
+
 fn want(task: TaskId) -> Want {
     Want {
         task,
@@ -222,7 +253,7 @@ pub(super) async fn until(what: &str, mut so: impl FnMut() -> bool) {
 impl Swarm {
     /// As after a write that found no space.
     pub(super) fn pretend_full(&self) {
-        *self.0.full_until.lock() = Some(std::time::Instant::now() + Duration::from_secs(60));
+        self.0.store.close_for(Duration::from_secs(60));
     }
 
     /// As when a write in mid-blob finds no space.
