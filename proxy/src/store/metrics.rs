@@ -17,6 +17,7 @@ pub struct Metrics {
     evicted_bytes: Counter,
     refused: Counter,
     full: Gauge,
+    pinned: Gauge,
     free_bytes: Gauge<u64, AtomicU64>,
     rotten: Counter,
 }
@@ -52,6 +53,11 @@ impl Metrics {
             "store_full",
             "1 while the disk has no room, and contents are passed on without being stored",
             self.full.clone(),
+        );
+        registry.register(
+            "store_pinned",
+            "Contents that are not to be evicted for a time",
+            self.pinned.clone(),
         );
         registry.register(
             "store_free_bytes",
@@ -95,6 +101,10 @@ impl Metrics {
     #[cfg(test)]
     pub(super) fn is_full(&self) -> bool {
         self.full.get() == 1
+    }
+
+    pub(super) fn show_pinned(&self, contents: usize) {
+        self.pinned.set(i64::try_from(contents).unwrap_or(i64::MAX));
     }
 
     pub(super) fn show_free(&self, bytes: u64) {

@@ -7,6 +7,7 @@
 //! blobs/<algorithm>/<hex>.journal     geometry, origin, group digests, proofs
 //! partial/<algorithm>/<hex>[.journal] the same, being downloaded
 //! trash/<number>                      dropped, and soon gone
+//! pins                                what is to stay, and until when
 //! ```
 //!
 //! Owner of state: [`Store`] owns the directory and the index of what is in it; nothing
@@ -27,6 +28,7 @@ mod metrics;
 mod open;
 mod options;
 mod partial;
+mod pins;
 mod room;
 mod upkeep;
 
@@ -37,7 +39,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use darter_api::{Lengths, Origin, OriginKind, PieceIndex, PieceSet, TaskId};
@@ -55,6 +57,7 @@ pub use upkeep::upkeep;
 use blob::Whole;
 use layout::Layout;
 use partial::Growing;
+use pins::Pins;
 use room::Room;
 
 /// What was on disk when the store was opened.
@@ -83,7 +86,7 @@ struct Inner {
     blob_bytes: AtomicU64,
     manifest_bytes: AtomicU64,
     room: Room,
-    pinned: DashMap<TaskId, Instant>,
+    pins: Mutex<Pins>,
     /// Dropped since it was last asked; one entry a content at most between two beats of
     /// the swarm.
     gone: Mutex<Vec<TaskId>>,
@@ -204,16 +207,34 @@ impl Store {
         })
     }
 
-    /// Keeps a content from eviction for so long.
-    pub fn pin(&self, task: TaskId, time: Duration) {
-        self.0.pinned.insert(task, Instant::now() + time);
+    /// Keeps a content from eviction until then, whether it is here already or will be;
+    /// it survives a restart. A later time that was said before stands.
+    ///
+    /// # Errors
+    /// When the disk does not take the note, or 100,000 contents are pinned.
+    pub fn pin(&self, task: TaskId, until: SystemTime) -> io::Result<()> {
+        let mut pins = self.0.pins.lock();
+        pins.pin(task, seconds(until))?;
+        self.0.metrics.show_pinned(pins.expire(unix_seconds()));
+        Ok(())
+    }
+
+    /// Lets it be evicted again.
+    ///
+    /// # Errors
+    /// When the disk does not take the note; after a restart it is pinned again then.
+    pub fn unpin(&self, task: &TaskId) -> io::Result<()> {
+        let mut pins = self.0.pins.lock();
+        pins.unpin(task)?;
+        self.0.metrics.show_pinned(pins.expire(unix_seconds()));
+        Ok(())
     }
 
     /// Drops a content; whether it was here and free.
     pub fn delete(&self, task: &TaskId) -> bool {
         let dropped = self.take_out(task, Entry::is_free);
-        if dropped {
-            self.0.pinned.remove(task);
+        if dropped && let Err(cause) = self.unpin(task) {
+            tracing::warn!(%task, %cause, "a dropped content's pin remains");
         }
         dropped
     }
@@ -333,8 +354,11 @@ fn is_manifest(origin: Option<&Origin>, media_type: Option<&str>) -> bool {
 
 /// Seconds since the Unix epoch.
 fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
+    seconds(SystemTime::now())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 

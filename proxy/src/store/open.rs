@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 
 use super::{
     Entry, Found, Inner, Metrics, Options, Store, blob::Whole, is_manifest, journal::Ledger,
-    layout::Layout, partial::Growing, room::Room,
+    layout::Layout, partial::Growing, pins::Pins, room::Room, unix_seconds,
 };
 
 /// Says which boot of the machine the files are from.
@@ -59,6 +59,7 @@ pub(super) fn open(
     let lock = lock(directory)?;
     let layout = Layout::create(directory).map_err(io)?;
     let same_boot = last_boot(directory) == boot_id;
+    let pins = Pins::open(directory.join("pins"), unix_seconds()).map_err(io)?;
     let store = Store(Arc::new(Inner {
         layout,
         options: options.clone(),
@@ -66,7 +67,7 @@ pub(super) fn open(
         blob_bytes: AtomicU64::new(0),
         manifest_bytes: AtomicU64::new(0),
         room: Room::default(),
-        pinned: DashMap::new(),
+        pins: Mutex::new(pins),
         gone: Mutex::default(),
         fresh: Mutex::default(),
         metrics,
@@ -81,8 +82,10 @@ pub(super) fn open(
     }
     if !same_boot {
         // Only now: a start that is cut short must not make the next one trust what this
-        // one has not hashed.
-        fs::write(directory.join(BOOT), boot_id).map_err(io)?;
+        // one has not hashed. Unwritten, it only makes the next one hash again.
+        if let Err(cause) = fs::write(directory.join(BOOT), boot_id) {
+            tracing::warn!(%cause, "the boot id can't be noted");
+        }
     }
     Ok((store, found))
 }

@@ -16,7 +16,7 @@ use std::{
 use darter_api::TaskId;
 use parking_lot::Mutex;
 
-use super::{Entry, Store};
+use super::{Entry, Store, unix_seconds};
 
 /// Who may have room, and whether there is any at all.
 #[derive(Debug, Default)]
@@ -87,14 +87,14 @@ impl Store {
 
     /// What may go and what it gives back, the least recently used first.
     fn candidates(&self, manifests: bool, size: fn(&Entry) -> u64) -> Vec<(TaskId, u64)> {
-        let now = Instant::now();
-        self.0.pinned.retain(|_, until| *until > now);
+        let now = unix_seconds();
+        let pins = self.0.pins.lock();
         let mut candidates: Vec<(u64, TaskId, u64)> = self
             .0
             .index
             .iter()
             .filter(|entry| entry.is_free() && entry.is_manifest() == manifests)
-            .filter(|entry| !self.0.pinned.contains_key(entry.key()))
+            .filter(|entry| !pins.holds(entry.key(), now))
             .map(|entry| {
                 let used = match entry.value() {
                     Entry::Whole(whole) => whole.used.load(Ordering::Relaxed),
@@ -115,6 +115,8 @@ impl Store {
     /// others on the disk need. Blocks as long as the disk takes; for a slow background
     /// loop.
     pub fn tidy(&self) {
+        let pinned = self.0.pins.lock().expire(unix_seconds());
+        self.0.metrics.show_pinned(pinned);
         let options = &self.0.options;
         for manifests in [false, true] {
             let used = self.used(manifests);

@@ -4,7 +4,7 @@ pub(crate) mod disk;
 mod restart;
 mod room;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use bytesize::ByteSize;
 use darter_api::{Digest, Grant, NodeKey, PieceDigest, Proof, Statement};

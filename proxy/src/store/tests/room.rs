@@ -48,7 +48,8 @@ fn the_least_recently_used_goes_for_a_new_one_but_not_what_is_held_or_pinned() {
     let tasks =
         [200_000, 200_001, 200_002, 200_003].map(|size| store_whole(&store, &content(size)));
     let held = store.whole(&tasks[0]).unwrap();
-    store.pin(tasks[1], Duration::from_secs(60));
+    let until = SystemTime::now() + Duration::from_secs(60);
+    store.pin(tasks[1], until).unwrap();
     drop(try_begin(&store, 399_990).unwrap());
     assert!(store.whole(&tasks[0]).is_some(), "held");
     assert!(store.whole(&tasks[1]).is_some(), "pinned");
@@ -60,6 +61,22 @@ fn the_least_recently_used_goes_for_a_new_one_but_not_what_is_held_or_pinned() {
     assert!(!store.delete(&tasks[0]), "held");
     drop(held);
     assert!(store.delete(&tasks[0]));
+}
+
+#[test]
+fn a_pin_outlives_a_restart_and_ends_with_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), bounded(1_000_000));
+    let task = store_whole(&store, &content(500_000));
+    let until = SystemTime::now() + Duration::from_secs(60);
+    store.pin(task, until).unwrap();
+    drop(store);
+    let store = open_with(dir.path(), bounded(1_000_000));
+    assert!(refused(try_begin(&store, 600_000)));
+    assert!(store.delete(&task), "a pin is no guard");
+    store_whole(&store, &content(500_000));
+    assert!(try_begin(&store, 600_000).is_ok());
+    assert_eq!(store.take_gone(), [task, task]);
 }
 
 #[test]
