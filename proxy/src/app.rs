@@ -292,7 +292,8 @@ impl Proxy {
             registry,
         )?;
 
-        inner.spawn("store upkeep", store::upkeep(store));
+        inner.spawn("store upkeep", store::upkeep(store.clone()));
+        inner.spawn("scrub", store::scrub(store));
         inner.spawn("limits", limits.watch(options.limits));
         peer_port.serve("peer port", peer_router, &inner, peer_options());
         let clients_options = ServerOptions {

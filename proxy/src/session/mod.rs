@@ -53,6 +53,16 @@ pub struct Session {
     outbox: Arc<ArcSwapOption<mpsc::Sender<v1::PeerMessage>>>,
 }
 
+#[cfg(test)]
+impl Session {
+    /// One that stands, and what is said in it.
+    pub(crate) fn recorded() -> (Self, mpsc::Receiver<v1::PeerMessage>) {
+        let (outbox, said) = mpsc::channel(OUTBOX);
+        let outbox = Arc::new(ArcSwapOption::from_pointee(outbox));
+        (Self { outbox }, said)
+    }
+}
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {

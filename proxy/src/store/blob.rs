@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt as _,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -84,11 +84,6 @@ impl Blob {
             file: Arc::new(file),
             journal: files.journal,
         })
-    }
-
-    /// What it is in the index, without keeping it.
-    pub(super) fn downgrade(&self) -> Weak<Whole> {
-        Arc::downgrade(&self.whole)
     }
 
     /// Bytes.

@@ -37,30 +37,4 @@ impl Store {
         journal.write_all(&Record::Durable.encode())?;
         journal.sync_data()
     }
-
-    /// Hashes a whole content again; one that fails is dropped. Whether it is right.
-    /// For a slow background scrub.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    pub fn scrub(&self, task: &TaskId) -> io::Result<bool> {
-        let Some(blob) = self.whole(task) else {
-            return Ok(true);
-        };
-        let whole = blob.downgrade();
-        let mut hasher = darter_api::Hasher::new(task.digest().algorithm());
-        let mut at = 0;
-        while at < blob.size() {
-            let next = (at + (1 << 20)).min(blob.size());
-            hasher.update(&blob.read(at..next)?);
-            at = next;
-        }
-        if hasher.finish() == *task.digest() {
-            return Ok(true);
-        }
-        tracing::error!(%task, "a stored blob does not match its digest any more; it is dropped");
-        self.0.metrics.rotten();
-        self.drop_whole(&whole, task);
-        Ok(false)
-    }
 }

@@ -20,6 +20,8 @@ pub struct Metrics {
     pinned: Gauge,
     free_bytes: Gauge<u64, AtomicU64>,
     rotten: Counter,
+    scrubbed_bytes: Counter,
+    scrub_rounds: Counter,
 }
 
 impl Metrics {
@@ -48,6 +50,16 @@ impl Metrics {
             "store_rotten",
             "Stored contents that did not match their digest any more",
             &self.rotten,
+        );
+        add(
+            "store_scrubbed_bytes",
+            "Bytes read again in search of rot",
+            &self.scrubbed_bytes,
+        );
+        add(
+            "store_scrub_rounds",
+            "Times that all contents were read again",
+            &self.scrub_rounds,
         );
         registry.register(
             "store_full",
@@ -99,6 +111,16 @@ impl Metrics {
     }
 
     #[cfg(test)]
+    pub(super) fn scrubbed_bytes(&self) -> u64 {
+        self.scrubbed_bytes.get()
+    }
+
+    #[cfg(test)]
+    pub(super) fn rounds(&self) -> u64 {
+        self.scrub_rounds.get()
+    }
+
+    #[cfg(test)]
     pub(super) fn is_full(&self) -> bool {
         self.full.get() == 1
     }
@@ -113,5 +135,13 @@ impl Metrics {
 
     pub(super) fn rotten(&self) {
         self.rotten.inc();
+    }
+
+    pub(super) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    pub(super) fn scrub_round(&self) {
+        self.scrub_rounds.inc();
     }
 }

@@ -8,6 +8,7 @@
 //! partial/<algorithm>/<hex>[.journal] the same, being downloaded
 //! trash/<number>                      dropped, and soon gone
 //! pins                                what is to stay, and until when
+//! scrubbed                            how far the scrub's round is
 //! ```
 //!
 //! Owner of state: [`Store`] owns the directory and the index of what is in it; nothing
@@ -30,6 +31,7 @@ mod options;
 mod partial;
 mod pins;
 mod room;
+mod scrub;
 mod upkeep;
 
 use std::{
@@ -52,6 +54,7 @@ pub use metrics::Metrics;
 pub use open::OpenError;
 pub use options::Options;
 pub use partial::Partial;
+pub use scrub::scrub;
 pub use upkeep::upkeep;
 
 use blob::Whole;

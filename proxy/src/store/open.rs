@@ -152,7 +152,7 @@ impl Store {
         self.0.index.insert(task, Entry::Whole(Arc::new(whole)));
         self.account(lengths.size(), manifest);
         if !ledger.durable {
-            if !same_boot && !self.scrub(&task)? {
+            if !same_boot && !self.scrub(&task) {
                 return Ok(None);
             }
             self.0.fresh.lock().push(task);

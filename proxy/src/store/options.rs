@@ -20,6 +20,9 @@ pub struct Options {
     /// Bytes of the file system that are left to others: blobs are evicted for them, and
     /// without any left nothing more is stored. Default 1 GiB.
     pub min_free: ByteSize,
+    /// Bytes a second that are read again in search of rot, every content at most once a
+    /// day; 0 reads none. Default 8 MiB. Costs so much of the disk, and some of a core.
+    pub scrub_rate: ByteSize,
 }
 
 impl Default for Options {
@@ -30,6 +33,7 @@ impl Default for Options {
             high_watermark: 95,
             low_watermark: 85,
             min_free: ByteSize::gib(1),
+            scrub_rate: ByteSize::mib(8),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod disk;
 mod restart;
 mod room;
+mod scrub;
 
 use std::{fs, time::Duration};
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use bytesize::ByteSize;
 use darter_api::{
     HostId, NodeKey, TaskId,
-    session::{Neighbour, Purpose, Role, SchedulerMessage},
+    session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
+    wire::v1,
 };
 use darter_runtime::{
     Tasks,
@@ -35,6 +36,7 @@ pub(super) struct Host {
     pub(super) key: Arc<NodeKey>,
     address: std::net::SocketAddr,
     scheduler: mpsc::Sender<SessionEvent>,
+    said: tokio::sync::Mutex<mpsc::Receiver<v1::PeerMessage>>,
     tasks: Tasks,
 }
 
@@ -118,9 +120,10 @@ impl Host {
         server.serve("peer", router, &tasks, ServerOptions::default());
         let (scheduler_says, session_events) = mpsc::channel(64);
         let trust = Trust::open(&directory.join("trusted"), key.id(), Policy::Members).unwrap();
+        let (session, said) = Session::recorded();
         let session = match scheduler {
             Scheduler::None => None,
-            Scheduler::Test => Some((Session::default(), session_events)),
+            Scheduler::Test => Some((session, session_events)),
         };
         let parts = Parts {
             options: core::Options::default(),
@@ -143,6 +146,7 @@ impl Host {
             key,
             address,
             scheduler: scheduler_says,
+            said: tokio::sync::Mutex::new(said),
             tasks,
         }
     }
@@ -153,6 +157,15 @@ impl Host {
 
     pub(super) async fn hears(&self, message: SchedulerMessage) {
         self.says(SessionEvent::Message(Box::new(message))).await;
+    }
+
+    /// Waits until it has told its scheduler this.
+    pub(super) async fn has_said(&self, message: &PeerMessage) {
+        let mut said = self.said.lock().await;
+        let wanted = v1::PeerMessage::from(message);
+        let hears = async { while said.recv().await.unwrap() != wanted {} };
+        let heard = tokio::time::timeout(Duration::from_secs(10), hears).await;
+        assert!(heard.is_ok(), "waited in vain for {message:?}");
     }
 
     pub(super) fn id(&self) -> HostId {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use darter_api::{
     Grant, Lengths, NodeKey, TaskId,
-    session::{Purpose, SchedulerMessage},
+    session::{PeerMessage, Purpose, SchedulerMessage},
 };
 use tempfile::tempdir;
 
@@ -175,4 +175,31 @@ async fn what_was_stored_is_given_after_a_restart_without_a_source() {
     for host in [first, second] {
         host.stop().await;
     }
+}
+
+#[tokio::test]
+async fn rot_is_told_to_the_scheduler_and_healed_by_the_next_pull() {
+    let bytes = content(SIZE, 24);
+    let task = task_of(&bytes);
+    let source = Arc::new(TestSource::new([bytes.clone()]));
+    let dir = tempdir().unwrap();
+    let host = Host::start(dir.path(), &source, 1, Scheduler::Test).await;
+    welcome(&host).await;
+    let (pulled, ()) = tokio::join!(host.pull(task), grant(&host, task));
+    assert!(pulled.unwrap() == bytes);
+    host.has_said(&PeerMessage::Done { task }).await;
+    let path = dir.path().join("store/blobs/sha256");
+    let path = path.join(task.digest().hex());
+    let mut rotten = bytes.to_vec();
+    rotten[1_234_567] ^= 1;
+    std::fs::write(path, rotten).unwrap();
+    assert!(!host.store.scrub(&task));
+
+    let tasks = vec![task];
+    host.has_said(&PeerMessage::Evicted { tasks }).await;
+    let (pulled, ()) = tokio::join!(host.pull(task), grant(&host, task));
+    assert!(pulled.unwrap() == bytes);
+    assert_eq!(source.reads(), [None, None]);
+    host.has_said(&PeerMessage::Done { task }).await;
+    host.stop().await;
 }
