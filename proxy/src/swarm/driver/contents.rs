@@ -254,6 +254,7 @@ impl Shared {
             media_type: stat.media_type.clone(),
             credentials: Arc::clone(&entry.credentials),
             limits: self.limits.clone(),
+            metrics: Arc::new(self.metrics.clone()),
         };
         if self.store.is_closed() {
             return Ok(Phase::Through(through));

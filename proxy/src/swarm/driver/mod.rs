@@ -241,6 +241,7 @@ impl Shared {
             media_type: download.media_type(),
             credentials: Arc::clone(&download.credentials),
             limits: self.limits.clone(),
+            metrics: Arc::new(self.metrics.clone()),
         }
     }
 

@@ -12,6 +12,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
     credentials::Credentials,
+    metrics::{From, Metrics},
     source::{begin, skip_to},
 };
 use crate::{
@@ -30,6 +31,7 @@ pub(super) struct Through {
     pub(super) media_type: Option<String>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl fmt::Debug for Through {
@@ -149,11 +151,12 @@ impl Pass {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(mut bytes)) => {
                     bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
-                    let limits = &self.through.limits;
                     let length = bytes.len() as u64;
+                    let limits = &self.through.limits;
                     limits
                         .pass(Direction::Source, Class::Foreground, length)
                         .await;
+                    self.through.metrics.bytes(From::Source, length);
                     return Ok(bytes);
                 }
                 Some(Err(error)) if !error.is_retryable() => return Err(error),

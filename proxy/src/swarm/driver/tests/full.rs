@@ -54,6 +54,8 @@ async fn what_does_not_fit_is_passed_on_without_the_store() {
         assert!(host.pull(task_of(&large)).await.unwrap() == large);
     }
     assert_eq!(source.reads(), [None, None]);
+    let twice = 2 * large.len() as u64;
+    assert_eq!(host.swarm.totals(), (twice, 0, 0), "it is counted");
     assert!(host.store.lengths(&task_of(&large)).is_none());
     assert!(host.pull(task_of(&small)).await.unwrap() == small);
     until("it is committed", || {
