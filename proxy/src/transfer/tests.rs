@@ -101,7 +101,10 @@ async fn parent_within(size: usize, spoil: Option<(u64, &[u8])>, limits: Limits)
     };
     let router = PieceServer::new(
         store.clone(),
-        &Options::default(),
+        &Options {
+            upload_queue: 64,
+            ..Options::default()
+        },
         limits,
         Metrics::default(),
     )
