@@ -49,6 +49,10 @@ pub struct Hello {
     pub locality: Locality,
     /// Pieces it sends at the same time.
     pub upload_slots: u32,
+    /// Processor cores, if known.
+    pub cores: Option<u32>,
+    /// Whether it gives pieces to others.
+    pub shares: bool,
 }
 
 /// One task of a host's inventory.
@@ -119,6 +123,26 @@ pub enum Complaint {
     Slow,
     /// It sent bytes or a proof that failed their check.
     Rot,
+}
+
+/// What came from one parent since the last report on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ParentReport {
+    /// Which.
+    pub host: HostId,
+    /// Verified pieces.
+    pub pieces: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Microseconds they took, each shared among the requests that were under way to the
+    /// parent when it was asked for.
+    pub busy_us: u64,
+    /// Requests that stalled or did not reach it.
+    pub failures: u32,
+    /// Requests answered with bytes or a proof that failed their check.
+    pub rot: u32,
+    /// Whether this host takes nothing from it any more, for minutes.
+    pub given_up: bool,
 }
 
 /// A reference in a repository.
@@ -242,6 +266,11 @@ pub enum PeerMessage {
         /// How.
         complaint: Complaint,
     },
+    /// What came from which parent, at most about once a second.
+    Parents {
+        /// Those asked for pieces since the last report.
+        parents: Vec<ParentReport>,
+    },
     /// These are no longer on disk.
     Evicted {
         /// The tasks.
@@ -333,6 +362,8 @@ pub enum SchedulerMessage {
         task: TaskId,
         /// Why the last one gave up.
         why: LeaseEnd,
+        /// The peer is not to try either: its operator's rules say so.
+        forbidden: bool,
     },
     /// The answer to a [`PeerMessage::Lookup`].
     Found {

@@ -359,6 +359,8 @@ impl Proxy {
             role: if options.seed { Role::Seed } else { Role::Peer },
             locality: options.locality.clone().into(),
             upload_slots: u32::try_from(options.transfer.upload_slots).unwrap_or(u32::MAX),
+            cores: cores(),
+            shares: options.swarm.share,
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let session = Session::start(
@@ -384,6 +386,11 @@ async fn schedulers(
         }
         _ => Ok(watch::channel(options.schedulers.clone()).1),
     }
+}
+
+fn cores() -> Option<u32> {
+    let cores = std::thread::available_parallelism().ok()?;
+    u32::try_from(cores.get()).ok()
 }
 
 /// Two groups that end with `tasks`: first that of the clients' connections, drained, then

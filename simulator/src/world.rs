@@ -443,6 +443,8 @@ impl World {
             role: peer.role,
             locality: Locality::default(),
             upload_slots: self.scenario.transfer.upload_slots as u32,
+            cores: None,
+            shares: true,
         };
         self.tell_scheduler(scheduling::Event::HostUp(hello));
     }

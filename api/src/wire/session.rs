@@ -8,8 +8,8 @@ use super::{
 use crate::{
     HostId, Lengths, Origin, PieceSet, TaskId,
     session::{
-        Complaint, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation, PeerMessage,
-        Purpose, Reference, Role, SchedulerMessage,
+        Complaint, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation, ParentReport,
+        PeerMessage, Purpose, Reference, Role, SchedulerMessage,
     },
 };
 
@@ -103,6 +103,8 @@ impl From<&Hello> for v1::Hello {
             }),
             upload_slots: hello.upload_slots,
             signature: bytes::Bytes::new(),
+            cores: hello.cores.unwrap_or(0),
+            withholds: !hello.shares,
         }
     }
 }
@@ -124,6 +126,38 @@ impl TryFrom<v1::Hello> for Hello {
                 location: locality.location,
             },
             upload_slots: value.upload_slots,
+            cores: Some(value.cores).filter(|cores| *cores > 0),
+            shares: !value.withholds,
+        })
+    }
+}
+
+impl From<&ParentReport> for v1::ParentReport {
+    fn from(report: &ParentReport) -> Self {
+        Self {
+            host: id_bytes(&report.host),
+            pieces: report.pieces,
+            bytes: report.bytes,
+            busy_us: report.busy_us,
+            failures: report.failures,
+            rot: report.rot,
+            given_up: report.given_up,
+        }
+    }
+}
+
+impl TryFrom<v1::ParentReport> for ParentReport {
+    type Error = WireError;
+
+    fn try_from(value: v1::ParentReport) -> Result<Self, WireError> {
+        Ok(Self {
+            host: host(&value.host)?,
+            pieces: value.pieces,
+            bytes: value.bytes,
+            busy_us: value.busy_us,
+            failures: value.failures,
+            rot: value.rot,
+            given_up: value.given_up,
         })
     }
 }
@@ -270,6 +304,9 @@ impl From<&PeerMessage> for v1::PeerMessage {
                 task: task.to_string(),
                 complaint: v1::Complaint::from(*complaint).into(),
             }),
+            PeerMessage::Parents { parents } => Up::Parents(v1::Parents {
+                parents: parents.iter().map(Into::into).collect(),
+            }),
             PeerMessage::Evicted { tasks } => Up::Evicted(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
@@ -359,6 +396,13 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                 task: task(&v.task)?,
                 complaint: enumeration::<v1::Complaint, _>(v.complaint, "complaint")?,
             },
+            Up::Parents(v) => Self::Parents {
+                parents: v
+                    .parents
+                    .into_iter()
+                    .map(TryInto::try_into)
+                    .collect::<Result<_, _>>()?,
+            },
             Up::Evicted(v) => Self::Evicted {
                 tasks: tasks(&v.tasks)?,
             },
@@ -433,9 +477,14 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
             SchedulerMessage::Mismatch { task, lengths } => {
                 Down::Mismatch(task_lengths(task, lengths))
             }
-            SchedulerMessage::Unavailable { task, why } => Down::Unavailable(v1::Unavailable {
+            SchedulerMessage::Unavailable {
+                task,
+                why,
+                forbidden,
+            } => Down::Unavailable(v1::Unavailable {
                 task: task.to_string(),
                 why: v1::LeaseEnd::from(*why).into(),
+                forbidden: *forbidden,
             }),
             SchedulerMessage::Found { id, observation } => Down::Found(v1::Found {
                 id: *id,
@@ -495,6 +544,7 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
             Down::Unavailable(v) => Self::Unavailable {
                 task: task(&v.task)?,
                 why: lease_end(v.why)?,
+                forbidden: v.forbidden,
             },
             Down::Found(v) => Self::Found {
                 id: v.id,

@@ -68,6 +68,8 @@ fn peer_messages() -> Vec<PeerMessage> {
                 location: "eu|ams|1".into(),
             },
             upload_slots: 4,
+            cores: Some(8),
+            shares: false,
         }),
         PeerMessage::Inventory {
             holdings: vec![Holding {
@@ -125,6 +127,17 @@ fn peer_messages() -> Vec<PeerMessage> {
             task: task(),
             complaint: Complaint::Rot,
         },
+        PeerMessage::Parents {
+            parents: vec![ParentReport {
+                host,
+                pieces: 3,
+                bytes: 3 << 20,
+                busy_us: 90_000,
+                failures: 1,
+                rot: 2,
+                given_up: true,
+            }],
+        },
         PeerMessage::Evicted {
             tasks: vec![task()],
         },
@@ -174,6 +187,7 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
         SchedulerMessage::Unavailable {
             task: task(),
             why: LeaseEnd::Refused,
+            forbidden: true,
         },
         SchedulerMessage::Found {
             id: 5,

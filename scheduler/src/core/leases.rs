@@ -172,7 +172,13 @@ impl Cluster {
             .filter(|host| told.insert(*host))
             .collect();
         for host in news {
-            self.send(host, SchedulerMessage::Unavailable { task: *id, why });
+            let (task, forbidden) = (*id, false);
+            let message = SchedulerMessage::Unavailable {
+                task,
+                why,
+                forbidden,
+            };
+            self.send(host, message);
         }
     }
 

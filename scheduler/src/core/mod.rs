@@ -325,7 +325,7 @@ impl Cluster {
             }
             PeerMessage::SelfLeased { task, pieces } => self.self_leased(now, host, &task, pieces),
             // The server's slots decide; the scheduler's count would be a hint at best.
-            PeerMessage::Load { .. } => {}
+            PeerMessage::Load { .. } | PeerMessage::Parents { .. } => {}
             PeerMessage::Report {
                 neighbour,
                 complaint,

@@ -173,6 +173,9 @@ impl Node {
         id: TaskId,
         lengths: Lengths,
     ) {
+        if !self.options.share {
+            return;
+        }
         let Some(task) = self.state.tasks.get_mut(&id) else {
             if self.state.early.len() < MAX_EARLY || self.state.early.contains_key(&id) {
                 self.state.early.entry(id).or_default().insert(host);

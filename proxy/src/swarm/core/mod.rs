@@ -9,7 +9,8 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
-//! [`offers`] who is given what only this host has, [`lease`] when the source is read.
+//! [`offers`] who is given what only this host has, [`lease`] when the source is read,
+//! [`reports`] what the scheduler hears of parents.
 
 mod announce;
 pub mod event;
@@ -18,6 +19,7 @@ mod offers;
 mod options;
 mod peers;
 mod pick;
+mod reports;
 mod state;
 
 use std::time::Duration;
@@ -53,6 +55,9 @@ pub struct Node {
     /// When the session was lost (or the node began without one).
     session_lost: Timestamp,
     next_request: u64,
+    /// When the scheduler was last told of parents, and whether there is more to tell.
+    reported: Timestamp,
+    has_report: bool,
     /// When it was last woken.
     ticked: Timestamp,
     commands: Vec<Command>,
@@ -70,6 +75,8 @@ impl Node {
             session_up: false,
             session_lost: Timestamp::ZERO,
             next_request: 1,
+            reported: Timestamp::ZERO,
+            has_report: false,
             ticked: Timestamp::ZERO,
             commands: Vec::new(),
         }
@@ -86,6 +93,7 @@ impl Node {
         self.ticked = now;
         self.redial(now);
         self.expire_early_grants(now);
+        self.report_parents(now);
         for task in self.state.busy.clone() {
             self.offer(now, &task);
             self.flush(&task);
@@ -105,6 +113,8 @@ impl Node {
             .values()
             .filter_map(|host| host.redial_at)
             .min();
+        let report = self.report_due().map(|due| due.max(now));
+        let redial = report.into_iter().chain(redial).min();
         if self.state.busy.is_empty() && self.state.granted.is_empty() {
             return redial;
         }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
+    /// Whether other peers are given what this host has. Default true. Without it others
+    /// read more from the registry.
+    pub share: bool,
     /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
     /// smaller ones give readers a smoother flow. Default 64.
     pub window: u32,
@@ -50,6 +53,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            share: true,
             window: 64,
             pipeline: 4,
             in_flight: 16,

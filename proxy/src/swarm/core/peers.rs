@@ -58,7 +58,11 @@ impl Node {
                     }
                 }
             }
-            SchedulerMessage::Unavailable { task, why } => self.unavailable(now, &task, why),
+            SchedulerMessage::Unavailable {
+                task,
+                why,
+                forbidden,
+            } => self.unavailable(now, &task, why, forbidden),
             SchedulerMessage::Found { id, observation } => {
                 self.commands.push(Command::Found { id, observation });
             }
@@ -283,7 +287,13 @@ impl Node {
         }
     }
 
-    fn unavailable(&mut self, now: Timestamp, id: &TaskId, why: darter_api::session::LeaseEnd) {
+    fn unavailable(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        why: darter_api::session::LeaseEnd,
+        forbidden: bool,
+    ) {
         let Some(download) = self.download(id) else {
             return;
         };
@@ -291,7 +301,7 @@ impl Node {
         if download.lease != Lease::None {
             return;
         }
-        if download.failed.is_none() {
+        if download.failed.is_none() && !forbidden {
             // This host's own client may hold a credential that the others did not.
             self.self_lease(now, id);
             return;

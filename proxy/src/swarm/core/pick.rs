@@ -329,6 +329,7 @@ impl Node {
             let service = now.since(request.since) / request.depth;
             let before = parent.service.unwrap_or(service);
             parent.service = Some((before * 3 + service) / 4);
+            self.came_from(&request, service);
         }
         let one = PieceSet::from_range(request.piece..request.piece + 1);
         self.read_less(&request.task, &one);
@@ -368,6 +369,7 @@ impl Node {
             PieceFailure::Stalled => Duration::from_secs(5),
             PieceFailure::Rot => BANISHED,
         };
+        let mut given_up = false;
         if let Some(download) = self.download(&task) {
             // Requests that were under way together fail together.
             let again = download
@@ -389,12 +391,14 @@ impl Node {
             {
                 set.remove(piece);
             }
+            given_up = hopeless;
             if hopeless {
                 download.available.remove(&host);
                 download.read_by.remove(&host);
                 download.failures.remove(&host);
             }
         }
+        self.failed_at(&host, failure, given_up);
         let complaint = match failure {
             PieceFailure::Rot => Some(Complaint::Rot),
             PieceFailure::Stalled => Some(Complaint::Slow),

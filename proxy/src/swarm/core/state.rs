@@ -12,6 +12,7 @@ use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, se
 use super::{
     event::{ReaderId, RequestId},
     offers::Offers,
+    reports::Tally,
 };
 
 /// A task of which this host holds, or wants, something.
@@ -171,6 +172,8 @@ pub(super) struct Neighbourhood {
     pub(super) info: Option<darter_api::session::Neighbour>,
     pub(super) redial_at: Option<Timestamp>,
     pub(super) failures: u32,
+    /// What the scheduler is told next.
+    pub(super) tally: Option<Tally>,
 }
 
 /// A piece asked for.

@@ -41,6 +41,8 @@ pub(super) fn hello(name: u8, epoch: u64, role: Role) -> Hello {
         role,
         locality: Locality::default(),
         upload_slots: 4,
+        cores: None,
+        shares: true,
     }
 }
 

@@ -255,7 +255,11 @@ impl History {
             }
             Step::Unavailable(why) => {
                 let task = task();
-                self.handle(Event::Session(SchedulerMessage::Unavailable { task, why }));
+                self.handle(Event::Session(SchedulerMessage::Unavailable {
+                    task,
+                    why,
+                    forbidden: false,
+                }));
             }
             Step::Link(name, true) => {
                 self.linked.insert(host(name));

@@ -394,3 +394,78 @@ fn a_grant_may_come_before_the_download_is_open() {
     let said = lab.handle(start(PieceSet::new()));
     assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), false)]);
 }
+
+#[test]
+fn the_scheduler_hears_of_parents_once_a_second_in_sums() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    let mut asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+    let (mut reports, mut said) = (Vec::new(), Vec::new());
+    while let Some((request, ..)) = asked.pop() {
+        said.extend(lab.pass(50));
+        said.extend(lab.handle(Event::PieceStored(request)));
+        asked.extend(requests(&said));
+        asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
+        asked.dedup();
+        for command in said.drain(..) {
+            if let Command::Session(PeerMessage::Parents { parents }) = command {
+                reports.push((lab.now, parents));
+            }
+        }
+    }
+    lab.handle(Event::Committed { task: task() });
+    for command in lab.pass(2000) {
+        if let Command::Session(PeerMessage::Parents { parents }) = command {
+            reports.push((lab.now, parents));
+        }
+    }
+    let of_host = |report: &&darter_api::session::ParentReport| report.host == host(1);
+    let all = reports.iter().flat_map(|(_, parents)| parents);
+    let pieces: u32 = all
+        .clone()
+        .filter(of_host)
+        .map(|report| report.pieces)
+        .sum();
+    assert_eq!(pieces, PIECES, "what is left is told after the end");
+    assert!(all.clone().all(|report| report.busy_us > 0));
+    let bytes: u64 = all.map(|report| report.bytes).sum();
+    assert_eq!(bytes, lengths().size());
+    assert!(reports.len() <= 2, "16 pieces within a second");
+}
+
+#[test]
+fn a_host_that_does_not_share_announces_nothing() {
+    let mut lab = Lab::with_session();
+    lab.node.options.share = false;
+    lab.handle(start(PieceSet::from_range(0..4)));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    let (task, lengths) = (task(), lengths());
+    let message = LinkMessage::Subscribe { task, lengths };
+    let host = host(1);
+    let mut said = lab.handle(Event::Link { host, message });
+    said.extend(lab.pass(1000));
+    let has = |command: &Command| {
+        matches!(command, Command::Link { message, .. }
+            if !matches!(message, LinkMessage::Subscribe { .. }))
+    };
+    assert!(!said.iter().any(has));
+}
+
+#[test]
+fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    let said = lab.handle(Event::Session(SchedulerMessage::Unavailable {
+        task: task(),
+        why: LeaseEnd::Refused,
+        forbidden: true,
+    }));
+    assert!(source_reads(&said).is_empty());
+    assert!(
+        said.iter()
+            .any(|command| matches!(command, Command::Fail { .. }))
+    );
+}
