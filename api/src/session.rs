@@ -21,7 +21,7 @@ pub enum Role {
 }
 
 /// Where a node stands, for preferring near neighbours. Empty strings are unknown.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Locality {
     /// Hosts that share a rack or a switch.
     pub host_group: String,

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::Weights;
+
 /// Settings of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,6 +27,11 @@ pub struct Options {
     pub insecure: bool,
     /// Neighbours of a host for one task. Default 20.
     pub degree: usize,
+    /// Members of a task in each data centre (`proxy.locality.idc`) that get neighbours in
+    /// other ones: more are faster, and bring more copies over the border. Default 1.
+    pub gateways: usize,
+    /// What counts how much when neighbours are chosen.
+    pub weights: Weights,
     /// After its start it waits so long for hosts to come back before it grants a read
     /// of the source. Default 1 s.
     #[serde(with = "humantime_serde")]
@@ -58,6 +65,8 @@ impl Default for Options {
             data: PathBuf::from("/var/lib/darter/scheduler"),
             insecure: false,
             degree: 20,
+            gateways: 1,
+            weights: Weights::default(),
             settle: Duration::from_secs(1),
             accept_timeout: Duration::from_millis(500),
             first_byte_timeout: Duration::from_secs(5),

@@ -1,8 +1,10 @@
-//! Who is introduced to whom: a mesh, within a degree, near hosts first.
+//! Who is introduced to whom: a mesh, within a degree, the best candidates first.
 //!
 //! A host is introduced to half its degree when it comes, and others to it later; beyond
 //! one and a half times the degree nobody is introduced to it, but for a few to save it
-//! from starving.
+//! from starving. Candidates are sampled by where they stand ([`super::cells`]), filtered,
+//! and scored ([`super::score`]); links between data centres are gateways' alone
+//! ([`super::zones`]).
 
 use darter_api::{
     HostId, PieceSet, TaskId,
@@ -18,7 +20,7 @@ use super::{
 /// Members looked at for a new neighbourhood: enough to choose from, few enough that a
 /// join costs the same in a swarm of any size.
 const SAMPLE: usize = 64;
-/// Neighbours that are taken from anywhere.
+/// Neighbours that are taken whatever their score.
 const FAR: usize = 2;
 /// Seeds that are always looked at.
 const MAX_SEEDS: usize = 8;
@@ -30,40 +32,76 @@ impl Cluster {
     /// introduced to half the degree, so that there is room for those who come later:
     /// otherwise the first ones would fill each other up, and the swarm would fall apart.
     pub(super) fn introduce(&mut self, host: HostId, id: &TaskId) -> bool {
+        self.enrol(host, id);
+        self.stand_for_gateway(host, id);
+        let mut chosen = self.crossings(&host, id);
         let Some(task) = self.tasks.get(id) else {
             return false;
         };
-        let has = task.degree(&host);
+        let has = task.degree(&host) + chosen.len();
         let wanted = self.options.degree.div_ceil(2).saturating_sub(has);
-        if wanted == 0 {
-            return false;
+        if wanted > 0 {
+            let candidates = self.candidates(id, &host, self.room());
+            let (slow, mut fit): (Vec<HostId>, Vec<HostId>) = candidates
+                .into_iter()
+                .partition(|other| self.is_slow(other) && !self.is_probe_due(other));
+            if fit.is_empty() && has == 0 {
+                fit = slow;
+            }
+            fit.retain(|other| !chosen.contains(other));
+            chosen.extend(self.best(id, &host, fit, wanted));
         }
-        let room = self.room();
-        let mut candidates: Vec<(u32, u32, HostId)> = self
-            .sample(id, &host)
-            .into_iter()
-            .filter_map(|other| {
-                let task = self.tasks.get(id)?;
-                let distance = self.distance(task, &host, &other);
-                (task.degree(&other) < room).then_some((distance, 0, other))
-            })
-            .collect();
-        for candidate in &mut candidates {
-            candidate.1 = self.rng.random();
+        for other in &chosen {
+            self.probed(other);
         }
-        candidates.sort_unstable();
-        // The last ones are from anywhere: near hosts alone would be an island.
-        if candidates.len() > wanted {
-            let near = wanted - wanted.min(FAR);
-            candidates[near..].sort_unstable_by_key(|candidate| candidate.1);
-            candidates.truncate(wanted);
-        }
-        let chosen: Vec<HostId> = candidates.into_iter().map(|chosen| chosen.2).collect();
         self.connect(host, id, &chosen)
     }
 
+    /// Members that may become neighbours of a host, with fewer than `room`.
+    fn candidates(&mut self, id: &TaskId, host: &HostId, room: usize) -> Vec<HostId> {
+        let mut found = self.sample(id, host);
+        if let Some(task) = self.tasks.get(id) {
+            found.retain(|other| self.is_fit(task, host, other) && task.degree(other) < room);
+        }
+        found
+    }
+
+    /// Whether a host could be given another one as a neighbour, room and rate aside.
+    pub(super) fn is_fit(&self, task: &Task, host: &HostId, other: &HostId) -> bool {
+        other != host
+            && self.shares(other)
+            && (!self.is_bad(other) || self.is_slow(other))
+            && !task.are_neighbours(host, other)
+            && !self.blocked(host, other)
+            && self.may_meet(task, host, other)
+    }
+
+    /// The best `wanted` of some candidates, and among them a few that are just there:
+    /// near hosts alone would be an island.
+    fn best(
+        &mut self,
+        id: &TaskId,
+        host: &HostId,
+        candidates: Vec<HostId>,
+        wanted: usize,
+    ) -> Vec<HostId> {
+        let mut scored: Vec<(f64, HostId)> = Vec::with_capacity(candidates.len());
+        for other in candidates {
+            scored.push((self.score(id, host, &other), other));
+        }
+        scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if scored.len() > wanted {
+            for at in wanted - wanted.min(FAR)..wanted {
+                let other = self.rng.random_range(at..scored.len());
+                scored.swap(at, other);
+            }
+            scored.truncate(wanted);
+        }
+        scored.into_iter().map(|(_, other)| other).collect()
+    }
+
     /// Neighbours of a host for one task, at most.
-    pub(super) fn room(&self) -> usize {
+    pub(super) const fn room(&self) -> usize {
         self.options.degree + self.options.degree / 2
     }
 
@@ -75,64 +113,56 @@ impl Cluster {
         id: &TaskId,
         pieces: &PieceSet,
     ) -> bool {
-        let limit = self.room() + RESCUERS;
-        let sample = self.sample(id, &host);
-        let Some(task) = self.tasks.get(id) else {
-            return false;
-        };
-        if pieces.is_empty() || task.degree(&host) >= limit {
-            return false;
+        self.enrol(host, id);
+        let found = self.holders(host, id, pieces);
+        if !found.is_empty() || !self.replace_gateway(host, id) {
+            return self.connect(host, id, &found);
         }
-        let holders: Vec<HostId> = sample
-            .into_iter()
-            .filter(|other| {
-                let holds = |member: &Member| !member.held().intersection(pieces).is_empty();
-                task.degree(other) < limit && task.members.get(other).is_some_and(holds)
-            })
-            .take(RESCUERS)
-            .collect();
-        self.connect(host, id, &holders)
+        let found = self.holders(host, id, pieces);
+        self.connect(host, id, &found)
     }
 
-    /// Members that could be neighbours: all of a small swarm, some of a large one, and
-    /// always seeds and those who read the source.
-    fn sample(&mut self, id: &TaskId, host: &HostId) -> Vec<HostId> {
+    fn holders(&mut self, host: HostId, id: &TaskId, pieces: &PieceSet) -> Vec<HostId> {
+        let limit = self.room() + RESCUERS;
+        let candidates = self.candidates(id, &host, limit);
         let Some(task) = self.tasks.get(id) else {
             return Vec::new();
         };
-        let readers = task.leases.iter().map(|lease| lease.holder);
-        let seeds = self.seeds.iter().take(MAX_SEEDS).copied();
-        let seeds = seeds.filter(|seed| task.members.contains_key(seed));
-        let mut found: Vec<HostId> = readers.chain(seeds).collect();
-        let members = task.order.len();
-        if members > SAMPLE {
-            let rng = &mut self.rng;
-            found.extend((0..SAMPLE).map(|_| task.order[rng.random_range(0..members)]));
-        } else {
-            found.extend(&task.order);
+        if pieces.is_empty() || task.degree(&host) >= limit {
+            return Vec::new();
         }
-        found.sort_unstable();
-        found.dedup();
-        let already = task.members.get(host).map(|member| &member.neighbours);
-        found.retain(|other| {
-            other != host
-                && !self.is_bad(other)
-                && already.is_none_or(|neighbours| !neighbours.contains(other))
-        });
+        let holds = |member: &Member| !member.held().intersection(pieces).is_empty();
+        let mut found: Vec<HostId> = candidates
+            .into_iter()
+            .filter(|other| task.members.get(other).is_some_and(holds))
+            .collect();
+        found.sort_by_key(|other| self.is_slow(other));
+        found.truncate(RESCUERS);
         found
     }
 
-    /// How far a candidate is, in steps: readers of the source and seeds are always near.
-    fn distance(&self, task: &Task, host: &HostId, other: &HostId) -> u32 {
-        let reads = task.leases.iter().any(|lease| lease.holder == *other);
-        if reads || self.seeds.contains(other) {
-            return 0;
-        }
-        let locality = |host: &HostId| self.hosts.get(host).map(|host| &host.hello.locality);
-        match (locality(host), locality(other)) {
-            (Some(here), Some(there)) => steps(here, there),
-            _ => u32::MAX,
-        }
+    /// Seeds that are members, and who reads the source or has read it.
+    pub(super) fn sources(&self, task: &Task) -> impl Iterator<Item = HostId> {
+        let readers = task.leases.iter().map(|lease| lease.holder);
+        let seeds = self.seeds.iter().take(MAX_SEEDS).copied();
+        let seeds = seeds.filter(|seed| task.members.contains_key(seed));
+        readers.chain(seeds).chain(task.sources.iter().copied())
+    }
+
+    /// Members that could be neighbours: all of a small swarm, some of a large one, and
+    /// always those who have it from the source, or brought it into the zone.
+    fn sample(&mut self, id: &TaskId, host: &HostId) -> Vec<HostId> {
+        let (Some(task), Some(known)) = (self.tasks.get(id), self.hosts.get(host)) else {
+            return Vec::new();
+        };
+        let home = &known.place;
+        let reached = |there: &Locality| Self::is_reached(home, there);
+        let mut found = self.gateways(task);
+        let sampled = task.cells.sample(home, reached, SAMPLE, &mut self.rng);
+        found.extend(sampled);
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     fn connect(&mut self, host: HostId, id: &TaskId, others: &[HostId]) -> bool {
@@ -174,22 +204,4 @@ impl Cluster {
             role: hello.role,
         })
     }
-}
-
-/// 1 in the same host group, 2 in the same data centre, more for each differing part of
-/// the location.
-fn steps(here: &Locality, there: &Locality) -> u32 {
-    if !here.host_group.is_empty() && here.host_group == there.host_group {
-        return 1;
-    }
-    if !here.idc.is_empty() && here.idc == there.idc {
-        return 2;
-    }
-    let shared = here
-        .location
-        .split('|')
-        .zip(there.location.split('|'))
-        .take_while(|(a, b)| a == b && !a.is_empty())
-        .count();
-    8 - (shared as u32).min(5)
 }

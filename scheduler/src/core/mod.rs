@@ -8,11 +8,16 @@
 //! task is held by a connected host, leased, or its waiters were told that it is
 //! unavailable (or the settling time after the start still runs).
 
+mod bad;
+mod cells;
 mod deal;
+mod hosts;
 mod leases;
 mod mesh;
 mod observations;
+mod score;
 mod task;
+mod zones;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,7 +33,9 @@ use darter_api::{
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use crate::Options;
+use hosts::Host;
 use observations::Observations;
+pub use score::Weights;
 pub use task::{Graph, GraphNode};
 use task::{Member, Task};
 
@@ -36,8 +43,6 @@ use task::{Member, Task};
 const MAX_TASKS: usize = 1_000_000;
 /// Leases are looked at so often.
 const TICK: Duration = Duration::from_millis(100);
-/// A host that so many others caught sending rot is no neighbour any more.
-const ROT_REPORTERS: usize = 3;
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -101,26 +106,14 @@ pub struct Cluster {
     /// Tasks with a lease or with somebody waiting.
     live: BTreeSet<TaskId>,
     observations: Observations,
+    /// Bytes a second that a request usually brings.
+    usual_rate: Option<f32>,
     counts: Counts,
+    /// When something last happened.
+    now: Timestamp,
     /// When it was last woken.
     ticked: Timestamp,
     commands: Vec<Command>,
-}
-
-#[derive(Debug)]
-struct Host {
-    hello: Hello,
-    tasks: BTreeSet<TaskId>,
-    /// When it was welcomed, until it has answered.
-    welcomed: Option<Timestamp>,
-    /// When it was granted something, until it has answered.
-    granted: Option<Timestamp>,
-    /// How long it took to answer, this scheduler's own delay included.
-    round_trip: Duration,
-    /// Who caught it sending rot.
-    rot_seen_by: BTreeSet<HostId>,
-    /// When it last could not read some source.
-    source_failed: Option<Timestamp>,
 }
 
 impl Cluster {
@@ -137,7 +130,9 @@ impl Cluster {
             tasks: HashMap::new(),
             live: BTreeSet::new(),
             observations: Observations::default(),
+            usual_rate: None,
             counts: Counts::default(),
+            now,
             ticked: now,
             commands: Vec::new(),
         }
@@ -145,6 +140,7 @@ impl Cluster {
 
     /// Takes what happened; what is to be said, in order.
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Command> {
+        self.now = now;
         match event {
             Event::HostUp(hello) => self.host_up(now, hello),
             Event::HostDown { host, epoch } => {
@@ -168,6 +164,7 @@ impl Cluster {
     /// Does what has become due; call it at [`Cluster::next_deadline`].
     pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
         self.ticked = now;
+        self.now = now;
         for task in self.live.clone() {
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
@@ -215,18 +212,7 @@ impl Cluster {
         if hello.role == Role::Seed {
             self.seeds.insert(host);
         }
-        self.hosts.insert(
-            host,
-            Host {
-                hello,
-                tasks: BTreeSet::new(),
-                welcomed: Some(now),
-                granted: None,
-                round_trip: Duration::ZERO,
-                rot_seen_by: BTreeSet::new(),
-                source_failed: None,
-            },
-        );
+        self.hosts.insert(host, Host::new(now, hello));
         let scheduler = self.key.id();
         let trusted = vec![scheduler];
         self.send(host, SchedulerMessage::Welcome { scheduler, trusted });
@@ -247,6 +233,7 @@ impl Cluster {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
+        let zone = task.zone_of(host);
         let neighbours = task.remove(host);
         if task.leases.iter().any(|lease| lease.holder == *host) {
             task.heirs.clone_from(&neighbours);
@@ -282,6 +269,9 @@ impl Cluster {
                 self.introduce(host, id);
             }
             self.ensure_source(now, id);
+            if let Some(zone) = zone {
+                self.fill_gateways(&zone, id);
+            }
         }
     }
 
@@ -319,13 +309,19 @@ impl Cluster {
             PeerMessage::LeaseAccepted { task } => self.lease_accepted(now, host, &task),
             PeerMessage::LeaseFirstByte { task, ranges } => {
                 self.lease_first_byte(now, host, &task, ranges);
+                self.reads_source(host, &task);
             }
             PeerMessage::LeaseReturned { task, pieces, why } => {
                 self.lease_returned(now, host, &task, &pieces, why)
             }
             PeerMessage::SelfLeased { task, pieces } => self.self_leased(now, host, &task, pieces),
-            // The server's slots decide; the scheduler's count would be a hint at best.
-            PeerMessage::Load { .. } | PeerMessage::Parents { .. } => {}
+            // The server's slots decide; this is a hint.
+            PeerMessage::Load { uploads, .. } => {
+                if let Some(known) = self.hosts.get_mut(&host) {
+                    known.set_load(now, uploads);
+                }
+            }
+            PeerMessage::Parents { parents } => self.parents_reported(now, host, &parents),
             PeerMessage::Report {
                 neighbour,
                 complaint,
@@ -380,9 +376,9 @@ impl Cluster {
         if let Some(origin) = origin {
             task.add_origin(origin);
         }
-        self.hosts.get_mut(&host)?.tasks.insert(id);
-        task.member(host);
-        Some(task)
+        self.hosts.get(&host)?;
+        self.enrol(host, &id);
+        self.tasks.get_mut(&id)
     }
 
     fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
@@ -414,11 +410,13 @@ impl Cluster {
         let Some(seed) = self.seed_of(id) else {
             return;
         };
+        self.enrol(seed, id);
+    }
+
+    /// Who went to the source is a seed of the task.
+    fn reads_source(&mut self, host: HostId, id: &TaskId) {
         if let Some(task) = self.tasks.get_mut(id) {
-            task.member(seed);
-        }
-        if let Some(host) = self.hosts.get_mut(&seed) {
-            host.tasks.insert(*id);
+            task.add_source(host);
         }
     }
 
@@ -461,10 +459,9 @@ impl Cluster {
 
     /// A task that a host turns out to have to do with.
     fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
-        let task = self.tasks.get_mut(id)?;
-        self.hosts.get_mut(&host)?.tasks.insert(*id);
-        task.member(host);
-        Some(task)
+        self.hosts.get(&host)?;
+        self.enrol(host, id);
+        self.tasks.get_mut(id)
     }
 
     fn progress(&mut self, now: Timestamp, host: HostId, id: &TaskId, held: PieceSet) {
@@ -476,6 +473,9 @@ impl Cluster {
         }
         let gained = held != *task.member(host).held();
         task.set_held(host, held);
+        if gained {
+            task.gateway_gained(now, &host);
+        }
         self.renew_lease(now, id, &host, gained);
         self.ensure_source(now, id);
     }
@@ -517,6 +517,9 @@ impl Cluster {
             self.forget_member(now, id, &host);
         } else {
             self.ensure_source(now, id);
+            if let Some(zone) = self.zone_of(&host).map(str::to_owned) {
+                self.fill_gateways(&zone, id);
+            }
         }
     }
 
@@ -524,14 +527,8 @@ impl Cluster {
         if complaint == Complaint::Rot
             && let Some(host) = self.hosts.get_mut(&neighbour)
         {
-            host.rot_seen_by.insert(reporter);
+            host.caught_by(reporter);
         }
-    }
-
-    fn is_bad(&self, host: &HostId) -> bool {
-        self.hosts
-            .get(host)
-            .is_none_or(|host| host.rot_seen_by.len() >= ROT_REPORTERS)
     }
 }
 

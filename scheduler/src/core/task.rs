@@ -3,16 +3,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
+    sync::Arc,
     time::Duration,
 };
 
 use darter_api::{
     HostId, Lengths, Origin, PieceSet, Timestamp,
-    session::{LeaseEnd, Purpose},
+    session::{LeaseEnd, Locality, Purpose},
+};
+
+use super::{
+    cells::{Cells, Seat},
+    zones::Gateway,
 };
 
 /// Places where a task can be read that are kept.
 const MAX_ORIGINS: usize = 8;
+/// Hosts that are remembered for having gone to the source.
+const MAX_SOURCES: usize = 8;
 
 /// A content being distributed.
 #[derive(Debug)]
@@ -21,7 +29,11 @@ pub(super) struct Task {
     pub(super) origins: Vec<Origin>,
     pub(super) members: BTreeMap<HostId, Member>,
     /// The members again, for sampling.
-    pub(super) order: Vec<HostId>,
+    pub(super) cells: Cells,
+    /// Who was elected to bring it into a data centre; no more than the options allow.
+    pub(super) gateways: BTreeMap<String, Vec<Gateway>>,
+    /// Some who went to the source for it: seeds of this task.
+    pub(super) sources: BTreeSet<HostId>,
     pub(super) leases: Vec<Lease>,
     /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
@@ -51,6 +63,7 @@ pub(super) struct Member {
     wants: bool,
     pub(super) purpose: Purpose,
     pub(super) neighbours: BTreeSet<HostId>,
+    seat: Option<Seat>,
 }
 
 impl Member {
@@ -119,7 +132,9 @@ impl Task {
             lengths,
             origins: Vec::new(),
             members: BTreeMap::new(),
-            order: Vec::new(),
+            cells: Cells::default(),
+            gateways: BTreeMap::new(),
+            sources: BTreeSet::new(),
             leases: Vec::new(),
             refused: BTreeMap::new(),
             ranges: None,
@@ -141,11 +156,43 @@ impl Task {
 
     /// The member, made if need be.
     pub(super) fn member(&mut self, host: HostId) -> &mut Member {
-        let order = &mut self.order;
-        self.members.entry(host).or_insert_with(|| {
-            order.push(host);
-            Member::default()
-        })
+        self.members.entry(host).or_default()
+    }
+
+    /// The host is a member that stands there, where it can be found.
+    pub(super) fn place(&mut self, host: HostId, place: &Arc<Locality>) {
+        let member = self.members.entry(host).or_default();
+        if member.seat.is_none() {
+            member.seat = Some(self.cells.insert(host, place));
+        }
+    }
+
+    /// A member's data centre, if it is known.
+    pub(super) fn zone_of(&self, host: &HostId) -> Option<String> {
+        let seat = self.members.get(host)?.seat.as_ref()?;
+        Some(seat.zone()).filter(|zone| !zone.is_empty())
+    }
+
+    /// The host went to the source.
+    pub(super) fn add_source(&mut self, host: HostId) {
+        if self.sources.len() < MAX_SOURCES && self.members.contains_key(&host) {
+            self.sources.insert(host);
+        }
+    }
+
+    /// Whether a host reads the source, or has read it.
+    pub(super) fn reads_source(&self, host: &HostId) -> bool {
+        self.sources.contains(host) || self.leases.iter().any(|lease| lease.holder == *host)
+    }
+
+    pub(super) fn neighbours(&self, host: &HostId) -> impl Iterator<Item = &HostId> {
+        let member = self.members.get(host).into_iter();
+        member.flat_map(|member| &member.neighbours)
+    }
+
+    pub(super) fn are_neighbours(&self, host: &HostId, other: &HostId) -> bool {
+        let member = self.members.get(host);
+        member.is_some_and(|member| member.neighbours.contains(other))
     }
 
     /// Notes what a member holds; what lies beyond the task's end does not count.
@@ -214,7 +261,16 @@ impl Task {
         self.set_held(*host, PieceSet::new());
         self.set_wants(*host, false);
         let gone = self.members.remove(host).unwrap_or_default();
-        self.order.retain(|other| other != host);
+        self.sources.remove(host);
+        for elected in self.gateways.values_mut() {
+            elected.retain(|gateway| gateway.host != *host);
+        }
+        self.gateways.retain(|_, elected| !elected.is_empty());
+        if let Some((moved, seat)) = gone.seat.as_ref().and_then(|seat| self.cells.remove(seat))
+            && let Some(member) = self.members.get_mut(&moved)
+        {
+            member.seat = Some(seat);
+        }
         self.refused.remove(host);
         self.told_unavailable.remove(host);
         for neighbour in &gone.neighbours {

@@ -1,4 +1,7 @@
 //! The rules one by one, and the invariants over random histories.
 
+mod bad;
+mod field;
 mod histories;
 mod rules;
+mod zones;

@@ -1,6 +1,6 @@
 //! The invariants after every step of random histories.
 
-use darter_api::session::{LeaseEnd, PeerMessage, Role};
+use darter_api::session::{LeaseEnd, ParentReport, PeerMessage, Role};
 use proptest::prelude::*;
 
 use super::{
@@ -28,6 +28,8 @@ enum Step {
     Starves(u8, u8, u32, u32),
     Evicts(u8, u8),
     Interest(u8, u8),
+    /// A child tells of a parent: milliseconds a piece, or that nothing came.
+    Reports(u8, u8, Option<u64>),
     Passes(u64),
 }
 
@@ -58,6 +60,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => range.prop_map(|(a, b, c, d)| Step::Starves(a, b, c, d)),
         1 => pair.clone().prop_map(|(a, b)| Step::Evicts(a, b)),
         1 => pair.prop_map(|(a, b)| Step::Interest(a, b)),
+        4 => (0..HOSTS, 0..HOSTS, prop::option::of(1..2000u64)).prop_map(|(a, b, c)| Step::Reports(a, b, c)),
         3 => (1..3000u64).prop_map(Step::Passes),
     ];
     prop::collection::vec(step, 1..120)
@@ -125,7 +128,9 @@ impl History {
             Step::Up(name) => {
                 self.epochs[name as usize] += 1;
                 let role = if name < 2 { Role::Seed } else { Role::Peer };
-                let hello = hello(name, self.epochs[name as usize], role);
+                let mut hello = hello(name, self.epochs[name as usize], role);
+                // Two data centres, and some hosts that don't say where they stand.
+                ["", "a", "b"][name as usize % 3].clone_into(&mut hello.locality.idc);
                 let said = self.cluster.handle(self.now, Event::HostUp(hello));
                 self.hear(said);
             }
@@ -181,6 +186,19 @@ impl History {
                 let origin = origin();
                 self.says(name, PeerMessage::Interest { tasks, origin });
             }
+            Step::Reports(name, parent, millis) => {
+                let report = ParentReport {
+                    host: host(parent),
+                    pieces: u32::from(millis.is_some()),
+                    bytes: 256 * 1024,
+                    busy_us: millis.unwrap_or(0) * 1000,
+                    failures: u32::from(millis.is_none()),
+                    rot: u32::from(parent == 5),
+                    given_up: millis.is_none(),
+                };
+                let parents = vec![report];
+                self.says(name, PeerMessage::Parents { parents });
+            }
             Step::Passes(millis) => self.pass(millis),
         }
     }
@@ -210,10 +228,13 @@ impl History {
                 assert!(twice.is_empty(), "two live leases on {twice:?}");
                 leased.union_with(&lease.pieces);
             }
+            assert_eq!(task.cells.count(), task.members.len(), "each can be found");
+            self.check_gateways(task);
             let (mut held, mut waiting) = (PieceSet::new(), 0);
             for (host, member) in &task.members {
                 assert!(self.cluster.hosts[host].tasks.contains(id));
                 assert!(member.neighbours.len() <= self.cluster.room() + 3);
+                assert!(task.zone_of(host).is_none() || self.cluster.zone_of(host).is_some());
                 for other in &member.neighbours {
                     assert!(task.members[other].neighbours.contains(host), "symmetric");
                     assert_ne!(other, host);
@@ -232,6 +253,21 @@ impl History {
                 assert!(self.cluster.tasks[task].members.contains_key(host));
             }
         }
+    }
+
+    fn check_gateways(&self, task: &Task) {
+        for (zone, elected) in &task.gateways {
+            assert!(!elected.is_empty() && elected.len() <= self.cluster.options.gateways);
+            for gateway in elected {
+                assert_eq!(self.cluster.zone_of(&gateway.host), Some(zone.as_str()));
+                assert!(task.members.contains_key(&gateway.host));
+            }
+        }
+        assert!(
+            task.sources
+                .iter()
+                .all(|host| task.members.contains_key(host))
+        );
     }
 
     /// Every missing piece of a wanted task is held, leased, or its waiters were told;

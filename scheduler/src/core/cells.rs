@@ -1,0 +1,107 @@
+//! A task's members by the place where they stand, for sampling.
+//!
+//! Members of equal locality are one cell; a member knows where in its cell it is, so that
+//! coming and going cost the same in a swarm of any size.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use darter_api::{HostId, session::Locality};
+use rand::{RngExt as _, rngs::SmallRng};
+
+/// Where a member is to be found.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    place: Arc<Locality>,
+    at: usize,
+}
+
+impl Seat {
+    pub(super) fn zone(&self) -> String {
+        self.place.idc.clone()
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Cells {
+    cells: BTreeMap<Arc<Locality>, Vec<HostId>>,
+}
+
+impl Cells {
+    pub(super) fn insert(&mut self, host: HostId, place: &Arc<Locality>) -> Seat {
+        let cell = self.cells.entry(Arc::clone(place)).or_default();
+        cell.push(host);
+        Seat {
+            place: Arc::clone(place),
+            at: cell.len() - 1,
+        }
+    }
+
+    /// Frees a seat; who sits there now, if somebody moved up.
+    pub(super) fn remove(&mut self, seat: &Seat) -> Option<(HostId, Seat)> {
+        let cell = self.cells.get_mut(&seat.place)?;
+        if seat.at < cell.len() {
+            cell.swap_remove(seat.at);
+        }
+        let moved = cell.get(seat.at).map(|host| (*host, seat.clone()));
+        if cell.is_empty() {
+            self.cells.remove(&seat.place);
+        }
+        moved
+    }
+
+    /// Members in the places that `reached` allows: all, if they are no more than `count`,
+    /// else as many at random, a quarter of them from `home` itself. Some may be the same.
+    pub(super) fn sample(
+        &self,
+        home: &Locality,
+        reached: impl Fn(&Locality) -> bool,
+        count: usize,
+        rng: &mut SmallRng,
+    ) -> Vec<HostId> {
+        let cells = self.cells.iter();
+        let reached: Vec<(&Locality, &Vec<HostId>)> = cells
+            .filter(|(place, _)| reached(place))
+            .map(|(place, cell)| (place.as_ref(), cell))
+            .collect();
+        let members: usize = reached.iter().map(|(_, cell)| cell.len()).sum();
+        if members <= count {
+            let cells = reached.iter();
+            return cells.flat_map(|(_, cell)| cell.iter().copied()).collect();
+        }
+        let mut found = Vec::with_capacity(count);
+        let own = reached.iter().find(|(place, _)| *place == home);
+        if let Some((_, cell)) = own.filter(|_| reached.len() > 1) {
+            let near = (0..count / 4).map(|_| cell[rng.random_range(0..cell.len())]);
+            found.extend(near);
+        }
+        while found.len() < count {
+            let mut at = rng.random_range(0..members);
+            for (_, cell) in &reached {
+                if let Some(host) = cell.get(at) {
+                    found.push(*host);
+                    break;
+                }
+                at -= cell.len();
+            }
+        }
+        found
+    }
+
+    /// Members in the places that `reached` allows.
+    pub(super) fn iter<'a>(
+        &'a self,
+        reached: impl Fn(&Locality) -> bool + 'a,
+    ) -> impl Iterator<Item = HostId> + 'a {
+        let cells = self.cells.iter();
+        cells
+            .filter(move |(place, _)| reached(place))
+            .flat_map(|(_, cell)| cell.iter().copied())
+    }
+
+    /// Members that have a seat.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.cells.values().map(Vec::len).sum()
+    }
+}
