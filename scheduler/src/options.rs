@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::Weights;
+use crate::core::{Rule, Weights};
 
 /// Settings of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,16 @@ pub struct Options {
     /// Members of a task in each data centre (`proxy.locality.idc`) that get neighbours in
     /// other ones: more are faster, and bring more copies over the border. Default 1.
     pub gateways: usize,
+    /// Hosts that may read one task's source at the same time, by grants or by their own
+    /// leave; others that begin are told to stop. Default 16.
+    pub source_budget: usize,
+    /// A host that neither holds nor wants anything of a task it was introduced to is
+    /// forgotten after half of this at least, and this at most. Default 10 min.
+    #[serde(with = "humantime_serde")]
+    pub member_ttl: Duration,
+    /// Who may what; the first rule that fits decides. Default none: everybody may
+    /// download, seeds read the source first.
+    pub rules: Vec<Rule>,
     /// What counts how much when neighbours are chosen.
     pub weights: Weights,
     /// After its start it waits so long for hosts to come back before it grants a read
@@ -66,6 +76,9 @@ impl Default for Options {
             insecure: false,
             degree: 20,
             gateways: 1,
+            source_budget: 16,
+            member_ttl: Duration::from_secs(600),
+            rules: Vec::new(),
             weights: Weights::default(),
             settle: Duration::from_secs(1),
             accept_timeout: Duration::from_millis(500),

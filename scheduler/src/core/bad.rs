@@ -94,6 +94,14 @@ impl Record {
         sample > mean + SIGMAS * deviation.max(mean * SPREAD)
     }
 
+    /// What is kept stays within its limits.
+    #[cfg(test)]
+    pub(super) fn is_bounded(&self) -> bool {
+        self.window.len() <= WINDOW
+            && self.slow_for.len() <= MAX_REPORTERS
+            && self.parents.len() <= MAX_PARENTS
+    }
+
     /// Takes a sample into the level.
     fn compare(&mut self, sample: f32, others: f32) {
         self.level += ((sample / others).ln() - self.level) * NEW;

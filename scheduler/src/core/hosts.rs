@@ -31,6 +31,8 @@ pub(super) struct Host {
     pub(super) hello: Hello,
     pub(super) place: Arc<Locality>,
     pub(super) tasks: BTreeSet<TaskId>,
+    /// When its memberships are looked at next.
+    pub(super) sweep_at: Timestamp,
     /// When it was welcomed, until it has answered.
     pub(super) welcomed: Option<Timestamp>,
     /// When it was granted something, until it has answered.
@@ -59,6 +61,7 @@ impl Host {
             place: Arc::new(hello.locality.clone()),
             hello,
             tasks: BTreeSet::new(),
+            sweep_at: now,
             welcomed: Some(now),
             granted: None,
             round_trip: Duration::ZERO,
@@ -110,6 +113,15 @@ impl Host {
 
     pub(super) fn blocks(&self, now: Timestamp, other: &HostId) -> bool {
         self.blocked.get(other).is_some_and(|until| *until > now)
+    }
+
+    /// What is kept of it stays within its limits.
+    #[cfg(test)]
+    pub(super) fn is_bounded(&self) -> bool {
+        self.rot_seen_by.len() <= MAX_CATCHERS
+            && self.blocked.len() <= MAX_BLOCKED
+            && self.rates.len() <= MAX_ZONES
+            && self.record.is_bounded()
     }
 
     /// A request from `zone` brought so many bytes a second.

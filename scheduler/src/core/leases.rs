@@ -86,25 +86,30 @@ impl Cluster {
         if task.failures >= MAX_FAILURES {
             return None;
         }
+        let waiters = task.waiters();
+        let reads_first = |host: &&HostId| fit(host) && self.reads_first(task, host);
+        if let Some(host) = waiters.iter().find(reads_first) {
+            return Some(*host);
+        }
         if let Some(seed) = self.ranked_seeds(id).into_iter().find(fit) {
             return Some(seed);
         }
-        let waiters = task.waiters();
         let is_heir = |host: &&HostId| task.heirs.contains(*host) && fit(host);
         let heir = waiters.iter().find(is_heir);
         heir.or_else(|| waiters.iter().find(|host| fit(host)))
             .copied()
     }
 
-    /// Whether a host has not failed to read this task lately.
+    /// Whether a host is allowed to read this task, and has not failed to lately.
     pub(super) fn may_read(&self, now: Timestamp, task: &Task, host: &HostId) -> bool {
-        task.refused.get(host).is_none_or(|(why, at)| {
+        let is_refused = task.refused.get(host).is_some_and(|(why, at)| {
             let memory = match why {
                 LeaseEnd::NotNeeded => NOT_NEEDED_MEMORY,
                 _ => self.options.refusal_memory,
             };
-            now.since(*at) >= memory
-        })
+            now.since(*at) < memory
+        });
+        !is_refused && self.may_be_reader(task, host)
     }
 
     /// The seed that a cold task is asked of.
@@ -114,7 +119,8 @@ impl Cluster {
 
     pub(super) fn ranked_seeds(&self, id: &TaskId) -> Vec<HostId> {
         let mut ranked: Vec<HostId> = self.seeds.iter().copied().collect();
-        ranked.sort_by_cached_key(|seed| rank(id, seed));
+        ranked.retain(|seed| !self.is_bad(seed) || self.is_slow(seed));
+        ranked.sort_by_cached_key(|seed| (self.is_slow(seed), rank(id, seed)));
         ranked
     }
 
@@ -155,24 +161,25 @@ impl Cluster {
     }
 
     fn tell_unavailable(&mut self, id: &TaskId) {
-        let Some(task) = self.tasks.get_mut(id) else {
+        let Some(task) = self.tasks.get(id) else {
             return;
         };
         let failures = task.refused.values();
         let failures = failures.filter(|(why, _)| *why != LeaseEnd::NotNeeded);
-        let Some((why, _)) = failures.max_by_key(|(_, at)| *at).copied() else {
+        let why = failures.max_by_key(|(_, at)| *at).map(|(why, _)| *why);
+        let waiters = task.waiters();
+        // Where nobody may even try there are no failures.
+        if why.is_none() && waiters.iter().any(|host| self.may_be_reader(task, host)) {
             return;
-        };
-        let told = &mut task.told_unavailable;
-        let news: Vec<HostId> = task
-            .members
-            .iter()
-            .filter(|(_, member)| member.wants())
-            .map(|(host, _)| *host)
-            .filter(|host| told.insert(*host))
-            .collect();
-        for host in news {
-            let (task, forbidden) = (*id, false);
+        }
+        let why = why.unwrap_or(LeaseEnd::Refused);
+        let barred = |host| (host, self.is_barred(task, &host));
+        let mut news: Vec<(HostId, bool)> = waiters.into_iter().map(barred).collect();
+        if let Some(task) = self.tasks.get_mut(id) {
+            news.retain(|(host, _)| task.told_unavailable.insert(*host));
+        }
+        for (host, forbidden) in news {
+            let task = *id;
             let message = SchedulerMessage::Unavailable {
                 task,
                 why,
@@ -285,6 +292,19 @@ impl Cluster {
         }
         task.leases
             .retain(|lease| lease.holder != host || !lease.own);
+        if !self.shares(&host) {
+            return;
+        }
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        if self.is_barred(task, &host) || self.is_over_budget(task, &host) {
+            self.revoke(host, id, pieces);
+            return;
+        }
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         let (mut own, mut disputed) = (pieces.clone(), PieceSet::new());
         for lease in &task.leases {
             own.subtract(&lease.pieces);

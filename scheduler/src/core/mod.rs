@@ -15,7 +15,9 @@ mod hosts;
 mod leases;
 mod mesh;
 mod observations;
+mod policy;
 mod score;
+mod sweep;
 mod task;
 mod zones;
 
@@ -35,6 +37,7 @@ use rand::{SeedableRng as _, rngs::SmallRng};
 use crate::Options;
 use hosts::Host;
 use observations::Observations;
+pub use policy::{Priority, Rule};
 pub use score::Weights;
 pub use task::{Graph, GraphNode};
 use task::{Member, Task};
@@ -106,6 +109,8 @@ pub struct Cluster {
     /// Tasks with a lease or with somebody waiting.
     live: BTreeSet<TaskId>,
     observations: Observations,
+    /// When each host's memberships are looked at.
+    sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
     usual_rate: Option<f32>,
     counts: Counts,
@@ -130,6 +135,7 @@ impl Cluster {
             tasks: HashMap::new(),
             live: BTreeSet::new(),
             observations: Observations::default(),
+            sweeps: BTreeSet::new(),
             usual_rate: None,
             counts: Counts::default(),
             now,
@@ -169,12 +175,15 @@ impl Cluster {
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
         }
+        self.sweep(now);
         std::mem::take(&mut self.commands)
     }
 
     /// When [`Cluster::tick`] is due. Events do not put it off.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
-        (!self.live.is_empty()).then(|| (self.ticked + TICK).max(now))
+        let tick = (!self.live.is_empty()).then(|| self.ticked + TICK);
+        let next = tick.into_iter().chain(self.sweep_due()).min();
+        next.map(|at| at.max(now))
     }
 
     /// What there is.
@@ -201,7 +210,7 @@ impl Cluster {
         self.commands.push(Command { host, message });
     }
 
-    fn host_up(&mut self, now: Timestamp, hello: Hello) {
+    fn host_up(&mut self, now: Timestamp, mut hello: Hello) {
         let host = hello.host;
         if let Some(known) = self.hosts.get(&host) {
             if known.hello.epoch > hello.epoch {
@@ -209,10 +218,12 @@ impl Cluster {
             }
             self.host_down(now, &host);
         }
+        hello.role = self.role_of(&hello);
         if hello.role == Role::Seed {
             self.seeds.insert(host);
         }
         self.hosts.insert(host, Host::new(now, hello));
+        self.sweep_later(now, host);
         let scheduler = self.key.id();
         let trusted = vec![scheduler];
         self.send(host, SchedulerMessage::Welcome { scheduler, trusted });
@@ -223,6 +234,7 @@ impl Cluster {
             return;
         };
         self.seeds.remove(host);
+        self.sweeps.remove(&(gone.sweep_at, *host));
         for task in gone.tasks {
             self.forget_member(now, &task, host);
         }
@@ -386,8 +398,8 @@ impl Cluster {
         let Some(task) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
             return;
         };
-        task.set_held(host, holding.held);
         task.set_wants(host, holding.wanted);
+        self.note_held(host, &id, holding.held);
         if holding.wanted {
             self.live.insert(id);
         }
@@ -398,6 +410,9 @@ impl Cluster {
     }
 
     fn interest(&mut self, host: HostId, id: TaskId, lengths: Lengths, origin: &Origin) {
+        if self.priority(&host, Some(origin)) == Priority::Forbid {
+            return;
+        }
         if self.member(host, id, lengths, Some(origin)).is_some() {
             self.introduce_seed(&id);
             self.introduce(host, &id);
@@ -422,10 +437,13 @@ impl Cluster {
 
     fn join(&mut self, now: Timestamp, host: HostId, join: Join) {
         let id = join.task;
+        if self.forbids(host, id, &join.origin) {
+            self.leave(now, host, &id);
+            return;
+        }
         let Some(task) = self.member(host, id, join.lengths, Some(&join.origin)) else {
             return;
         };
-        task.set_held(host, join.held);
         task.set_wants(host, true);
         task.member(host).purpose = join.purpose;
         task.told_unavailable.remove(&host);
@@ -437,6 +455,7 @@ impl Cluster {
         {
             task.refused.remove(&host);
         }
+        self.note_held(host, &id, join.held);
         self.live.insert(id);
         if join.purpose == Purpose::Pull {
             self.introduce_seed(&id);
@@ -445,6 +464,14 @@ impl Cluster {
             self.answer(host, &id);
         }
         self.ensure_source(now, &id);
+    }
+
+    /// Notes what a host holds; what it keeps to itself is nobody's concern.
+    fn note_held(&mut self, host: HostId, id: &TaskId, held: PieceSet) {
+        let counts = self.shares(&host);
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.set_held(host, if counts { held } else { PieceSet::new() });
+        }
     }
 
     /// An answer though there is nobody to name: the scheduler lives and knows.
@@ -472,10 +499,10 @@ impl Cluster {
             return;
         }
         let gained = held != *task.member(host).held();
-        task.set_held(host, held);
         if gained {
             task.gateway_gained(now, &host);
         }
+        self.note_held(host, id, held);
         self.renew_lease(now, id, &host, gained);
         self.ensure_source(now, id);
     }
@@ -501,14 +528,15 @@ impl Cluster {
             return;
         };
         let pieces = task.lengths.pieces();
-        task.set_held(host, PieceSet::full(pieces));
         task.set_wants(host, false);
         task.leases.retain(|lease| lease.holder != host);
+        self.note_held(host, id, PieceSet::full(pieces));
         self.ensure_source(now, id);
     }
 
     fn leave(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        let Some(task) = self.enlist(host, id) else {
+        let known = self.tasks.get_mut(id);
+        let Some(task) = known.filter(|task| task.members.contains_key(&host)) else {
             return;
         };
         task.leases.retain(|lease| lease.holder != host);

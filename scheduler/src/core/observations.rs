@@ -41,6 +41,11 @@ impl Observations {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.newest.len().max(self.order.len())
+    }
+
     pub(super) fn find(
         &self,
         now: Timestamp,

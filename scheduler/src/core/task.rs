@@ -63,6 +63,8 @@ pub(super) struct Member {
     wants: bool,
     pub(super) purpose: Purpose,
     pub(super) neighbours: BTreeSet<HostId>,
+    /// It held and wanted nothing when it was last looked at.
+    pub(super) idle: bool,
     seat: Option<Seat>,
 }
 

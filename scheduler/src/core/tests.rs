@@ -3,5 +3,6 @@
 mod bad;
 mod field;
 mod histories;
+mod policy;
 mod rules;
 mod zones;

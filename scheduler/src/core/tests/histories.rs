@@ -74,11 +74,25 @@ struct History {
     unavailable: BTreeSet<(HostId, TaskId)>,
 }
 
+fn rule(name: &str, priority: Priority) -> Rule {
+    Rule {
+        hosts: vec![name.to_owned()],
+        priority: Some(priority),
+        ..Rule::default()
+    }
+}
+
 impl History {
     fn new() -> Self {
         let options = Options {
             degree: DEGREE,
             source_holders: 2,
+            // Some histories last longer.
+            member_ttl: Duration::from_secs(20),
+            rules: vec![
+                rule("9", Priority::PeerFirst),
+                rule("10", Priority::NeverSource),
+            ],
             ..Options::default()
         };
         let key = NodeKey::from_seed([1; 32]);
@@ -129,6 +143,7 @@ impl History {
                 self.epochs[name as usize] += 1;
                 let role = if name < 2 { Role::Seed } else { Role::Peer };
                 let mut hello = hello(name, self.epochs[name as usize], role);
+                hello.shares = name != 11;
                 // Two data centres, and some hosts that don't say where they stand.
                 ["", "a", "b"][name as usize % 3].clone_into(&mut hello.locality.idc);
                 let said = self.cluster.handle(self.now, Event::HostUp(hello));
@@ -223,6 +238,10 @@ impl History {
             let mut leased = PieceSet::new();
             for lease in &task.leases {
                 assert!(self.cluster.hosts.contains_key(&lease.holder));
+                assert!(
+                    lease.holder != host(10) && lease.holder != host(11),
+                    "may not"
+                );
                 assert!(!lease.pieces.is_empty());
                 let twice = leased.intersection(&lease.pieces);
                 assert!(twice.is_empty(), "two live leases on {twice:?}");
@@ -248,6 +267,7 @@ impl History {
             assert_eq!(task.uncovered(), covered.missing(PIECES));
             self.check_covered(id, task);
         }
+        assert_eq!(self.cluster.sweeps.len(), self.cluster.hosts.len());
         for (host, known) in &self.cluster.hosts {
             for task in &known.tasks {
                 assert!(self.cluster.tasks[task].members.contains_key(host));

@@ -1,0 +1,190 @@
+//! The operator's rules, and what is forgotten.
+
+use darter_api::{
+    HostId, PieceSet,
+    session::{LeaseEnd, PeerMessage, Role, SchedulerMessage},
+};
+
+use super::{
+    super::*,
+    field::{Field, id},
+    rules::{PIECES, lengths, origin, task},
+};
+
+fn with(rules: Vec<Rule>) -> Field {
+    Field::new(Options {
+        rules,
+        ..Options::default()
+    })
+}
+
+fn rule(host: &str, priority: Priority) -> Rule {
+    Rule {
+        hosts: vec![host.to_owned()],
+        priority: Some(priority),
+        ..Rule::default()
+    }
+}
+
+fn granted(said: &[Command]) -> Vec<HostId> {
+    let grants = said.iter().filter_map(|command| match &command.message {
+        SchedulerMessage::Grant(grant) => Some(grant.holder),
+        _ => None,
+    });
+    grants.collect()
+}
+
+/// Who was told that nobody can read it, and that they may not either.
+fn forbidden(said: &[Command]) -> Vec<(HostId, bool)> {
+    let told = said.iter().filter_map(|command| match command.message {
+        SchedulerMessage::Unavailable { forbidden, .. } => Some((command.host, forbidden)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn who_is_forbidden_a_content_is_told_and_is_no_member() {
+    let mut field = with(vec![Rule {
+        hosts: vec!["node-1*".to_owned()],
+        repositories: vec!["library/*".to_owned()],
+        priority: Some(Priority::Forbid),
+        ..Rule::default()
+    }]);
+    for name in [1, 2, 12] {
+        field.in_zone(name, "");
+    }
+    for name in [1, 12] {
+        assert_eq!(forbidden(&field.joins(name)), [(id(name), true)]);
+    }
+    assert_eq!(field.cluster.counts().tasks, 0);
+    assert_eq!(granted(&field.joins(2)), [id(2)]);
+}
+
+#[test]
+fn who_may_not_go_to_the_source_waits_for_one_who_may() {
+    let mut field = with(vec![rule("node-1", Priority::NeverSource)]);
+    field.in_zone(1, "");
+    assert_eq!(
+        forbidden(&field.joins(1)),
+        [(id(1), true)],
+        "there is nobody"
+    );
+    let pieces = PieceSet::full(PIECES);
+    let said = field.says(
+        1,
+        PeerMessage::SelfLeased {
+            task: task(1),
+            pieces: pieces.clone(),
+        },
+    );
+    let stop = SchedulerMessage::Revoked {
+        task: task(1),
+        pieces,
+    };
+    assert!(
+        said.iter().any(|command| command.message == stop),
+        "and it may not help itself"
+    );
+    field.in_zone(2, "");
+    assert_eq!(granted(&field.joins(2)), [id(2)]);
+}
+
+#[test]
+fn a_peer_that_comes_first_reads_though_there_is_a_seed() {
+    let mut field = with(vec![rule("node-1", Priority::PeerFirst)]);
+    field.seed_in_zone(9, "");
+    field.in_zone(1, "");
+    assert_eq!(granted(&field.joins(1)), [id(1)]);
+    let pieces = PieceSet::full(PIECES);
+    let (task, why) = (task(1), LeaseEnd::Refused);
+    let said = field.says(1, PeerMessage::LeaseReturned { task, pieces, why });
+    assert_eq!(granted(&said), [id(9)], "and the seed if it can't");
+}
+
+#[test]
+fn a_rule_makes_a_seed_a_peer() {
+    let plain = Rule {
+        hosts: vec!["node-9".to_owned()],
+        seed: Some(false),
+        ..Rule::default()
+    };
+    let mut field = with(vec![plain]);
+    field.seed_in_zone(9, "");
+    field.in_zone(1, "");
+    assert_eq!(granted(&field.joins(1)), [id(1)]);
+    let said = field.joins(9);
+    let own = |command: &&Command| command.host == id(1);
+    let roles = said
+        .iter()
+        .filter(own)
+        .filter_map(|command| match &command.message {
+            SchedulerMessage::Neighbours { add, .. } => Some(add[0].role),
+            _ => None,
+        });
+    assert_eq!(roles.collect::<Vec<_>>(), [Role::Peer]);
+}
+
+#[test]
+fn who_does_not_share_reads_for_itself_at_most() {
+    let mut field = with(vec![]);
+    let mut hello = Field::hello(1);
+    hello.shares = false;
+    hello.role = Role::Seed;
+    field.up(hello);
+    let said = field.joins(1);
+    assert_eq!(
+        (granted(&said), forbidden(&said)),
+        (vec![], vec![(id(1), false)])
+    );
+    field.says(1, PeerMessage::Done { task: task(1) });
+    field.in_zone(2, "");
+    assert_eq!(
+        granted(&field.joins(2)),
+        [id(2)],
+        "what it holds does not count"
+    );
+}
+
+#[test]
+fn no_more_hosts_read_a_source_than_its_budget_allows() {
+    let mut field = Field::new(Options {
+        source_budget: 2,
+        ..Options::default()
+    });
+    let mut stopped = Vec::new();
+    for name in 1..=4 {
+        field.in_zone(name, "");
+        field.joins_task(name, task(1), PieceSet::full(PIECES));
+        let at = u32::from(name);
+        let pieces = PieceSet::from_range(at..at + 1);
+        let said = field.says(
+            name,
+            PeerMessage::SelfLeased {
+                task: task(1),
+                pieces,
+            },
+        );
+        let stop = |command: &Command| matches!(command.message, SchedulerMessage::Revoked { .. });
+        stopped.push(said.iter().any(stop));
+    }
+    assert_eq!(stopped, [false, false, true, true]);
+}
+
+#[test]
+fn a_member_that_never_joins_is_forgotten() {
+    let mut field = with(vec![]);
+    field.seed_in_zone(9, "");
+    field.in_zone(1, "");
+    field.in_zone(2, "");
+    let tasks = (1..=50).map(|number| (task(number), lengths())).collect();
+    let origin = origin();
+    field.says(1, PeerMessage::Interest { tasks, origin });
+    field.joins_task(2, task(1), PieceSet::full(PIECES));
+    field.says(2, PeerMessage::Done { task: task(1) });
+    assert_eq!(field.cluster.counts().tasks, 50);
+    field.pass(299_000);
+    assert_eq!(field.cluster.counts().tasks, 50);
+    field.pass(302_000);
+    assert_eq!(field.cluster.counts().tasks, 1, "what somebody holds stays");
+}
