@@ -5,4 +5,5 @@ mod field;
 mod histories;
 mod policy;
 mod rules;
+mod soak;
 mod zones;
