@@ -45,7 +45,7 @@ pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<Exi
     let tasks = Tasks::new();
     let mut registry = Registry::default();
     let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
-    let more = Router::new();
+    let more = scheduler.router();
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     println!(
         "ready scheduler={} operations={operations}",

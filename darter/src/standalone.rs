@@ -34,7 +34,7 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
     config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
     let proxy = start_proxy(&config, &tasks, &mut registry).await?;
-    let more = limits::router(proxy.limits().clone());
+    let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     follow_limits(&proxy, common, &tasks)?;
     println!(

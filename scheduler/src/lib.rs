@@ -4,6 +4,7 @@
 //! speaks gRPC with the peers and feeds it.
 
 pub mod core;
+mod inspect;
 mod metrics;
 mod options;
 pub mod service;

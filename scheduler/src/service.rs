@@ -36,6 +36,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     Metrics, Options,
     core::{Cluster, Command, Event},
+    inspect::{self, MAX_LISTED, Question},
 };
 
 /// Events that wait for the actor; sessions wait when it is full.
@@ -73,6 +74,7 @@ pub enum StartError {
 pub struct Scheduler {
     address: SocketAddr,
     id: HostId,
+    inbox: mpsc::Sender<Inbound>,
 }
 
 impl Scheduler {
@@ -100,7 +102,7 @@ impl Scheduler {
         let actor = Actor::new(options, key, metrics);
         tasks.spawn("scheduler", actor.run(events));
         let service = Service {
-            inbox,
+            inbox: inbox.clone(),
             tasks: tasks.clone(),
         };
         let service = SchedulerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -115,12 +117,17 @@ impl Scheduler {
         if let Some(manager) = manager {
             membership::keep_alive(manager, member, tasks);
         }
-        Ok(Self { address, id })
+        Ok(Self { address, id, inbox })
     }
 
     /// Where peers connect.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its tasks and their graphs as JSON: `GET /tasks`, `GET /tasks/{id}`.
+    pub fn router(&self) -> axum::Router {
+        inspect::router(self.inbox.clone())
     }
 
     /// Its public key, whose grants count.
@@ -145,7 +152,8 @@ fn member(options: &Options, host: HostId, listen: SocketAddr) -> Result<Member,
     Ok(member)
 }
 
-enum Inbound {
+pub(crate) enum Inbound {
+    Asked(Question),
     Up(Hello, mpsc::Sender<Frame>),
     Down(HostId, u64),
     Message(HostId, u64, PeerMessage),
@@ -210,6 +218,7 @@ impl Actor {
         let begin = Instant::now();
         let now = self.now();
         let commands = match event {
+            Inbound::Asked(question) => return self.answer(question),
             Inbound::Up(hello, sender) => {
                 let epoch = hello.epoch;
                 let host = hello.host;
@@ -244,6 +253,19 @@ impl Actor {
         };
         self.say(commands);
         self.metrics.decision.observe(begin.elapsed().as_secs_f64());
+    }
+
+    /// Who asked may have left.
+    fn answer(&self, question: Question) {
+        match question {
+            Question::Tasks(answer) => {
+                let total = self.cluster.counts().tasks;
+                let _ = answer.send((total, self.cluster.summaries(MAX_LISTED)));
+            }
+            Question::Graph(task, answer) => {
+                let _ = answer.send(self.cluster.graph(&task));
+            }
+        }
     }
 
     fn say(&mut self, commands: Vec<Command>) {

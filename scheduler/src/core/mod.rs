@@ -39,7 +39,7 @@ use hosts::Host;
 use observations::Observations;
 pub use policy::{Priority, Rule};
 pub use score::Weights;
-pub use task::{Graph, GraphNode};
+pub use task::{Graph, GraphNode, Summary};
 use task::{Member, Task};
 
 /// Tasks known at the same time; the inventory of a host beyond it is not taken in.
@@ -203,7 +203,31 @@ impl Cluster {
 
     /// Who is whose neighbour in a task, who holds how much, who reads the source.
     pub fn graph(&self, task: &TaskId) -> Option<Graph> {
-        self.tasks.get(task).map(Task::graph)
+        let task = self.tasks.get(task)?;
+        let mut graph = task.graph();
+        for node in &mut graph.nodes {
+            node.gateway = self.zone_of(&node.host).is_some() && self.is_gateway(task, &node.host);
+            node.bad = self.is_bad(&node.host);
+            if let Some(host) = self.hosts.get(&node.host) {
+                node.name.clone_from(&host.hello.name);
+            }
+        }
+        Some(graph)
+    }
+
+    /// The tasks that most hosts have to do with, `most` of them.
+    pub fn summaries(&self, most: usize) -> Vec<Summary> {
+        let mut all: Vec<(usize, &TaskId)> = self
+            .tasks
+            .iter()
+            .map(|(id, task)| (task.members.len(), id))
+            .collect();
+        all.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        all.truncate(most);
+        let tasks = all.into_iter();
+        tasks
+            .filter_map(|(_, id)| Some(self.tasks.get(id)?.summary(*id)))
+            .collect()
     }
 
     fn send(&mut self, host: HostId, message: SchedulerMessage) {

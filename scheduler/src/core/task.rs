@@ -8,7 +8,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, Lengths, Origin, PieceSet, Timestamp,
+    HostId, Lengths, Origin, PieceSet, TaskId, Timestamp,
     session::{LeaseEnd, Locality, Purpose},
 };
 
@@ -118,14 +118,37 @@ pub struct Graph {
 pub struct GraphNode {
     /// Which.
     pub host: HostId,
+    /// Its name.
+    pub name: String,
     /// Pieces on its disk.
     pub held: PieceSet,
     /// Whether it wants the rest.
     pub wants: bool,
     /// Pieces that it may read from the source.
     pub leased: PieceSet,
+    /// Whether it has neighbours in other data centres.
+    pub gateway: bool,
+    /// Whether it is to get no new neighbours.
+    pub bad: bool,
     /// Its neighbours.
     pub neighbours: Vec<HostId>,
+}
+
+/// A task in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Which.
+    pub id: TaskId,
+    /// Its geometry.
+    pub lengths: Lengths,
+    /// Hosts that have to do with it.
+    pub hosts: usize,
+    /// Those that want it.
+    pub waiting: usize,
+    /// Those that hold all of it.
+    pub whole: usize,
+    /// Leases on its pieces.
+    pub readers: usize,
 }
 
 impl Task {
@@ -384,6 +407,17 @@ impl Task {
         waiting.map(|(host, _)| *host).collect()
     }
 
+    pub(super) fn summary(&self, id: TaskId) -> Summary {
+        Summary {
+            id,
+            lengths: self.lengths,
+            hosts: self.members.len(),
+            waiting: self.waiting,
+            whole: self.whole,
+            readers: self.leases.len(),
+        }
+    }
+
     pub(super) fn graph(&self) -> Graph {
         let leased = |host: &HostId| {
             let mut pieces = PieceSet::new();
@@ -394,9 +428,12 @@ impl Task {
         };
         let nodes = self.members.iter().map(|(host, member)| GraphNode {
             host: *host,
+            name: String::new(),
             held: member.held.clone(),
             wants: member.wants,
             leased: leased(host),
+            gateway: false,
+            bad: false,
             neighbours: member.neighbours.iter().copied().collect(),
         });
         Graph {

@@ -219,3 +219,17 @@ fn the_faster_and_the_free_are_preferred() {
     // Four a task, two of them whatever their score, and the reader of the source always.
     assert!(fast > 100, "{fast} of 160");
 }
+
+#[test]
+fn a_task_can_be_read_out() {
+    let field = three_zones();
+    let graph = field.cluster.graph(&task(1)).unwrap();
+    let gateways = graph.nodes.iter().filter(|node| node.gateway);
+    let names: BTreeSet<&str> = gateways.map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["node-1", "node-1000", "node-2"].into());
+    let list = field.cluster.summaries(5);
+    assert_eq!(
+        (list[0].hosts, list[0].waiting, list[0].readers),
+        (121, 121, 1)
+    );
+}
