@@ -28,7 +28,8 @@ pub struct Options {
     /// Neighbours of a host for one task. Default 20.
     pub degree: usize,
     /// Members of a task in each data centre (`proxy.locality.idc`) that get neighbours in
-    /// other ones: more are faster, and bring more copies over the border. Default 1.
+    /// other ones: more are faster, and bring more copies over the border. 0 is a mesh across
+    /// all borders, which is fastest where they cost nothing. Default 1.
     pub gateways: usize,
     /// Hosts that may read one task's source at the same time, by grants or by their own
     /// leave; others that begin are told to stop. Default 16.

@@ -15,6 +15,7 @@ use rand::RngExt as _;
 use super::{
     Cluster,
     task::{Member, Task},
+    zones::is_reached,
 };
 
 /// Members looked at for a new neighbourhood: enough to choose from, few enough that a
@@ -24,6 +25,8 @@ const SAMPLE: usize = 64;
 const FAR: usize = 2;
 /// Seeds that are always looked at.
 const MAX_SEEDS: usize = 8;
+/// A gateway has so much less of the degree in its own zone.
+const GATEWAYS_SHARE: usize = 6;
 /// Holders introduced to a starving host.
 const RESCUERS: usize = 3;
 
@@ -39,7 +42,12 @@ impl Cluster {
             return false;
         };
         let has = task.degree(&host) + chosen.len();
-        let wanted = self.options.degree.div_ceil(2).saturating_sub(has);
+        let most = if self.has_crossings(task, &host) {
+            chosen.len() + self.options.degree / GATEWAYS_SHARE
+        } else {
+            self.options.degree.div_ceil(2)
+        };
+        let wanted = most.saturating_sub(has);
         if wanted > 0 {
             let candidates = self.candidates(id, &host, self.room());
             let (slow, mut fit): (Vec<HostId>, Vec<HostId>) = candidates
@@ -61,7 +69,10 @@ impl Cluster {
     fn candidates(&mut self, id: &TaskId, host: &HostId, room: usize) -> Vec<HostId> {
         let mut found = self.sample(id, host);
         if let Some(task) = self.tasks.get(id) {
-            found.retain(|other| self.is_fit(task, host, other) && task.degree(other) < room);
+            found.retain(|other| {
+                self.is_fit(task, host, other)
+                    && task.degree(other) < room.min(self.room_of(task, other))
+            });
         }
         found
     }
@@ -98,6 +109,19 @@ impl Cluster {
             scored.truncate(wanted);
         }
         scored.into_iter().map(|(_, other)| other).collect()
+    }
+
+    /// Neighbours of a member from its own zone, at most: a gateway's uplink is for those
+    /// across the border, and what it brings home has to leave it once.
+    fn room_of(&self, task: &Task, host: &HostId) -> usize {
+        if self.has_crossings(task, host) {
+            task.neighbours(host)
+                .filter(|other| !self.is_same_zone(host, other))
+                .count()
+                + self.options.degree / GATEWAYS_SHARE
+        } else {
+            usize::MAX
+        }
     }
 
     /// Neighbours of a host for one task, at most.
@@ -156,7 +180,8 @@ impl Cluster {
             return Vec::new();
         };
         let home = &known.place;
-        let reached = |there: &Locality| Self::is_reached(home, there);
+        let every = self.options.gateways == 0;
+        let reached = |there: &Locality| every || is_reached(home, there);
         let mut found = self.gateways(task);
         let sampled = task.cells.sample(home, reached, SAMPLE, &mut self.rng);
         found.extend(sampled);

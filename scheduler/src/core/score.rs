@@ -71,7 +71,7 @@ impl Cluster {
     /// How far a candidate is, in steps: readers of the source and seeds are always near,
     /// and so is who brings the task into the zone.
     pub(super) fn distance(&self, task: &Task, host: &HostId, other: &HostId) -> u32 {
-        if self.is_gateway(task, other) {
+        if self.is_source(task, other) || self.is_gateway(task, other) {
             return 0;
         }
         match (self.hosts.get(host), self.hosts.get(other)) {

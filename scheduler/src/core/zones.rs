@@ -2,8 +2,10 @@
 //!
 //! Links between data centres are costly. Of each one's members a few, the gateways, get
 //! neighbours in the others, and give what they got to their own: so a content crosses the
-//! border about once. Who reads the source or has read it, and seeds, are gateways where
-//! they stand; else the first who wants the content is elected. One that stops gaining
+//! border about once. The first who wants the content is elected, and has few neighbours at
+//! home, so that its uplink is for the others. Who reads the source, and a seed, gives out
+//! pieces one by one and trusts them to spread, which they don't across a border: it is a
+//! gateway only while its zone has no other. One that stops gaining
 //! while its zone starves is replaced by who starves. Hosts whose data centre is not known
 //! are everybody's equals.
 
@@ -26,30 +28,34 @@ pub(super) struct Gateway {
     pub(super) gained: Timestamp,
 }
 
-impl Cluster {
-    /// Whether members in two places may be introduced, gateways or not.
-    pub(super) fn is_reached(here: &Locality, there: &Locality) -> bool {
-        here.idc.is_empty() || there.idc.is_empty() || here.idc == there.idc
-    }
+/// Whether members in two places may be introduced, gateways or not.
+pub(super) fn is_reached(here: &Locality, there: &Locality) -> bool {
+    here.idc.is_empty() || there.idc.is_empty() || here.idc == there.idc
+}
 
+impl Cluster {
     /// Whether two members may be neighbours.
     pub(super) fn may_meet(&self, task: &Task, host: &HostId, other: &HostId) -> bool {
         let reached = match (self.hosts.get(host), self.hosts.get(other)) {
-            (Some(here), Some(there)) => Self::is_reached(&here.place, &there.place),
+            (Some(here), Some(there)) => is_reached(&here.place, &there.place),
             _ => false,
         };
-        reached || (self.is_gateway(task, host) && self.is_gateway(task, other))
+        reached
+            || self.options.gateways == 0
+            || (self.is_gateway(task, host) && self.is_gateway(task, other))
     }
 
     /// Whether a member has links across the borders of its zone.
     pub(super) fn is_gateway(&self, task: &Task, host: &HostId) -> bool {
-        let elected = |zone: &str| {
-            let elected = task.gateways.get(zone).into_iter().flatten();
-            elected.into_iter().any(|gateway| gateway.host == *host)
+        let Some(elected) = self.zone_of(host).and_then(|zone| task.gateways.get(zone)) else {
+            return self.is_source(task, host);
         };
-        task.reads_source(host)
-            || self.seeds.contains(host)
-            || self.zone_of(host).is_some_and(elected)
+        elected.iter().any(|gateway| gateway.host == *host)
+    }
+
+    /// Whether a member has the content from the source, or is to read it.
+    pub(super) fn is_source(&self, task: &Task, host: &HostId) -> bool {
+        task.reads_source(host) || self.seeds.contains(host)
     }
 
     /// Members that are gateways of some zone, all of them looked at in a small swarm.
@@ -61,6 +67,22 @@ impl Cluster {
         found
     }
 
+    /// Whether a member was elected and there are other zones to exchange with.
+    pub(super) fn has_crossings(&self, task: &Task, host: &HostId) -> bool {
+        self.options.gateways > 0
+            && !self.is_source(task, host)
+            && self.zone_of(host).is_some()
+            && self.is_gateway(task, host)
+            && self
+                .gateways(task)
+                .iter()
+                .any(|other| !self.is_same_zone(host, other))
+    }
+
+    pub(super) fn is_same_zone(&self, host: &HostId, other: &HostId) -> bool {
+        self.zone_of(host) == self.zone_of(other)
+    }
+
     /// Elects a host if its zone has too few gateways that want or hold the content.
     pub(super) fn stand_for_gateway(&mut self, host: HostId, id: &TaskId) {
         let Some(zone) = self.zone_of(&host).map(str::to_owned) else {
@@ -69,7 +91,10 @@ impl Cluster {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
-        if self.is_gateway(task, &host) || !self.can_be_gateway(task, &host) {
+        if self.is_source(task, &host)
+            || self.is_gateway(task, &host)
+            || !self.can_be_gateway(task, &host)
+        {
             return;
         }
         if self.has_gateways(task, &zone) {
@@ -80,6 +105,7 @@ impl Cluster {
             let held = task.members.get(one).map(|member| member.held().len());
             held == Some(task.lengths.pieces())
                 && self.can_be_gateway(task, one)
+                && !self.is_source(task, one)
                 && !self.is_gateway(task, one)
         };
         let best = task.cells.iter(|place| place.idc == zone).find(whole);
@@ -88,9 +114,9 @@ impl Cluster {
 
     /// Whether a zone has as many gateways that want or hold the content as it should.
     fn has_gateways(&self, task: &Task, zone: &str) -> bool {
-        let all = self.gateways(task).into_iter();
-        let of_zone = all.filter(|one| self.zone_of(one) == Some(zone));
-        of_zone.filter(|one| self.can_be_gateway(task, one)).count() >= self.options.gateways
+        let elected = task.gateways.get(zone).into_iter().flatten();
+        let active = elected.filter(|one| self.can_be_gateway(task, &one.host));
+        active.count() >= self.options.gateways
     }
 
     /// What it takes: to want it or hold all of it, and to give it on.
@@ -120,7 +146,8 @@ impl Cluster {
         let Some(task) = self.tasks.get(id) else {
             return Vec::new();
         };
-        if self.zone_of(host).is_none() || !self.is_gateway(task, host) {
+        let no_borders = self.options.gateways == 0;
+        if no_borders || self.zone_of(host).is_none() || !self.is_gateway(task, host) {
             return Vec::new();
         }
         let elsewhere = |other: &HostId| {

@@ -39,7 +39,11 @@ fn only_gateways_have_neighbours_across_borders() {
     let field = three_zones();
     let crossings = crossings(&field);
     let gateways: BTreeSet<HostId> = crossings.iter().map(|(a, _)| *a).collect();
-    assert_eq!(gateways, [id(1000), id(1), id(2)].into());
+    assert_eq!(gateways, [id(0), id(1), id(2)].into());
+    let sixth = Options::default().degree / 6;
+    for name in 0..3 {
+        assert!(field.neighbours(name).len() <= 2 + sixth, "few at home");
+    }
     assert_eq!(field.reached(1000).len(), 121, "everybody is reached");
 }
 
@@ -52,10 +56,7 @@ fn a_gateway_that_goes_is_replaced_by_who_has_most() {
     field.links.clear();
     field.down(1);
     let ends: BTreeSet<HostId> = crossings(&field).iter().map(|(a, _)| *a).collect();
-    assert!(
-        ends.contains(&id(31)) && ends.contains(&id(1000)),
-        "{ends:?}"
-    );
+    assert!(ends.contains(&id(31)) && ends.contains(&id(0)), "{ends:?}");
     assert_eq!(field.reached(1000).len(), 120);
 }
 
@@ -67,7 +68,7 @@ fn a_gateway_that_brings_nothing_is_replaced_by_who_starves() {
     let pieces = PieceSet::full(PIECES);
     field.says(1000, PeerMessage::LeaseAccepted { task });
     let held = PieceSet::from_range(0..8);
-    field.says(1000, PeerMessage::Progress { task, held });
+    field.says(0, PeerMessage::Progress { task, held });
     field.pass(2000);
     field.says(
         61,
@@ -79,7 +80,7 @@ fn a_gateway_that_brings_nothing_is_replaced_by_who_starves() {
     assert_eq!(crossings(&field).len(), 0, "it has time to bring something");
     field.pass(2000);
     field.says(61, PeerMessage::Starved { task, pieces });
-    assert!(field.links.contains(&(id(61), id(1000))));
+    assert!(field.links.contains(&(id(61), id(0))));
 }
 
 #[test]
@@ -226,10 +227,35 @@ fn a_task_can_be_read_out() {
     let graph = field.cluster.graph(&task(1)).unwrap();
     let gateways = graph.nodes.iter().filter(|node| node.gateway);
     let names: BTreeSet<&str> = gateways.map(|node| node.name.as_str()).collect();
-    assert_eq!(names, ["node-1", "node-1000", "node-2"].into());
+    assert_eq!(names, ["node-0", "node-1", "node-2"].into());
     let list = field.cluster.summaries(5);
     assert_eq!(
         (list[0].hosts, list[0].waiting, list[0].readers),
         (121, 121, 1)
     );
+}
+
+#[test]
+fn a_seed_alone_in_its_zone_is_its_gateway() {
+    let mut field = Field::new(Options::default());
+    field.seed_in_zone(1000, "a");
+    for name in 0..20 {
+        field.in_zone(name, "b");
+        field.joins(name);
+    }
+    assert_eq!(field.neighbours(1000), [id(0)].into());
+    assert_eq!(field.reached(1000).len(), 21);
+}
+
+#[test]
+fn without_gateways_borders_do_not_count() {
+    let mut field = Field::new(Options {
+        gateways: 0,
+        ..Options::default()
+    });
+    for name in 0..12 {
+        field.in_zone(name, ["a", "b", "c"][usize::from(name % 3)]);
+        field.joins(name);
+    }
+    assert_eq!(field.neighbours(11).len(), 10);
 }
