@@ -42,7 +42,7 @@ const MAX_DUPLICATES: usize = 2;
 struct Candidate {
     piece: u32,
     /// Lower is sooner.
-    order: (bool, usize, u32),
+    order: (bool, u32, u32),
 }
 
 impl Node {
@@ -126,16 +126,10 @@ impl Node {
             .filter(|piece| *piece < pieces && missing(piece))
             .collect();
         for start in self.window_starts(id) {
-            for piece in (start..pieces)
-                .take(self.options.window as usize)
-                .filter(&missing)
-            {
-                let rarity = download
-                    .available
-                    .values()
-                    .filter(|set| set.contains(piece))
-                    .count();
-                if rarity > 0 {
+            let window = start..pieces.min(start.saturating_add(self.options.window));
+            let rarities = download.rarities(window.clone());
+            for (piece, rarity) in window.zip(rarities) {
+                if rarity > 0 && missing(&piece) {
                     let tie = self.rng.random();
                     let order = (!urgent.contains(&piece), rarity, tie);
                     candidates.push(Candidate { piece, order });
