@@ -24,6 +24,7 @@ pub(crate) struct Chunks {
 impl World {
     /// A client begins with all contents.
     pub(crate) fn client_starts(&mut self, host: Place) {
+        self.hosts[host].began = Some(self.now);
         let tasks: Vec<TaskId> = self.contents.iter().map(|(task, _)| *task).collect();
         for task in tasks {
             let pieces = self.lengths(&task).pieces();

@@ -26,6 +26,10 @@ use crate::network::{Place, TransferId};
 pub(crate) struct Host {
     pub(crate) id: HostId,
     pub(crate) role: Role,
+    pub(crate) kind: Kind,
+    pub(crate) zone: usize,
+    /// When its client came.
+    pub(crate) began: Option<Timestamp>,
     pub(crate) node: Node,
     pub(crate) alive: bool,
     /// When the core wants to be woken.
@@ -37,9 +41,22 @@ pub(crate) struct Host {
     pub(crate) tries: u32,
     pub(crate) links: BTreeSet<Place>,
     pub(crate) requests: BTreeMap<RequestId, Asked>,
+    /// When requests are next looked at for stalls.
+    pub(crate) stall_watch: Option<Timestamp>,
     pub(crate) slots: Slots,
     pub(crate) tasks: BTreeMap<TaskId, Local>,
     pub(crate) next_reader: u64,
+}
+
+/// What is wrong with a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing.
+    Healthy,
+    /// Its links are slow.
+    Slow,
+    /// What it sends to others fails its check.
+    Rotten,
 }
 
 /// A piece asked of a parent.
@@ -102,6 +119,17 @@ pub(crate) enum Turn {
     Now,
     Later,
     Busy,
+}
+
+impl Host {
+    /// Its data centre as its hello tells it; nothing where there is only one.
+    pub(crate) fn zone_name(&self, zones: usize) -> String {
+        if zones > 1 {
+            format!("zone {}", self.zone)
+        } else {
+            String::new()
+        }
+    }
 }
 
 impl Slots {

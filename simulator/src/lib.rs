@@ -5,21 +5,34 @@
 //! scheduling core; only sockets, disks and clocks are modelled. Same scenario, same report:
 //! there is no wall clock, and all randomness comes from the scenario's seed.
 //!
-//! [`network`] moves bytes, [`host`] is a peer's shell, [`control`] the scheduler's,
-//! [`world`] the loop of events, [`shell`] what commands and chunks do, [`client`] who
-//! reads.
+//! [`network`] moves bytes (over [`borders`] where there are zones), [`host`] is a peer's
+//! shell, [`control`] the scheduler's, [`world`] the loop of events, [`setup`] who comes and
+//! goes, [`shell`] what commands and chunks do, [`client`] who reads, [`outcome`] what is
+//! noted. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
+//! printed, [`svg()`] as it is drawn.
 
+mod arrival;
+mod borders;
 mod client;
 mod control;
 mod host;
 mod network;
+mod outcome;
 mod queue;
 mod report;
 mod scenario;
+mod setup;
 mod shell;
+mod spec;
+mod summary;
+mod svg;
 #[cfg(test)]
 mod tests;
 mod world;
 
-pub use report::Report;
+pub use arrival::{Arrival, ArrivalError};
+pub use report::{Pull, Report, Traffic};
 pub use scenario::{Action, Client, Megabits, Scenario, Who};
+pub use spec::{Spec, SpecError};
+pub use summary::Summary;
+pub use svg::svg;

@@ -14,6 +14,8 @@ use std::{
 use darter_api::{Lengths, PieceIndex, PieceSet, TaskId, Timestamp};
 use darter_proxy::swarm::core::event::RequestId;
 
+use crate::borders::Borders;
+
 /// Quanta of a transfer that are under way at the same time.
 const WINDOW: u32 = 4;
 /// As the driver's: up to so much is read over.
@@ -67,6 +69,8 @@ pub(crate) struct Transfer {
 
 #[derive(Debug)]
 struct Ends {
+    /// `None` for what lies outside of all zones.
+    zone: Option<usize>,
     up: u64,
     down: u64,
     down_free: Timestamp,
@@ -81,9 +85,19 @@ struct Ends {
 pub(crate) struct Network {
     latency: Duration,
     quantum: u64,
+    borders: Borders,
     ends: Vec<Ends>,
     transfers: BTreeMap<TransferId, Transfer>,
     next: u64,
+}
+
+/// Where a quantum is when its uplink has sent it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Hop {
+    /// It is through the receiver's downlink then.
+    Arrives(Timestamp),
+    /// It is in the receiver's zone then.
+    Crosses(Timestamp),
 }
 
 /// When an uplink will have sent what it has begun to send.
@@ -94,10 +108,11 @@ pub(crate) struct Sending {
 }
 
 impl Network {
-    pub(crate) fn new(latency: Duration, quantum: u64) -> Self {
+    pub(crate) fn new(latency: Duration, quantum: u64, borders: Borders) -> Self {
         Self {
             latency,
             quantum,
+            borders,
             ends: Vec::new(),
             transfers: BTreeMap::new(),
             next: 0,
@@ -105,8 +120,9 @@ impl Network {
     }
 
     /// A place with these rates, in bytes a second.
-    pub(crate) fn add(&mut self, up: u64, down: u64) -> Place {
+    pub(crate) fn add(&mut self, zone: Option<usize>, up: u64, down: u64) -> Place {
         self.ends.push(Ends {
+            zone,
             up,
             down,
             down_free: Timestamp::ZERO,
@@ -120,6 +136,25 @@ impl Network {
     /// Bytes that left a place.
     pub(crate) fn sent(&self, place: Place) -> u64 {
         self.ends[place].sent
+    }
+
+    /// Bytes that went from one zone to another.
+    pub(crate) const fn crossed_borders(&self) -> u64 {
+        self.borders.crossed()
+    }
+
+    /// From one host to another, one way.
+    pub(crate) fn latency(&self, from: Place, to: Place) -> Duration {
+        match self.zones(from, to) {
+            Some(_) => self.borders.latency(),
+            None => self.latency,
+        }
+    }
+
+    /// Both zones, where they differ.
+    fn zones(&self, from: Place, to: Place) -> Option<(usize, usize)> {
+        let zones = (self.ends[from].zone?, self.ends[to].zone?);
+        (zones.0 != zones.1).then_some(zones)
     }
 
     pub(crate) fn up_rate(&self, place: Place) -> u64 {
@@ -251,20 +286,29 @@ impl Network {
         None
     }
 
-    /// An uplink has sent its quantum: which one, and when it is through the receiver's
-    /// downlink (`None` when the transfer was cut meanwhile).
-    pub(crate) fn sent_quantum(
-        &mut self,
-        now: Timestamp,
-        place: Place,
-    ) -> Option<(Chunk, Timestamp)> {
+    /// An uplink has sent its quantum: which one, and where it is next (`None` when the
+    /// transfer was cut meanwhile).
+    pub(crate) fn sent_quantum(&mut self, now: Timestamp, place: Place) -> Option<(Chunk, Hop)> {
         let chunk = self.ends[place].sending.take()?;
         self.ends[place].sent += chunk.bytes;
         let to = self.transfers.get(&chunk.transfer)?.to;
+        let hop = match self.zones(place, to) {
+            Some((here, there)) => Hop::Crosses(self.borders.cross(now, here, there, chunk.bytes)),
+            None => Hop::Arrives(self.receive(now + self.latency, to, chunk.bytes)),
+        };
+        Some((chunk, hop))
+    }
+
+    /// A quantum is in the receiver's zone; when it is through the receiver's downlink.
+    pub(crate) fn crossed(&mut self, now: Timestamp, chunk: &Chunk) -> Option<Timestamp> {
+        let to = self.transfers.get(&chunk.transfer)?.to;
+        Some(self.receive(now, to, chunk.bytes))
+    }
+
+    fn receive(&mut self, at: Timestamp, to: Place, bytes: u64) -> Timestamp {
         let receiver = &mut self.ends[to];
-        let arrives = (now + self.latency).max(receiver.down_free);
-        receiver.down_free = arrives + time_for(chunk.bytes, receiver.down);
-        Some((chunk, receiver.down_free))
+        receiver.down_free = at.max(receiver.down_free) + time_for(bytes, receiver.down);
+        receiver.down_free
     }
 
     /// A quantum is through the receiver's downlink; where from.

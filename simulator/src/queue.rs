@@ -1,4 +1,6 @@
 //! What is to happen, in order of time and then of being put in.
+//!
+//! What happens lies in slots beside the heap, so that the heap moves a few words only.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -7,35 +9,10 @@ use darter_api::Timestamp;
 /// Events that are due.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
-    heap: BinaryHeap<Reverse<Entry<T>>>,
+    heap: BinaryHeap<Reverse<(Timestamp, u64, usize)>>,
     sequence: u64,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    at: Timestamp,
-    sequence: u64,
-    what: T,
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
+    slots: Vec<Option<T>>,
+    free: Vec<usize>,
 }
 
 impl<T> Queue<T> {
@@ -43,16 +20,25 @@ impl<T> Queue<T> {
         Self {
             heap: BinaryHeap::new(),
             sequence: 0,
+            slots: Vec::new(),
+            free: Vec::new(),
         }
     }
 
     pub(crate) fn put(&mut self, at: Timestamp, what: T) {
         self.sequence += 1;
-        let sequence = self.sequence;
-        self.heap.push(Reverse(Entry { at, sequence, what }));
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(Some(what));
+        } else {
+            self.slots[slot] = Some(what);
+        }
+        self.heap.push(Reverse((at, self.sequence, slot)));
     }
 
     pub(crate) fn take(&mut self) -> Option<(Timestamp, T)> {
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.what))
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at, self.slots[slot].take()?))
     }
 }

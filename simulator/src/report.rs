@@ -2,6 +2,61 @@
 
 use std::{fmt, time::Duration};
 
+/// Points of a traffic curve: when more are needed, each spans twice the time.
+const POINTS: usize = 256;
+/// What a point of it spans at first.
+const SPAN: Duration = Duration::from_millis(50);
+
+/// One host's pull of all contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pull {
+    /// When it was done, from the first client's start.
+    pub done: Duration,
+    /// How long it took, from this client's own start.
+    pub took: Duration,
+    /// Whether the host was neither slow nor sending rot.
+    pub healthy: bool,
+}
+
+/// Bytes that have left a place, over time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traffic {
+    /// What a point spans.
+    pub span: Duration,
+    /// Bytes that had left in all at the end of each span.
+    pub sent: Vec<u64>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            span: SPAN,
+            sent: Vec::new(),
+        }
+    }
+}
+
+impl Traffic {
+    /// So much has left by now; times never go back.
+    pub(crate) fn note(&mut self, now: Duration, sent: u64) {
+        let mut at = self.point(now);
+        while at >= POINTS {
+            let halves = self.sent.chunks(2);
+            self.sent = halves.filter_map(|pair| pair.last().copied()).collect();
+            self.span *= 2;
+            at = self.point(now);
+        }
+        let before = self.sent.last().copied().unwrap_or(0);
+        self.sent.resize(self.sent.len().max(at), before);
+        self.sent.truncate(at);
+        self.sent.push(sent);
+    }
+
+    fn point(&self, now: Duration) -> usize {
+        (now.as_micros() / self.span.as_micros().max(1)) as usize
+    }
+}
+
 /// Figures of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
@@ -9,18 +64,29 @@ pub struct Report {
     pub expected: usize,
     /// How long those that got it took, from the first client's start; sorted.
     pub times: Vec<Duration>,
+    /// Pulls of all contents, by the time that they were done.
+    pub pulls: Vec<Pull>,
+    /// Peers that died.
+    pub lost: usize,
     /// Bytes that left the source.
     pub origin_bytes: u64,
     /// Bytes of all contents.
     pub content_bytes: u64,
     /// Bytes that left hosts.
     pub peer_bytes: u64,
+    /// Bytes that went from one zone to another.
+    pub border_bytes: u64,
+    /// What left the source, over time.
+    pub origin: Traffic,
     /// Times that a host read the source by its own leave.
     pub self_leases: u64,
     /// Leases that schedulers granted.
     pub grants: u64,
-    /// No swarm can be faster.
+    /// No swarm can be faster, as far as healthy hosts go; for hosts that come one after the
+    /// other, no pull.
     pub bound: Duration,
+    /// How long it would take with plain pulls, all at the source.
+    pub plain: Option<Duration>,
     /// Share of the seeds' uplinks that was used until the last host was done.
     pub seed_use: f64,
     /// Events that the run took.

@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use darter_proxy::{swarm::core, transfer};
+use serde::Deserialize;
 
-use crate::{Report, world::World};
+use crate::{
+    Report,
+    arrival::{Arrival, share},
+    world::World,
+};
 
 /// A rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Megabits(
     /// Megabits (10^6) a second.
     pub u64,
@@ -88,8 +94,24 @@ pub struct Scenario {
     pub scheduler: bool,
     /// How long it takes the scheduler to look at a message.
     pub scheduler_delay: Duration,
-    /// The clients start within this, evenly.
-    pub spread: Duration,
+    /// When the clients come.
+    pub arrival: Arrival,
+    /// Percent of the peers, as many as there are at first, that leave for good each minute.
+    pub churn: f64,
+    /// Percent of the peers that are slow.
+    pub slow: f64,
+    /// A slow peer's rates are this much smaller.
+    pub slow_factor: u64,
+    /// Percent of the peers that send rot: other ones than the slow ones.
+    pub rot: f64,
+    /// Whoever reads the source dies once this share of the contents (0 to 1) has left it.
+    pub reader_dies: Option<f64>,
+    /// Zones, between which hosts are dealt out in turn.
+    pub zones: usize,
+    /// Out of a zone in all, and into it.
+    pub zone_rate: Megabits,
+    /// One way, between two zones.
+    pub zone_latency: Duration,
     /// What clients do, by peer; the last one stands for all further peers.
     pub clients: Vec<Client>,
     /// What happens when.
@@ -121,7 +143,15 @@ impl Default for Scenario {
             quantum: 64 * 1024,
             scheduler: true,
             scheduler_delay: Duration::ZERO,
-            spread: Duration::ZERO,
+            arrival: Arrival::AtOnce,
+            churn: 0.0,
+            slow: 0.0,
+            slow_factor: 10,
+            rot: 0.0,
+            reader_dies: None,
+            zones: 1,
+            zone_rate: Megabits(10_000),
+            zone_latency: Duration::from_millis(5),
             clients: vec![Client::Whole],
             actions: Vec::new(),
             limit: Duration::from_secs(600),
@@ -144,17 +174,54 @@ impl Scenario {
         self.clients.get(peer).copied().unwrap_or(last)
     }
 
-    /// `max(S / source, S / slowest downlink, n S / (source + all uplinks))`
+    /// Peers that are slow, and peers that send rot.
+    pub(crate) fn unhealthy(&self) -> (usize, usize) {
+        let slow = share(self.peers, self.slow);
+        let rotten = share(self.peers, self.rot).min(self.peers - slow);
+        (slow, rotten)
+    }
+
+    /// Bytes of all contents.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.contents.iter().sum()
+    }
+
+    /// What no swarm can be faster than, for healthy hosts: `max(S / source, S / downlink,
+    /// n S / (source + all uplinks))` when they come at once. Of hosts that come later only
+    /// `S / downlink` is sure: others may have it by then.
     pub(crate) fn bound(&self) -> Duration {
-        let bytes: u64 = self.contents.iter().sum();
-        let seconds = |bytes: f64, rate: u64| bytes / rate.max(1) as f64;
+        let size = self.bytes() as f64;
+        let link = seconds(size, self.peer_rate.1.bytes());
+        if self.arrival != Arrival::AtOnce {
+            return Duration::from_secs_f64(link);
+        }
+        let (slow, rotten) = self.unhealthy();
         let source = self.source_rate.bytes();
-        let up = self.peer_rate.0.bytes() * self.peers as u64
-            + self.seed_rate.0.bytes() * self.seeds as u64;
-        let size = bytes as f64;
+        let full = self.peer_rate.0.bytes() * (self.peers - slow) as u64;
+        let weak = self.peer_rate.0.bytes() / self.slow_factor.max(1) * slow as u64;
+        let up = full + weak + self.seed_rate.0.bytes() * self.seeds as u64;
+        let wanted = size * (self.peers - slow - rotten) as f64;
         let bound = seconds(size, source)
-            .max(seconds(size, self.peer_rate.1.bytes()))
-            .max(seconds(size * self.peers as f64, source + up));
+            .max(link)
+            .max(seconds(wanted, source + up));
         Duration::from_secs_f64(bound)
     }
+
+    /// How long plain pulls would take, all at the source and none slow: only where clients
+    /// come at once, or in waves.
+    pub(crate) fn plain(&self) -> Option<Duration> {
+        let size = self.bytes() as f64;
+        let wave = match self.arrival {
+            Arrival::AtOnce | Arrival::Waves(_) => self.arrival.wave(self.peers),
+            Arrival::Within(_) | Arrival::Poisson(_) => return None,
+        };
+        let link = seconds(size, self.peer_rate.1.bytes());
+        let one = link.max(seconds(size * wave as f64, self.source_rate.bytes()));
+        let waves = self.peers.div_ceil(wave) as u32;
+        Some((Duration::from_secs_f64(one) + self.source_delay) * waves)
+    }
+}
+
+fn seconds(bytes: f64, rate: u64) -> f64 {
+    bytes / rate.max(1) as f64
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use darter_api::{PieceSet, TaskId, session::Purpose};
+use darter_api::{PieceSet, TaskId, Timestamp, session::Purpose};
 use darter_proxy::swarm::core::event::{Authority, Command, Event, PieceFailure, RequestId};
 
 use crate::{
-    host::{Asked, Stream, Turn, Upload},
-    network::{Cargo, Chunk, Place, TransferId},
+    host::{Asked, Kind, Stream, Turn, Upload},
+    network::{Cargo, Chunk, Hop, Place, TransferId},
     world::{Happening, World, origin},
 };
 
@@ -20,13 +20,13 @@ impl World {
             Command::Session(message) => {
                 if let Some(session) = self.hosts[host].session {
                     let takes = self.scenario.latency + self.control.delay;
-                    let says = Happening::Says(host, session, message);
+                    let says = Happening::Says(host, session, Box::new(message));
                     self.queue.put(self.now + takes, says);
                 }
             }
             Command::Dial(neighbour) => {
                 if let Some(other) = self.places.get(&neighbour.host).copied() {
-                    let takes = self.scenario.latency * 4;
+                    let takes = self.network.latency(host, other) * 4;
                     self.queue
                         .put(self.now + takes, Happening::Dials(host, other));
                 }
@@ -34,7 +34,7 @@ impl World {
             Command::HangUp(other) => {
                 if let Some(other) = self.places.get(&other).copied() {
                     self.queue.put(self.now, Happening::LinkDown(host, other));
-                    let takes = self.scenario.latency;
+                    let takes = self.network.latency(host, other);
                     self.queue
                         .put(self.now + takes, Happening::LinkDown(other, host));
                 }
@@ -46,7 +46,8 @@ impl World {
                         to,
                         message,
                     };
-                    self.queue.put(self.now + self.scenario.latency, linked);
+                    let takes = self.network.latency(host, to);
+                    self.queue.put(self.now + takes, linked);
                 }
             }
             Command::Request {
@@ -157,17 +158,15 @@ impl World {
             task,
             piece,
         };
-        self.queue.put(
-            self.now + self.scenario.latency,
-            Happening::Asks(parent, upload),
-        );
+        let takes = self.network.latency(host, parent);
         self.queue
-            .put(self.now + stall_after, Happening::Stalls(host, request));
+            .put(self.now + takes, Happening::Asks(parent, upload));
+        self.watch_stalls(host, self.now + stall_after);
     }
 
     /// A piece is asked of this host.
     pub(crate) fn asks(&mut self, parent: Place, upload: Upload) {
-        let back = self.now + self.scenario.latency;
+        let back = self.now + self.network.latency(parent, upload.child);
         let refuse = |failure| Happening::Refused(upload.child, upload.request, failure);
         let peer = &mut self.hosts[parent];
         if !peer.alive {
@@ -237,18 +236,35 @@ impl World {
         }
     }
 
-    pub(crate) fn stalls(&mut self, host: Place, request: RequestId) {
-        let Some(asked) = self.hosts[host].requests.get(&request).copied() else {
-            return;
-        };
-        let due = asked.last_byte + asked.stall_after;
-        if due > self.now {
-            self.queue.put(due, Happening::Stalls(host, request));
+    /// Looks at a host's requests at the latest then.
+    fn watch_stalls(&mut self, host: Place, at: Timestamp) {
+        let watch = &mut self.hosts[host].stall_watch;
+        if watch.is_none_or(|due| due > at) {
+            *watch = Some(at);
+            self.queue.put(at, Happening::Stalls(host));
+        }
+    }
+
+    pub(crate) fn stalls(&mut self, host: Place) {
+        let peer = &mut self.hosts[host];
+        if peer.stall_watch.is_none_or(|due| due > self.now) {
             return;
         }
-        self.cancel(host, request);
-        let failure = PieceFailure::Stalled;
-        self.handle(host, Event::PieceFailed { request, failure });
+        peer.stall_watch = None;
+        let due = |asked: &Asked| asked.last_byte + asked.stall_after;
+        let requests = peer.requests.iter();
+        let late: Vec<RequestId> = requests
+            .filter(|(_, asked)| due(asked) <= self.now)
+            .map(|(request, _)| *request)
+            .collect();
+        for request in late {
+            self.cancel(host, request);
+            let failure = PieceFailure::Stalled;
+            self.handle(host, Event::PieceFailed { request, failure });
+        }
+        if let Some(next) = self.hosts[host].requests.values().map(due).min() {
+            self.watch_stalls(host, next);
+        }
     }
 
     fn pump(&mut self, place: Place) {
@@ -259,13 +275,26 @@ impl World {
     }
 
     pub(crate) fn sent(&mut self, place: Place) {
-        if let Some((chunk, at)) = self.network.sent_quantum(self.now, place) {
-            self.queue.put(at, Happening::Arrived(chunk));
+        let chunk = self.network.sent_quantum(self.now, place);
+        if place == self.source {
+            self.source_sent();
+        }
+        if let Some((chunk, hop)) = chunk {
+            match hop {
+                Hop::Arrives(at) => self.queue.put(at, Happening::Arrived(chunk)),
+                Hop::Crosses(at) => self.queue.put(at, Happening::Crosses(chunk)),
+            }
             if chunk.last && self.in_slots.remove(&chunk.transfer) {
                 self.release_slot(place);
             }
         }
         self.pump(place);
+    }
+
+    pub(crate) fn crosses(&mut self, chunk: Chunk) {
+        if let Some(at) = self.network.crossed(self.now, &chunk) {
+            self.queue.put(at, Happening::Arrived(chunk));
+        }
     }
 
     pub(crate) fn arrived(&mut self, chunk: &Chunk) {
@@ -284,6 +313,17 @@ impl World {
     }
 
     fn piece_bytes(&mut self, host: Place, task: TaskId, request: RequestId, chunk: &Chunk) {
+        let parent = self.hosts[host]
+            .requests
+            .get(&request)
+            .map(|asked| asked.parent);
+        if parent.is_some_and(|parent| self.hosts[parent].kind == Kind::Rotten) {
+            // The first group that fails its check ends the request.
+            self.cancel(host, request);
+            let failure = PieceFailure::Rot;
+            self.handle(host, Event::PieceFailed { request, failure });
+            return;
+        }
         let Some(asked) = self.hosts[host].requests.get_mut(&request) else {
             return;
         };

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Action, Client, Megabits, Report, Scenario, Who};
+use crate::{Action, Arrival, Client, Megabits, Report, Scenario, Who};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
@@ -239,7 +239,7 @@ fn hosts_that_come_one_after_the_other() {
     let scenario = Scenario {
         peers: 30,
         contents: vec![20_000_000],
-        spread: SECOND * 4,
+        arrival: Arrival::Within(SECOND * 4),
         ..Scenario::default()
     };
     let report = play("30 hosts within 4 s", &scenario);

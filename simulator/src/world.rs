@@ -4,30 +4,30 @@
 //! happens next depends on the scenario alone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use darter_api::{
-    Digest, HostId, Lengths, Origin, OriginKind, TaskId, Timestamp,
+    HostId, Lengths, Origin, OriginKind, TaskId, Timestamp,
     link::LinkMessage,
-    session::{Hello, Locality, PeerMessage, Role, SchedulerMessage},
+    session::{Hello, Locality, PeerMessage, SchedulerMessage},
 };
-use darter_proxy::swarm::core::{
-    Node,
-    event::{Command, Event, PieceFailure, ReaderId, RequestId},
-};
+use darter_proxy::swarm::core::event::{Command, Event, PieceFailure, ReaderId, RequestId};
 use darter_scheduler::core as scheduling;
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     Report, Scenario,
+    borders::Borders,
     client::Chunks,
     control::{Control, is_welcome},
-    host::{Host, Local, Slots, Upload},
+    host::{Host, Upload},
     network::{Chunk, Network, Place, TransferId},
+    outcome::Outcome,
     queue::Queue,
     scenario::{Action, Client, Who},
+    setup::contents,
 };
 
 /// After the last client is done, to see what goes on without need.
@@ -42,6 +42,8 @@ pub(crate) enum Happening {
     Sent(Place),
     /// A quantum is through the receiver's downlink.
     Arrived(Chunk),
+    /// A quantum is in its receiver's zone.
+    Crosses(Chunk),
     /// The source answers.
     StreamBegins {
         host: Place,
@@ -56,8 +58,8 @@ pub(crate) enum Happening {
     Asks(Place, Upload),
     /// It will not come.
     Refused(Place, RequestId, PieceFailure),
-    /// A request may have stalled.
-    Stalls(Place, RequestId),
+    /// A host's requests may have stalled.
+    Stalls(Place),
     /// A host dials another.
     Dials(Place, Place),
     /// A link broke, or was not made.
@@ -73,9 +75,9 @@ pub(crate) enum Happening {
     /// A host's hello reaches it.
     Greets(Place, u64),
     /// A host speaks to the scheduler.
-    Says(Place, u64, PeerMessage),
+    Says(Place, u64, Box<PeerMessage>),
     /// The scheduler speaks to a host.
-    Hears(Place, u64, SchedulerMessage),
+    Hears(Place, u64, Box<SchedulerMessage>),
     /// The scheduler is gone, as a host sees it.
     Loses(Place, u64),
     /// A host is gone, as the scheduler sees it.
@@ -96,6 +98,8 @@ pub(crate) enum Happening {
         task: TaskId,
         reader: ReaderId,
     },
+    /// A host leaves that the dice choose.
+    Churns,
     /// The scenario says so.
     Acts(Action),
 }
@@ -110,7 +114,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) source: Place,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) places: BTreeMap<HostId, Place>,
+    /// Never iterated: its order is no part of a run.
+    pub(crate) places: HashMap<HostId, Place>,
     pub(crate) contents: Vec<(TaskId, Lengths)>,
     pub(crate) control: Control,
     pub(crate) chunks: BTreeMap<(Place, TaskId), Chunks>,
@@ -118,25 +123,32 @@ pub(crate) struct World {
     pub(crate) in_slots: BTreeSet<TransferId>,
     pub(crate) next_stream: u64,
     pub(crate) self_leases: u64,
-    rng: SmallRng,
-    outstanding: BTreeSet<(Place, TaskId)>,
-    times: Vec<Duration>,
-    seeds_sent: u64,
-    failed: usize,
+    pub(crate) rng: SmallRng,
+    /// Of what the scenario leaves to chance: who is slow, who comes when, who leaves.
+    pub(crate) dice: SmallRng,
+    pub(crate) outstanding: BTreeSet<(Place, TaskId)>,
+    /// Where the next wave of clients begins.
+    pub(crate) next_wave: Place,
+    pub(crate) outcome: Outcome,
 }
 
 impl World {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let cluster = scenario.cluster.clone();
         let delay = scenario.scheduler_delay;
+        let borders = Borders::new(
+            scenario.zones.max(1),
+            scenario.zone_rate.bytes(),
+            scenario.zone_latency,
+        );
         let mut world = Self {
             now: Timestamp::ZERO,
             begin: Timestamp::ZERO + WARM_UP + delay * 3,
             queue: Queue::new(),
-            network: Network::new(scenario.latency, scenario.quantum),
+            network: Network::new(scenario.latency, scenario.quantum, borders),
             source: 0,
             hosts: Vec::new(),
-            places: BTreeMap::new(),
+            places: HashMap::new(),
             contents: contents(&scenario.contents),
             control: Control::new(cluster, delay, scenario.seed),
             chunks: BTreeMap::new(),
@@ -144,81 +156,15 @@ impl World {
             next_stream: 0,
             self_leases: 0,
             rng: SmallRng::seed_from_u64(scenario.seed),
+            dice: SmallRng::seed_from_u64(!scenario.seed),
             outstanding: BTreeSet::new(),
-            times: Vec::new(),
-            seeds_sent: 0,
-            failed: 0,
+            next_wave: scenario.seeds,
+            outcome: Outcome::default(),
             scenario: scenario.clone(),
         };
         world.populate();
         world.arrange();
         world
-    }
-
-    fn populate(&mut self) {
-        for number in 0..self.scenario.seeds + self.scenario.peers {
-            let role = if number < self.scenario.seeds {
-                Role::Seed
-            } else {
-                Role::Peer
-            };
-            let (up, down) = match role {
-                Role::Seed => self.scenario.seed_rate,
-                Role::Peer => self.scenario.peer_rate,
-            };
-            let place = self.network.add(up.bytes(), down.bytes());
-            let id = HostId::from_bytes(self.rng.random());
-            let has_scheduler = self.scenario.scheduler;
-            let options = self.scenario.swarm.clone();
-            let tasks = self.contents.iter();
-            self.hosts.push(Host {
-                id,
-                role,
-                node: Node::new(options, id, has_scheduler, self.rng.random()),
-                alive: true,
-                deadline: None,
-                session: None,
-                sessions: 0,
-                tries: 0,
-                links: BTreeSet::new(),
-                requests: BTreeMap::new(),
-                slots: Slots::new(
-                    self.scenario.transfer.upload_slots,
-                    self.scenario.transfer.upload_queue,
-                ),
-                tasks: tasks
-                    .map(|(id, lengths)| (*id, Local::new(*lengths)))
-                    .collect(),
-                next_reader: 0,
-            });
-            self.places.insert(id, place);
-        }
-        let source = self.scenario.source_rate.bytes();
-        self.source = self.network.add(source, source);
-    }
-
-    fn arrange(&mut self) {
-        if self.scenario.scheduler {
-            self.control.start(Timestamp::ZERO);
-            for host in 0..self.hosts.len() {
-                let jitter = Duration::from_micros(self.rng.random_range(0..100_000));
-                self.queue
-                    .put(Timestamp::ZERO + jitter, Happening::Connects(host));
-            }
-        }
-        let peers = self.scenario.peers;
-        for peer in 0..peers {
-            let host = self.scenario.seeds + peer;
-            let at = self.begin + self.scenario.spread * peer as u32 / peers.max(1) as u32;
-            self.queue.put(at, Happening::Starts(host));
-            if !matches!(self.scenario.client(peer), Client::Leaves(_)) {
-                let tasks = self.contents.iter().map(|(task, _)| (host, *task));
-                self.outstanding.extend(tasks);
-            }
-        }
-        for (at, action) in self.scenario.actions.clone() {
-            self.queue.put(self.begin + at, Happening::Acts(action));
-        }
     }
 
     pub(crate) fn run(mut self) -> Report {
@@ -234,40 +180,17 @@ impl World {
             self.happen(what);
             if self.outstanding.is_empty() && end == limit {
                 end = self.now + AFTERMATH;
-                self.seeds_sent = self.sent_by(0..self.scenario.seeds);
+                self.outcome.seeds_sent = self.sent_by(0..self.scenario.seeds);
             }
         }
         self.report(events)
-    }
-
-    fn sent_by(&self, hosts: std::ops::Range<Place>) -> u64 {
-        hosts.map(|host| self.network.sent(host)).sum()
-    }
-
-    fn report(mut self, events: u64) -> Report {
-        self.times.sort_unstable();
-        let makespan = self.times.last().copied().unwrap_or_default();
-        let seeds = 0..self.scenario.seeds;
-        let capacity: u64 = seeds.map(|seed| self.network.up_rate(seed)).sum();
-        let capacity = capacity as f64 * makespan.as_secs_f64();
-        Report {
-            expected: self.times.len() + self.outstanding.len() + self.failed,
-            origin_bytes: self.network.sent(self.source),
-            content_bytes: self.scenario.contents.iter().sum(),
-            peer_bytes: self.sent_by(0..self.hosts.len()),
-            self_leases: self.self_leases,
-            grants: self.control.granted(),
-            bound: self.scenario.bound(),
-            seed_use: self.seeds_sent as f64 / capacity.max(1.0),
-            events,
-            times: self.times,
-        }
     }
 
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Sent(place) => self.sent(place),
             Happening::Arrived(chunk) => self.arrived(&chunk),
+            Happening::Crosses(chunk) => self.crosses(chunk),
             Happening::StreamBegins { host, task, number } => {
                 self.stream_begins(host, task, number);
             }
@@ -280,7 +203,7 @@ impl World {
             }
             Happening::Asks(parent, upload) => self.asks(parent, upload),
             Happening::Refused(host, request, failure) => self.refused(host, request, failure),
-            Happening::Stalls(host, request) => self.stalls(host, request),
+            Happening::Stalls(host) => self.stalls(host),
             Happening::Dials(from, to) => self.dials(from, to),
             Happening::LinkDown(host, other) => self.link_down(host, other),
             Happening::Linked { from, to, message } => {
@@ -294,10 +217,11 @@ impl World {
             Happening::Says(host, session, message) => {
                 if self.control.sessions.get(&host) == Some(&session) {
                     let host = self.hosts[host].id;
+                    let message = *message;
                     self.tell_scheduler(scheduling::Event::Message { host, message });
                 }
             }
-            Happening::Hears(host, session, message) => self.hears(host, session, message),
+            Happening::Hears(host, session, message) => self.hears(host, session, *message),
             Happening::Loses(host, session) => {
                 if self.hosts[host].session == Some(session) {
                     self.hosts[host].session = None;
@@ -314,6 +238,7 @@ impl World {
             Happening::Starts(host) => self.client_starts(host),
             Happening::Leaves { host, task, reader } => self.close(host, task, reader),
             Happening::Aborts { host, task, reader } => self.aborts(host, task, reader),
+            Happening::Churns => self.churns(),
             Happening::Acts(action) => self.act(action),
         }
     }
@@ -369,17 +294,6 @@ impl World {
             .client(host.saturating_sub(self.scenario.seeds))
     }
 
-    /// A host has all of a content, or will never have it.
-    pub(crate) fn settled(&mut self, host: Place, task: TaskId, whole: bool) {
-        if self.outstanding.remove(&(host, task)) {
-            if whole {
-                self.times.push(self.now.since(self.begin));
-            } else {
-                self.failed += 1;
-            }
-        }
-    }
-
     fn tell_scheduler(&mut self, event: scheduling::Event) {
         let commands = self.control.handle(self.now, event);
         self.scheduler_says(commands);
@@ -391,7 +305,7 @@ impl World {
                 continue;
             };
             if let Some(session) = self.control.sessions.get(&host).copied() {
-                let hears = Happening::Hears(host, session, command.message);
+                let hears = Happening::Hears(host, session, Box::new(command.message));
                 self.queue.put(self.now + self.scenario.latency, hears);
             }
         }
@@ -441,7 +355,10 @@ impl World {
             name: format!("host {host}"),
             address: ([127, 0, 0, 1], 4000).into(),
             role: peer.role,
-            locality: Locality::default(),
+            locality: Locality {
+                idc: peer.zone_name(self.scenario.zones),
+                ..Locality::default()
+            },
             upload_slots: self.scenario.transfer.upload_slots as u32,
             cores: None,
             shares: true,
@@ -460,13 +377,11 @@ impl World {
         self.handle(host, Event::Session(message));
     }
 
-    fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action) {
         match action {
             Action::Kill(who) => {
                 let host = self.who(who);
-                self.kill(host);
-                let peers = self.outstanding.iter().copied();
-                self.outstanding = peers.filter(|(other, _)| *other != host).collect();
+                self.lose(host);
             }
             Action::KillScheduler => {
                 let sessions = self.control.sessions.clone();
@@ -491,15 +406,6 @@ impl World {
             }
         }
     }
-}
-
-fn contents(sizes: &[u64]) -> Vec<(TaskId, Lengths)> {
-    let content = |(number, size): (usize, &u64)| {
-        let digest = Digest::sha256(format!("content {number}").as_bytes());
-        let lengths = Lengths::of(*size).expect("a scenario's contents are under the limit");
-        (TaskId::of_content(digest), lengths)
-    };
-    sizes.iter().enumerate().map(content).collect()
 }
 
 /// Where all contents can be read.
