@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Setting;
+use crate::{config::Setting, simulate::Simulate};
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Scheduler(Common),
     /// Run a manager: who is a scheduler, who is a seed peer.
     Manager(Common),
+    /// Play a swarm of any size in virtual time.
+    Simulate(Box<Simulate>),
     /// See it work: an image, a registry, a swarm of processes, a table.
     Demo(Demo),
     /// The registry of the demo.

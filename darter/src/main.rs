@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod logs;
 mod parts;
+mod simulate;
 mod standalone;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(options) => demo::run(options).await,
+        Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,
         Command::Standalone(common) => match settle(&common, true) {
             Ok(config) => standalone::run(config, &common).await,
