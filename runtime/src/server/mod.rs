@@ -5,10 +5,17 @@
 //! buffer and the socket when a body errs, so two things stand around it:
 //! [`body`] holds the error back until all good bytes have been flushed, and
 //! [`socket`] closes the write side first and reads the rest away before the socket goes.
+//!
+//! Plain requests for blobs and pieces are answered without hyper ([`direct`]), so that the
+//! kernel sends files' pages as they are ([`span`]).
 
 mod body;
+mod direct;
 mod executor;
+mod head;
+mod rewound;
 mod socket;
+pub mod span;
 
 use std::{
     io,
@@ -21,6 +28,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -37,7 +45,9 @@ use tower::ServiceExt as _;
 
 use crate::tasks::Tasks;
 pub use body::FlushBeforeError;
+use direct::{Direct, Left};
 use executor::InTasks;
+use rewound::Rewound;
 pub use socket::{ConnectionState, LingeringSocket};
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
@@ -178,10 +188,11 @@ pub async fn serve_connection<S>(
     let connection = Connection {
         address,
         router,
-        tasks,
+        tasks: tasks.clone(),
         options,
     };
-    connection.serve(socket, None).await;
+    let socket = LingeringSocket::new(socket, tasks);
+    connection.serve(socket, Bytes::new()).await;
 }
 
 struct Connection {
@@ -209,7 +220,19 @@ impl Connection {
                 None => return,
             }
         }
-        self.serve(socket, Some(place)).await;
+        let direct = Direct {
+            socket: LingeringSocket::new(socket, self.tasks.clone()).holding(Some(place)),
+            address: self.address,
+            router: self.router.clone(),
+            tasks: self.tasks.clone(),
+            options: Arc::clone(&self.options),
+            read: BytesMut::new(),
+            read_ended: false,
+        };
+        match Box::pin(direct.run()).await {
+            Left::Closed => {}
+            Left::Hyper(socket, read) => self.serve(socket, read).await,
+        }
     }
 
     async fn first_byte(&self, socket: &TcpStream) -> Option<u8> {
@@ -219,7 +242,8 @@ impl Connection {
         matches!(peeked, Ok(Ok(1))).then_some(first[0])
     }
 
-    async fn serve<S>(self, socket: S, place: Option<OwnedSemaphorePermit>)
+    /// Serves by hyper what begins with the bytes that were `read` already.
+    async fn serve<S>(self, socket: LingeringSocket<S>, read: Bytes)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -229,8 +253,8 @@ impl Connection {
             tasks,
             options,
         } = self;
-        let socket = LingeringSocket::new(socket, tasks.clone()).holding(place);
         let state = socket.state();
+        let socket = Rewound::new(read, socket);
         let asked = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&asked);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {

@@ -107,6 +107,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
         Arc::clone(&self.state)
     }
 
+    /// The socket itself, for what is not reading, writing or closing.
+    pub(super) fn get_ref(&self) -> &S {
+        self.socket
+            .as_ref()
+            .expect("the socket is there until the drop")
+    }
+
     fn socket(&mut self) -> Pin<&mut S> {
         Pin::new(
             self.socket

@@ -221,3 +221,118 @@ async fn a_stop_lets_the_running_request_end() {
     assert!(stopped);
     assert_eq!(body_of(&reply), b"whole");
 }
+
+/// A body of spans of a file, twice: `at` what it keeps has been let go of.
+mod spans {
+    use std::{
+        fs::File,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::BoxError;
+    use futures::StreamExt as _;
+
+    use super::*;
+    use crate::server::span::{FileSpan, Span, set_spans};
+
+    struct Held(Arc<AtomicUsize>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn bytes(size: usize) -> Vec<u8> {
+        (0..size).map(|at| (at * 31 % 251) as u8).collect()
+    }
+
+    /// `GET /`: a word, then the whole file in two spans, then perhaps a failure.
+    fn router(file: Arc<File>, size: u64, fails: bool, dropped: Arc<AtomicUsize>) -> Router {
+        Router::new().fallback(move || async move {
+            let half = size / 2;
+            let span = |range| FileSpan::new(Arc::clone(&file), range);
+            let held = Held(Arc::clone(&dropped));
+            let mut all = vec![
+                Ok(Span::Bytes(Bytes::from_static(b"word"))),
+                Ok(Span::File(span(0..half))),
+                Ok(Span::File(span(half..size).keeping(held))),
+            ];
+            if fails {
+                all.push(Err(BoxError::from("the source broke")));
+            }
+            let length = size + 4 + u64::from(fails);
+            let mut response = Response::builder()
+                .header("content-length", length)
+                .body(Body::empty())
+                .unwrap();
+            set_spans(&mut response, stream::iter(all).boxed());
+            response
+        })
+    }
+
+    async fn check(size: usize, fails: bool, request: &str) {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &bytes(size)).unwrap();
+        let router = router(Arc::new(file), size as u64, fails, Arc::clone(&dropped));
+        let (address, _tasks) = serve(router).await;
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut reply = Vec::new();
+        socket.read_to_end(&mut reply).await.expect("a FIN");
+        let body = body_of(&reply);
+        assert!(body.starts_with(b"word"), "{request:?}");
+        assert!(
+            body[4..] == bytes(size),
+            "{request:?}: {} bytes",
+            body.len()
+        );
+        assert_eq!(dropped.load(Ordering::SeqCst), 1, "{request:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_arrives_as_it_is_with_and_without_hyper() {
+        for size in [1, 70_000, 5_000_000] {
+            for fails in [false, true] {
+                check(size, fails, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+                let hyper = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+                check(size, fails, hyper).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_from_plain_requests_to_others() {
+        let router = Router::new().fallback(|request: Request<Body>| async move {
+            let body = axum::body::to_bytes(request.into_body(), 100)
+                .await
+                .unwrap();
+            format!("{} bytes", body.len())
+        });
+        let (address, _tasks) = serve(router).await;
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        // All at once: what was read too early must reach hyper.
+        let requests = "GET /one HTTP/1.1\r\nhost: x\r\n\r\n\
+            HEAD /two HTTP/1.1\r\nhost: x\r\n\r\n\
+            POST /three HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello\
+            GET /four HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        socket.write_all(requests.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(reply.matches("HTTP/1.1 200 OK").count(), 4, "{reply}");
+        assert_eq!(reply.matches("0 bytes").count(), 2, "{reply}");
+        assert_eq!(reply.matches("5 bytes").count(), 1, "{reply}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_ends_too_soon_ends_the_body_short() {
+        let mut file = tempfile::tempfile().unwrap();
+        io::Write::write_all(&mut file, &bytes(1000)).unwrap();
+        let router = router(Arc::new(file), 2000, false, Arc::default());
+        let (address, _tasks) = serve(router).await;
+        let reply = read_to_fin(address, Client::Quiet).await;
+        assert_eq!(body_of(&reply).len(), 4 + 1000);
+    }
+}
