@@ -10,7 +10,11 @@ use darter_api::{
     Lengths, Origin, Repository, TaskId, UpstreamName,
     session::{Observation, Purpose, Reference},
 };
-use futures::{future::BoxFuture, stream::BoxStream};
+use darter_runtime::server::span::Span;
+use futures::{
+    future::BoxFuture,
+    stream::{BoxStream, StreamExt as _},
+};
 
 use crate::{credential::Credential, source::SourceError};
 
@@ -71,7 +75,17 @@ pub trait Reader: Send + Sync + 'static {
     /// source itself). The last 64 KiB of the content wait for its own digest. An error ends
     /// the stream: what came before it was right. Dropping the stream is how a reader
     /// goes away.
-    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>>;
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>>;
+
+    /// The same, in memory.
+    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        let spans = self.spans(range);
+        let read = |span: Span| {
+            span.read()
+                .map_err(|cause| ReadError::Store(Arc::new(cause)))
+        };
+        spans.map(move |span| span.and_then(read)).boxed()
+    }
 }
 
 /// A content can't be had.

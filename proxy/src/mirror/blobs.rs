@@ -1,9 +1,9 @@
 //! Blobs: whole or in part, as they come.
 
-use axum::body::Body;
-use bytes::Bytes;
+use axum::{BoxError, body::Body};
 use darter_api::{Digest, Origin, OriginKind, Repository, TaskId, session::Purpose};
-use futures::{StreamExt as _, stream::BoxStream};
+use darter_runtime::server::span::{Span, Spans, set_spans};
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
@@ -101,7 +101,7 @@ impl Call<'_> {
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
             Wanted::Unsatisfiable => return Ok(unsatisfiable(size)),
         };
-        let mut stream = content.reader.read(range.clone());
+        let mut stream = content.reader.spans(range.clone());
         let first = if range.is_empty() {
             None
         } else {
@@ -124,7 +124,7 @@ impl Call<'_> {
             response.headers_mut().insert(header::CONTENT_RANGE, value);
         }
         *response.status_mut() = status;
-        *response.body_mut() = self.stream(content, first, stream);
+        set_spans(&mut response, self.stream(content, first, stream));
         Ok(response)
     }
 
@@ -132,24 +132,24 @@ impl Call<'_> {
     fn stream(
         &self,
         content: Content,
-        first: Option<Bytes>,
-        rest: BoxStream<'static, Result<Bytes, ReadError>>,
-    ) -> Body {
+        first: Option<Span>,
+        rest: BoxStream<'static, Result<Span, ReadError>>,
+    ) -> Spans {
         let bytes = self.mirror.metrics.bytes(content.provenance);
         let first = futures::stream::iter(first.map(Ok));
         let counted = first.chain(rest).inspect(move |chunk| {
             // The content is held as long as its body is.
             let _ = &content;
             match chunk {
-                Ok(chunk) => {
-                    bytes.inc_by(chunk.len() as u64);
+                Ok(span) => {
+                    bytes.inc_by(span.len());
                 }
                 Err(error) => {
                     tracing::warn!(error = super::errors::chain(error), "a body ends short")
                 }
             }
         });
-        Body::from_stream(counted)
+        counted.map_err(BoxError::from).boxed()
     }
 
     pub(super) fn not_modified(&self, digest: &Digest) -> bool {

@@ -14,7 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use darter_api::{Lengths, PieceIndex, Proof, TaskId, proof::GroupDigest};
+use darter_runtime::server::span::FileSpan;
 use parking_lot::Mutex;
+use rustix::io::ReadWriteFlags;
 
 use super::{journal::Ledger, layout::Layout, unix_seconds};
 
@@ -109,6 +111,32 @@ impl Blob {
         read_range(&self.file, range)
     }
 
+    /// Where bytes lie, which must be inside the content. They stay there until the span is
+    /// dropped.
+    pub fn span(&self, range: Range<u64>) -> FileSpan {
+        FileSpan::new(Arc::clone(&self.file), range).keeping(Arc::clone(&self.whole))
+    }
+
+    /// Whether the ends of `range` are in memory, so that sending it does not wait for the
+    /// disk; a guess, since files are read ahead in order.
+    pub fn is_cached(&self, range: &Range<u64>) -> bool {
+        let now = |at: u64| {
+            let mut byte = [0];
+            let mut slices = [io::IoSliceMut::new(&mut byte)];
+            let read = rustix::io::preadv2(&*self.file, &mut slices, at, ReadWriteFlags::NOWAIT);
+            !matches!(read, Err(rustix::io::Errno::AGAIN))
+        };
+        now(range.start) && now(range.end.saturating_sub(1))
+    }
+
+    /// Brings bytes into memory; blocks.
+    ///
+    /// # Errors
+    /// When the file can't be read so far.
+    pub fn cache(&self, range: Range<u64>) -> io::Result<()> {
+        read_range(&self.file, range).map(drop)
+    }
+
     /// A piece with what proves it.
     ///
     /// # Errors
@@ -125,7 +153,7 @@ impl Blob {
             proof: None,
             groups: Arc::new([]),
             file: Arc::clone(&self.file),
-            _keep: Keep::Whole(Arc::clone(&self.whole)),
+            keep: Keep::Whole(Arc::clone(&self.whole)),
         };
         if lengths.is_small() {
             return Ok(Some(piece));
@@ -177,7 +205,7 @@ pub struct StoredPiece {
     pub(super) proof: Option<Proof>,
     pub(super) groups: Arc<[GroupDigest]>,
     pub(super) file: Arc<File>,
-    pub(super) _keep: Keep,
+    pub(super) keep: Keep,
 }
 
 impl StoredPiece {
@@ -206,12 +234,9 @@ impl StoredPiece {
         self.lengths.piece_range(self.index)
     }
 
-    /// Reads a part of the content.
-    ///
-    /// # Errors
-    /// When the file can't be read so far.
-    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        read_range(&self.file, range)
+    /// Where a part of the content lies. It stays there until the span is dropped.
+    pub fn span(&self, range: Range<u64>) -> FileSpan {
+        FileSpan::new(Arc::clone(&self.file), range).keeping(self.keep.clone())
     }
 }
 

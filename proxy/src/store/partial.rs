@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use darter_api::{Lengths, Origin, PieceIndex, PieceSet, Proof, TaskId, proof::GroupDigest};
+use darter_runtime::server::span::FileSpan;
 use parking_lot::Mutex;
 
 use super::{
@@ -133,7 +134,7 @@ impl Growing {
             proof: sealed.proof.clone(),
             groups: Arc::clone(&sealed.groups),
             file: Arc::clone(&self.file),
-            _keep: Keep::Growing(Arc::clone(self)),
+            keep: Keep::Growing(Arc::clone(self)),
         }))
     }
 }
@@ -215,6 +216,12 @@ impl Partial {
     /// When the file can't be read so far.
     pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         read_range(&self.growing.file, range)
+    }
+
+    /// Where bytes lie, verified or not: the caller knows which are. They stay there until
+    /// the span is dropped.
+    pub fn span(&self, range: Range<u64>) -> FileSpan {
+        FileSpan::new(Arc::clone(&self.growing.file), range).keeping(Arc::clone(&self.growing))
     }
 
     /// A sealed piece with what proves it.

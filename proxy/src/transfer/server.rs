@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use axum::{
-    Router,
+    BoxError, Router,
     body::Body,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
@@ -12,6 +12,8 @@ use axum::{
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use darter_api::{PieceIndex, TaskId, wire::v1};
+use darter_runtime::server::span::{Span, set_spans};
+use futures::StreamExt as _;
 use prost::Message as _;
 use serde::Deserialize;
 
@@ -24,8 +26,8 @@ use crate::{
     store::{Store, StoredPiece},
 };
 
-/// Bytes read and handed to the socket at once.
-const STEP: u64 = 128 * 1024;
+/// Bytes given to the connection at once.
+const STEP: u64 = 1 << 20;
 
 /// Serves the pieces of one store.
 #[derive(Clone)]
@@ -127,13 +129,15 @@ fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> R
     if let Some(media_type) = piece.media_type() {
         response = response.header(MEDIA_TYPE_HEADER, media_type);
     }
+    let Ok(mut response) = response.body(Body::empty()) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
     metrics.uploading.inc();
     let place = Place {
         metrics: metrics.clone(),
         _slot: slot,
     };
     let sending = Sending {
-        head: Some(head),
         rest: range,
         piece,
         class,
@@ -141,10 +145,10 @@ fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> R
         metrics,
         place: Some(place),
     };
-    let body = Body::from_stream(futures::stream::try_unfold(sending, Sending::next));
+    let bytes = futures::stream::unfold(sending, Sending::next);
+    let head = futures::stream::iter([Ok(Span::Bytes(head))]);
+    set_spans(&mut response, head.chain(bytes).boxed());
     response
-        .body(body)
-        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 /// Proof and group digests, before the bytes.
@@ -169,7 +173,6 @@ fn head(piece: &StoredPiece) -> Bytes {
 
 /// A piece under way.
 struct Sending {
-    head: Option<Bytes>,
     rest: Range<u64>,
     piece: StoredPiece,
     class: Class,
@@ -184,19 +187,10 @@ struct Place {
     _slot: Slot,
 }
 
-/// The last bytes of a piece, and its slot: dropped when they are written.
-struct Last {
-    bytes: Bytes,
-    _place: Place,
-}
-
 impl Sending {
-    async fn next(mut self) -> std::io::Result<Option<(Bytes, Self)>> {
-        if let Some(head) = self.head.take() {
-            return Ok(Some((head, self)));
-        }
+    async fn next(mut self) -> Option<(Result<Span, BoxError>, Self)> {
         if self.rest.is_empty() {
-            return Ok(None);
+            return None;
         }
         let step = self.limits.portion(Direction::Upload).unwrap_or(STEP);
         let end = (self.rest.start + step).min(self.rest.end);
@@ -204,24 +198,13 @@ impl Sending {
         self.limits
             .pass(Direction::Upload, self.class, length)
             .await;
-        let mut bytes = self.piece.read(self.rest.start..end)?;
+        let mut span = self.piece.span(self.rest.start..end);
         self.rest.start = end;
-        self.metrics.upload_bytes.inc_by(bytes.len() as u64);
-        if self.rest.is_empty()
-            && let Some(place) = self.place.take()
-        {
-            bytes = Bytes::from_owner(Last {
-                bytes,
-                _place: place,
-            });
+        self.metrics.upload_bytes.inc_by(length);
+        if self.rest.is_empty() {
+            span = span.keeping((self.piece.clone(), self.place.take()));
         }
-        Ok(Some((bytes, self)))
-    }
-}
-
-impl AsRef<[u8]> for Last {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        Some((Ok(Span::File(span)), self))
     }
 }
 

@@ -180,7 +180,8 @@ impl Open {
         let mut body = BytesMut::new();
         while body.len() < least {
             let frame = tokio::time::timeout(GIVE_UP, self.response.frame());
-            let frame = frame.await.expect("bytes in time").expect("more bytes");
+            let frame = frame.await.expect("bytes in time");
+            let frame = frame.unwrap_or_else(|| panic!("more than {body:?}"));
             if let Ok(data) = frame.expect("no error yet").into_data() {
                 body.extend_from_slice(&data);
             }

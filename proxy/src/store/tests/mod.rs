@@ -64,7 +64,7 @@ fn grows_commits_and_is_there_after_a_restart() {
         store_piece(&partial, &bytes, index);
         let piece = store.piece(&task, PieceIndex(index)).unwrap().unwrap();
         assert_eq!(
-            piece.read(piece.range()).unwrap(),
+            piece.span(piece.range()).read().unwrap(),
             bytes[piece.range().start as usize..piece.range().end as usize]
         );
     }

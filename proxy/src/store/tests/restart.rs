@@ -167,7 +167,7 @@ proptest! {
             for index in found.held.iter() {
                 let piece = store.piece(&task, PieceIndex(index)).unwrap().unwrap();
                 let range = piece.range();
-                prop_assert_eq!(piece.read(range.clone()).unwrap(), &bytes[range.start as usize..range.end as usize]);
+                prop_assert_eq!(piece.span(range.clone()).read().unwrap(), &bytes[range.start as usize..range.end as usize]);
                 prop_assert!(piece.proof().unwrap().verify(&task, &found.lengths, PieceIndex(index), |_| true).is_ok());
             }
         }

@@ -6,9 +6,9 @@
 
 use std::{io, ops::Range, sync::Arc};
 
-use bytes::Bytes;
 use darter_api::TaskId;
-use futures::{StreamExt as _, stream::BoxStream};
+use darter_runtime::server::span::Span;
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::watch;
 
 use super::{
@@ -25,19 +25,20 @@ use crate::{
     swarm::core::event::ReaderId,
 };
 
-/// Bytes of a growing file read at once. They were written a moment ago, so that the
-/// read is a copy from memory and stays on the thread that asks.
-const TAIL_CHUNK: u64 = 256 * 1024;
-/// Bytes of a whole file read at once, on a blocking thread since the disk may be asked.
-const STORED_CHUNK: u64 = 512 * 1024;
-/// Reads of a whole file that run ahead of the client.
+/// Bytes of a growing file given at once. They were written a moment ago, so that they are
+/// in memory.
+const TAIL_CHUNK: u64 = 1 << 20;
+/// Bytes of a whole file given at once. What of them is not in memory is brought there by a
+/// blocking thread.
+const STORED_CHUNK: u64 = 1 << 20;
+/// Parts of a whole file that are brought into memory ahead of the client.
 const READ_AHEAD: usize = 2;
 
 /// Nothing.
 pub(super) struct EmptyReader;
 
 impl Reader for EmptyReader {
-    fn read(&self, _: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+    fn spans(&self, _: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
         futures::stream::empty().boxed()
     }
 }
@@ -49,7 +50,7 @@ pub(super) struct StoredReader {
 }
 
 impl Reader for StoredReader {
-    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
         let end = range.end.min(self.blob.size());
         let (blob, metrics) = (self.blob.clone(), self.shared.metrics.clone());
         let starts = (range.start..end).step_by(STORED_CHUNK as usize);
@@ -58,13 +59,15 @@ impl Reader for StoredReader {
                 let (blob, metrics) = (blob.clone(), metrics.clone());
                 async move {
                     let wanted = start..(start + STORED_CHUNK).min(end);
-                    let read = tokio::task::spawn_blocking(move || blob.read(wanted)).await;
-                    let bytes = read
-                        .map_err(io::Error::other)
-                        .flatten()
-                        .map_err(store_error)?;
-                    metrics.bytes(From::Cache, bytes.len() as u64);
-                    Ok(bytes)
+                    if !blob.is_cached(&wanted) {
+                        let (blob, wanted) = (blob.clone(), wanted.clone());
+                        let read = tokio::task::spawn_blocking(move || blob.cache(wanted)).await;
+                        read.map_err(io::Error::other)
+                            .flatten()
+                            .map_err(store_error)?;
+                    }
+                    metrics.bytes(From::Cache, wanted.end - wanted.start);
+                    Ok(Span::File(blob.span(wanted)))
                 }
             })
             .buffered(READ_AHEAD)
@@ -76,8 +79,8 @@ impl Reader for StoredReader {
 pub(super) struct ThroughReader(pub(super) Through);
 
 impl Reader for ThroughReader {
-    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
-        self.0.clone().read(range)
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
+        self.0.clone().read(range).map_ok(Span::Bytes).boxed()
     }
 }
 
@@ -89,7 +92,7 @@ pub(super) struct GrowingReader {
 }
 
 impl Reader for GrowingReader {
-    fn read(&self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
         let end = range.end.min(self.download.lengths.size());
         let tail = Tail {
             place: Place::new(&self.shared, self.download.task),
@@ -160,19 +163,19 @@ struct Tail {
     at: u64,
     end: u64,
     given: bool,
-    through: Option<BoxStream<'static, Result<Bytes, ReadError>>>,
+    through: Option<BoxStream<'static, Result<Span, ReadError>>>,
 }
 
 impl Tail {
-    async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+    async fn next(&mut self) -> Option<Result<Span, ReadError>> {
         loop {
             if self.at >= self.end {
                 return None;
             }
             if let Some(through) = &mut self.through {
                 let item = through.next().await;
-                if let Some(Ok(bytes)) = &item {
-                    self.at += bytes.len() as u64;
+                if let Some(Ok(span)) = &item {
+                    self.at += span.len();
                 }
                 return item;
             }
@@ -183,12 +186,13 @@ impl Tail {
             }
             self.round = round;
             match self.download.view(self.at) {
-                View::Until(until) => return Some(self.take(until)),
+                View::Until(until) => return Some(Ok(self.take(until))),
                 View::Ended(why) => return Some(Err(why)),
                 View::Through => {
                     self.shared.metrics.streamed_through.inc();
                     let through = self.shared.through(&self.download);
-                    self.through = Some(through.read(self.at..self.end));
+                    let read = through.read(self.at..self.end);
+                    self.through = Some(read.map_ok(Span::Bytes).boxed());
                 }
                 View::Wait => {
                     self.tell_place();
@@ -207,17 +211,13 @@ impl Tail {
         }
     }
 
-    fn take(&mut self, until: u64) -> Result<Bytes, ReadError> {
+    fn take(&mut self, until: u64) -> Span {
         let until = until.min(self.end).min(self.at + TAIL_CHUNK);
         self.tell_place();
-        let bytes = self
-            .download
-            .partial
-            .read(self.at..until)
-            .map_err(store_error)?;
+        let span = self.download.partial.span(self.at..until);
         self.at = until;
         self.given = true;
-        Ok(bytes)
+        Span::File(span)
     }
 
     fn tell_place(&mut self) {
