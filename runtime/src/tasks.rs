@@ -58,7 +58,8 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let span = tracing::info_span!("task", name);
+        // Entered whenever the task is polled, which is too often for anything but debugging.
+        let span = tracing::debug_span!("task", name);
         tokio::spawn(self.tracker.track_future(work.instrument(span)))
     }
 
