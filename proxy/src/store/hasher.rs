@@ -6,8 +6,8 @@ use darter_api::{Digest, Hasher, TaskId};
 
 use super::Partial;
 
-/// Bytes read at once.
-const STEP: u64 = 256 * 1024;
+/// Bytes read at once: few enough that they are hashed out of the processor's cache.
+const STEP: usize = 64 * 1024;
 
 /// Hashes a growing content from its beginning, as far as it is there, so that the
 /// digest is done when the last piece is. Blocks while it reads and hashes.
@@ -36,10 +36,13 @@ impl PrefixHasher {
     /// # Errors
     /// When they can't be read.
     pub fn advance(&mut self, partial: &Partial, end: u64) -> io::Result<()> {
+        let mut buffer = vec![0; STEP];
         while self.at < end {
-            let next = (self.at + STEP).min(end);
-            self.hasher.update(&partial.read(self.at..next)?);
-            self.at = next;
+            let left = usize::try_from(end - self.at).unwrap_or(usize::MAX);
+            let bytes = &mut buffer[..left.min(STEP)];
+            partial.read_into(self.at, bytes)?;
+            self.hasher.update(bytes);
+            self.at += bytes.len() as u64;
         }
         Ok(())
     }

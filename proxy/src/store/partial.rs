@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     ops::Range,
+    os::unix::fs::FileExt as _,
     sync::{Arc, OnceLock},
 };
 
@@ -216,6 +217,14 @@ impl Partial {
     /// When the file can't be read so far.
     pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         read_range(&self.growing.file, range)
+    }
+
+    /// Fills `bytes` with what lies at `offset`, verified or not.
+    ///
+    /// # Errors
+    /// When the file can't be read so far.
+    pub fn read_into(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.growing.file.read_exact_at(bytes, offset)
     }
 
     /// Where bytes lie, verified or not: the caller knows which are. They stay there until
