@@ -11,26 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Buf as _;
 use darter_api::{
     Grant, HostId, Lengths, PieceDigest, PieceIndex, Proof, ProofError, TaskId,
     proof::GroupDigest,
     wire::{WireError, v1},
 };
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::StatusCode;
 use prost::Message as _;
 
-use super::{HOST_HEADER, MAX_PROOF_BYTES, MEDIA_TYPE_HEADER, PREHEAT, PURPOSE_HEADER, piece_path};
+use super::{
+    HOST_HEADER, MAX_PROOF_BYTES, PREHEAT, PURPOSE_HEADER,
+    parents::{Connection, Head, Parents},
+    piece_path,
+};
 use crate::limits::{Class, Direction, Limits};
-
-/// For a connection to a parent to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -118,13 +113,13 @@ pub trait Sink: Send {
     ///
     /// # Errors
     /// When they can't be stored.
-    fn verified(&mut self, offset: u64, bytes: Bytes) -> io::Result<()>;
+    fn verified(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
 /// Fetches pieces over kept connections. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PieceClient {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    parents: Parents,
     own: String,
     limits: Limits,
 }
@@ -132,16 +127,8 @@ pub struct PieceClient {
 impl PieceClient {
     /// For this host, within its limits.
     pub fn new(own: HostId, limits: Limits) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(16)
-            .build(connector);
         Self {
-            client,
+            parents: Parents::default(),
             own: own.to_string(),
             limits,
         }
@@ -159,14 +146,14 @@ impl PieceClient {
         sink: &mut impl Sink,
     ) -> Result<Fetched, FetchError> {
         let begin = Instant::now();
+        let (connection, head) = self.request(wanted).await?;
         let mut body = Reply {
-            body: self.request(wanted).await?,
-            pending: BytesMut::new(),
+            connection,
+            left: head.length,
             stall_after: wanted.stall_after,
             limits: &self.limits,
             class: wanted.class,
         };
-        let media_type = body.media_type();
         sink.begun();
         let (proof, groups) = match body.head(wanted, trusted).await? {
             Some((proof, groups)) => {
@@ -178,87 +165,81 @@ impl PieceClient {
                 (None, Vec::new())
             }
         };
+        if body.left == 0 {
+            self.parents
+                .give_back(wanted.address, body.connection, &head);
+        }
         Ok(Fetched {
             proof,
             groups,
-            media_type,
+            media_type: head.media_type,
             bytes: wanted.lengths.piece_bytes(wanted.index),
             elapsed: begin.elapsed(),
         })
     }
 
-    async fn request(&self, wanted: &Wanted) -> Result<http::Response<Incoming>, FetchError> {
-        let path = piece_path(&wanted.task, wanted.index, &wanted.lengths);
-        let uri: Uri = format!("http://{}{path}", wanted.address)
-            .parse()
-            .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
-        let mut request = Request::get(uri).header(HOST_HEADER, &self.own);
-        if wanted.class == Class::Background {
-            request = request.header(PURPOSE_HEADER, PREHEAT);
-        }
-        let request = request
-            .body(Empty::new())
-            .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
-        let reply = tokio::time::timeout(wanted.stall_after, self.client.request(request))
+    async fn request(&self, wanted: &Wanted) -> Result<(Connection, Head), FetchError> {
+        let purpose = match wanted.class {
+            Class::Foreground => String::new(),
+            Class::Background => format!("{PURPOSE_HEADER}: {PREHEAT}\r\n"),
+        };
+        let request = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\n{HOST_HEADER}: {}\r\n{purpose}\r\n",
+            piece_path(&wanted.task, wanted.index, &wanted.lengths),
+            wanted.address,
+            self.own,
+        );
+        let ask = self.parents.ask(wanted.address, &request);
+        let (mut connection, head) = tokio::time::timeout(wanted.stall_after, ask)
             .await
             .map_err(|_| FetchError::Stalled(wanted.stall_after))?
             .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
-        match reply.status() {
-            StatusCode::OK => Ok(reply),
-            StatusCode::SERVICE_UNAVAILABLE => Err(FetchError::Busy),
-            other => Err(FetchError::NotHeld(other)),
+        if head.status == StatusCode::OK {
+            return Ok((connection, head));
         }
+        let away = connection.read_away(&head);
+        if let Ok(true) = tokio::time::timeout(wanted.stall_after, away).await {
+            self.parents.give_back(wanted.address, connection, &head);
+        }
+        Err(match head.status {
+            StatusCode::SERVICE_UNAVAILABLE => FetchError::Busy,
+            other => FetchError::NotHeld(other),
+        })
     }
 }
 
 /// A reply that is read in exact portions.
 struct Reply<'a> {
-    body: http::Response<Incoming>,
-    pending: BytesMut,
+    connection: Connection,
+    /// Bytes of the body that were not taken.
+    left: u64,
     stall_after: Duration,
     limits: &'a Limits,
     class: Class,
 }
 
 impl Reply<'_> {
-    fn media_type(&self) -> Option<String> {
-        let value = self.body.headers().get(MEDIA_TYPE_HEADER)?;
-        value
-            .to_str()
-            .ok()
-            .filter(|text| text.len() <= 255)
-            .map(str::to_owned)
-    }
-
-    /// Exactly `length` bytes, without a copy where a frame has them all.
-    async fn take(&mut self, length: usize) -> Result<Bytes, FetchError> {
-        while self.pending.len() < length {
-            let frame = tokio::time::timeout(self.stall_after, self.body.frame())
+    /// Exactly `length` bytes, where they were received.
+    async fn take(&mut self, length: usize) -> Result<&[u8], FetchError> {
+        let left = self.left.checked_sub(length as u64);
+        self.left = left.ok_or(FetchError::Rot(Rot::Length))?;
+        loop {
+            let read = self.connection.read_towards(length);
+            let got = tokio::time::timeout(self.stall_after, read)
                 .await
                 .map_err(|_| FetchError::Stalled(self.stall_after))?
-                .ok_or(FetchError::Rot(Rot::Length))?
                 .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            // Nothing more is read until these have passed, so that the parent waits.
-            self.limits
-                .pass(Direction::Download, self.class, data.len() as u64)
-                .await;
-            if self.pending.is_empty() {
-                self.pending = BytesMut::from(data);
-            } else {
-                self.pending.extend_from_slice(&data);
+            if got == 0 {
+                return Ok(self.connection.next(length));
             }
+            // Nothing more is read until these have passed, so that the parent waits.
+            self.limits.pass(Direction::Download, self.class, got).await;
         }
-        Ok(self.pending.split_to(length).freeze())
     }
 
     /// Returns when so many bytes may be written.
-    async fn write_soon(&self, bytes: usize) {
-        self.limits
-            .pass(Direction::Disk, self.class, bytes as u64)
-            .await;
+    async fn write_soon(&self, bytes: u64) {
+        self.limits.pass(Direction::Disk, self.class, bytes).await;
     }
 
     async fn head(
@@ -300,11 +281,12 @@ impl Reply<'_> {
     ) -> Result<(), FetchError> {
         for (number, digest) in groups.iter().enumerate() {
             let range = wanted.lengths.group_range(wanted.index, number as u32);
-            let bytes = self.take((range.end - range.start) as usize).await?;
-            if GroupDigest::of(&bytes) != *digest {
+            let length = range.end - range.start;
+            self.write_soon(length).await;
+            let bytes = self.take(length as usize).await?;
+            if GroupDigest::of(bytes) != *digest {
                 return Err(FetchError::Rot(Rot::Group(number as u32)));
             }
-            self.write_soon(bytes.len()).await;
             sink.verified(range.start, bytes)
                 .map_err(FetchError::Store)?;
         }
@@ -312,13 +294,13 @@ impl Reply<'_> {
     }
 
     async fn small(&mut self, wanted: &Wanted, sink: &mut impl Sink) -> Result<(), FetchError> {
-        let length = wanted.lengths.piece_bytes(wanted.index) as usize;
-        let bytes = self.take(length).await?;
+        let length = wanted.lengths.piece_bytes(wanted.index);
+        self.write_soon(length).await;
+        let bytes = self.take(length as usize).await?;
         let digest = wanted.task.digest();
-        if darter_api::Digest::of(digest.algorithm(), &bytes) != *digest {
+        if darter_api::Digest::of(digest.algorithm(), bytes) != *digest {
             return Err(FetchError::Rot(Rot::Content));
         }
-        self.write_soon(bytes.len()).await;
         sink.verified(0, bytes).map_err(FetchError::Store)
     }
 }

@@ -8,6 +8,7 @@ pub mod client;
 pub mod fair;
 pub mod link;
 mod metrics;
+mod parents;
 pub mod server;
 
 use darter_api::{Lengths, PieceIndex, TaskId};

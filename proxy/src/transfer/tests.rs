@@ -122,8 +122,8 @@ async fn parent_within(size: usize, spoil: Option<(u64, &[u8])>, limits: Limits)
 struct Collected(Vec<(u64, Bytes)>);
 
 impl Sink for Collected {
-    fn verified(&mut self, offset: u64, bytes: Bytes) -> io::Result<()> {
-        self.0.push((offset, bytes));
+    fn verified(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.push((offset, Bytes::copy_from_slice(bytes)));
         Ok(())
     }
 }

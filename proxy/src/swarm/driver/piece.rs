@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use darter_api::HostId;
 use tokio::sync::mpsc;
 
@@ -102,9 +101,9 @@ impl Sink for Writing<'_> {
         let _ = self.inbox.try_send(begun);
     }
 
-    fn verified(&mut self, offset: u64, bytes: Bytes) -> io::Result<()> {
+    fn verified(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let begin = Instant::now();
-        self.download.partial.write(offset, &bytes)?;
+        self.download.partial.write(offset, bytes)?;
         self.shared.limits.wrote(begin.elapsed());
         let length = bytes.len() as u64;
         self.shared.metrics.bytes(From::Peer, length);
