@@ -21,7 +21,7 @@ done
 wanted=(
   docker-registry=docker-registry containerd=containerd ctr=containerd runc=runc
   dockerd=docker.io skopeo=skopeo podman=podman iptables=iptables
-  ip=iproute2 tc=iproute2 curl=curl openssl=openssl
+  ip=iproute2 tc=iproute2 curl=curl openssl=openssl python3=python3
 )
 # dockerd and friends live in sbin, which is not on everybody's PATH.
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -44,12 +44,25 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 report=$(mktemp)
-trap 'rm -f "$report"' EXIT
+lab=$(mktemp -d)
+trap 'rm -rf "$report" "$lab"' EXIT
 export DARTER_TEST_REPORT="$report"
 [ -z "$long" ] || export DARTER_TEST_LONG=1
 
 status=0
 cargo test --workspace --locked --no-fail-fast || status=$?
+
+# The lab, small: two nodes pull through real namespaces and shaped links.
+echo
+code=0
+cargo build --quiet --locked -p darter &&
+  DARTER_BIN="${CARGO_TARGET_DIR:-target}/debug/darter" \
+    timeout 120 hack/lab.sh --mode darter --nodes 2 --size 5 --results "$lab" || code=$?
+case "$code" in
+  0) echo "used the lab" >>"$report" ;;
+  3) echo "skipped the lab: not possible here" >>"$report" ;;
+  *) echo "hack/test.sh: the lab FAILED"; status=1 ;;
+esac
 
 echo
 echo "Clients the tests really used:"

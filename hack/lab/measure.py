@@ -1,0 +1,134 @@
+"""What is counted between the beginning of pulls and their end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from machine import Busy
+from network import Carried, counters
+from processes import Process, Usage
+from pulls import Outcome
+from registry import Registry
+
+_EVERY = 0.1
+_POINTS = 240
+
+
+@dataclass
+class Measured:
+    """All figures of one batch of pulls."""
+
+    outcomes: list[Outcome]
+    seconds: float
+    sent: int
+    """Bytes of blobs that left the registry."""
+    carried: dict[str, Carried]
+    cpu: dict[str, float]
+    """CPU seconds by kind of process."""
+    rss: dict[str, float]
+    """Peak memory of the largest process of each kind, MiB."""
+    machine: dict[str, float]
+    progress: list[tuple[float, float, float]] = field(default_factory=list)
+    """Seconds, mean bytes that came to a node, bytes that left the registry, by their links."""
+
+    def then(self, later: Measured) -> Measured:
+        """Both, one after the other."""
+        left = self.progress[-1][2] if self.progress else 0.0
+        return Measured(
+            outcomes=[*self.outcomes, *later.outcomes],
+            seconds=self.seconds + later.seconds,
+            sent=self.sent + later.sent,
+            carried={name: _more(now, self.carried[name]) for name, now in later.carried.items()},
+            cpu=_sums(self.cpu, later.cpu),
+            rss={kind: max(mib, self.rss.get(kind, 0.0)) for kind, mib in later.rss.items()},
+            machine=_both(self.machine, later.machine),
+            progress=[*self.progress, *((self.seconds + at, came, left + sent) for at, came, sent in later.progress)],
+        )
+
+
+class Span:
+    """Counts from `begin` to `end`."""
+
+    def __init__(self, registry: Registry, daemons: list[Process], nodes: list[str]) -> None:
+        self._registry, self._daemons, self._nodes = registry, daemons, nodes
+        self._stop = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._progress: list[tuple[float, float, float]] = []
+
+    def begin(self) -> None:
+        """Takes the first reading."""
+        self._sent = self._registry.sent()
+        self._usage = self._by_process()
+        self._lab = time.process_time()
+        self._carried, self._busy = counters(), Busy.now()
+        self._begun = time.monotonic()
+        self._sampler.start()
+
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._begun
+
+    def came(self) -> float:
+        """Bytes that came to a node, in the mean of all."""
+        return self._came(counters())
+
+    def _came(self, now: dict[str, Carried]) -> float:
+        came = [now[node].to_host - self._carried[node].to_host for node in self._nodes]
+        return sum(came) / len(came)
+
+    def _sample(self) -> None:
+        registry = self._registry.host.name
+        while not self._stop.wait(_EVERY):
+            now = counters()
+            left = now[registry].from_host - self._carried[registry].from_host
+            self._progress.append((round(self.seconds(), 2), self._came(now), float(left)))
+
+    def _by_process(self) -> dict[int, Usage]:
+        every = [*self._daemons, self._registry.process]
+        return {process.pid: process.usage() for process in every}
+
+    def end(self, outcomes: list[Outcome]) -> Measured:
+        """Takes the last reading. `daemons` may have grown since the beginning."""
+        seconds, busy, carried = self.seconds(), Busy.now(), counters()
+        usage = self._by_process()
+        self._stop.set()
+        self._sampler.join()
+        cpu = {"clients": sum(outcome.cpu_seconds for outcome in outcomes), "lab": time.process_time() - self._lab}
+        rss: dict[str, float] = {}
+        for process in [*self._daemons, self._registry.process]:
+            now, before = usage[process.pid], self._usage.get(process.pid, Usage())
+            cpu[process.kind] = cpu.get(process.kind, 0.0) + now.cpu_seconds - before.cpu_seconds
+            rss[process.kind] = max(rss.get(process.kind, 0.0), now.peak_rss_mib)
+        step = max(1, len(self._progress) // _POINTS)
+        return Measured(
+            outcomes=outcomes,
+            seconds=seconds,
+            sent=self._registry.sent() - self._sent,
+            carried={name: _less(now, self._carried[name]) for name, now in carried.items() if name in self._carried},
+            cpu={kind: round(seconds, 2) for kind, seconds in cpu.items()},
+            rss={kind: round(mib, 1) for kind, mib in rss.items()},
+            machine=busy.since(self._busy),
+            progress=self._progress[::step],
+        )
+
+
+def _less(now: Carried, before: Carried) -> Carried:
+    return Carried(now.to_host - before.to_host, now.from_host - before.from_host)
+
+
+def _more(now: Carried, before: Carried) -> Carried:
+    return Carried(now.to_host + before.to_host, now.from_host + before.from_host)
+
+
+def _sums(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {name: round(one.get(name, 0.0) + other.get(name, 0.0), 2) for name in {**one, **other}}
+
+
+def _both(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Seconds add up, shares don't."""
+    sums = _sums(one, other)
+    busy = 1 - sums["idle_seconds"] / sums["total_seconds"] if sums["total_seconds"] else 0.0
+    before = max(one.get("busy_share_before", 0.0), other.get("busy_share_before", 0.0))
+    return {**sums, "busy_share": round(busy, 3), "busy_share_before": before}

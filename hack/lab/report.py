@@ -1,0 +1,114 @@
+"""Writes results: JSON for programs, Markdown for people, two charts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from charts import bars, completion
+from lab import Lab
+from options import Options
+from result import Result
+
+_COLUMNS = (
+    ("scenario", lambda each: each["scenario"]),
+    ("through", lambda each: {"plain": "the registry", "darter": "Darter", "mirror": "the mirror"}[each["mode"]]),
+    ("last node, s", lambda each: _number(each["last_seconds"])),
+    ("median, s", lambda each: _number(each["median_seconds"])),
+    ("one node alone, s", lambda each: _number(each["alone_seconds"])),
+    ("bound, s", lambda each: _number(each["bound_seconds"])),
+    ("times the bound", lambda each: _number(each["ratio_to_bound"])),
+    ("origin copies", lambda each: f"{each['origin_copies']:.3f}"),
+    ("failed", lambda each: str(each["failed"])),
+    ("CPU s: proxies, seed, scheduler", lambda each: _cpu(each, "proxies", "seed", "scheduler")),
+    ("clients, registry", lambda each: _number(_clients(each)) + ", " + _cpu(each, "registry")),
+    ("machine busy (softirq)", lambda each: _busy(each["machine"])),
+    ("largest RSS, MiB", lambda each: f"{each['largest_rss_mib']:.0f}"),
+)
+
+
+def write(lab: Lab, machine: dict[str, Any], skipped: dict[str, str]) -> None:
+    """Writes all files of a run into the results' directory."""
+    options, results, directory = lab.options, lab.results, lab.results_dir
+    settings = {name: str(value) if hasattr(value, "parts") else value for name, value in vars(options).items()}
+    whole = {"machine": machine, "options": settings, "results": results, "skipped": skipped}
+    (directory / "results.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (directory / "results.md").write_text(markdown(options, machine, results, skipped))
+    if any(each["last_seconds"] for each in results):
+        (directory / "last-node.svg").write_text(bars(results))
+        (directory / "completion.svg").write_text(completion(results))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"results: {directory}")
+
+
+def markdown(options: Options, machine: dict[str, Any], results: list[Result], skipped: dict[str, str]) -> str:
+    """What was measured, as a table with what it was measured on."""
+    lines = [
+        "# What the lab measured",
+        "",
+        f"{options.nodes} nodes at {options.node_mbit:g} Mbit/s, scheduler and seed at {options.middle_mbit:g}, registry at "
+        f"{options.registry_mbit:g}; an image of {options.size:g} MB; client: {options.client}. The bound is physics' for "
+        "rates that one node alone got from the registry; the seed counts as one more node. A wave's bound is one node "
+        "alone; rolling's last node is the slowest wave.",
+        "",
+        "| " + " | ".join(name for name, _ in _COLUMNS) + " |",
+        "|" + "---|" * len(_COLUMNS),
+    ]
+    lines += ["| " + " | ".join(value(each) for _, value in _COLUMNS) + " |" for each in results]
+    notes = [line for each in results for line in _notes(each)]
+    notes += [f"{name}: {why}" for name, why in skipped.items()]
+    if notes:
+        lines += ["", *(f"- {note}" for note in notes)]
+    offloads = ", ".join(name for name, on in machine["offloads"].items() if on) or "none"
+    versions = "; ".join(machine["versions"].values())
+    lines += [
+        "",
+        "![Last node](last-node.svg)",
+        "",
+        "![Completion](completion.svg)",
+        "",
+        f"{machine['date']}: {machine['cores']} cores, {machine['memory_mib']} MiB, Linux {machine['kernel']}, "
+        f"{machine['congestion_control']}, offloads of the links: {offloads}; load when it began {machine['load_average']:.2f}. "
+        f"{versions}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(each: Result) -> list[str]:
+    name = f"{each['scenario']} {each['mode']}"
+    notes = [f"{name}: **missed**: {what}" for what in each["missed"]]
+    notes += [f"{name}: {failure['node']}: {failure['what']}" for failure in each["failures"]]
+    if "waves" in each:
+        notes.append(f"{name}: waves {', '.join(_number(wave) for wave in each['waves'])} s")
+    if "fault_seconds" in each:
+        notes.append(f"{name}: at {each['fault_seconds']:.1f} s")
+    for limit in each.get("limits", []):
+        notes.append(
+            f"{name}: {limit['rate'] / 1e6:.2f} MB/s followed after {_number(limit['followed_seconds'])} s, "
+            f"then {(limit['mean_after'] or 0) / 1e6:.2f} MB/s"
+        )
+    if "cost_percent" in each:
+        notes.append(f"{name}: the preheat cost the pull {each['cost_percent']:.1f} %")
+    # Figures of a busy machine are none.
+    before = each["machine"].get("busy_share_before", 0.0)
+    if before > 0.2:
+        notes.append(f"{name}: the machine was {before:.0%} busy with other things before")
+    return notes
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _cpu(each: Result, *kinds: str) -> str:
+    return ", ".join(f"{each['cpu'].get(kind, 0.0):.1f}" for kind in kinds)
+
+
+def _clients(each: Result) -> float:
+    return each["cpu"].get("containerd", 0.0) + each["cpu"].get("clients", 0.0)
+
+
+def _busy(machine: dict[str, float]) -> str:
+    share = machine["softirq_seconds"] / machine["total_seconds"] if machine["total_seconds"] else 0.0
+    return f"{machine['busy_share']:.0%} ({share:.0%})"
