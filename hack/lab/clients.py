@@ -8,6 +8,7 @@ that a fresh directory is a fresh node.
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -54,7 +55,7 @@ class Containerd:
 
     def __init__(self, command: str) -> None:
         self.command = command
-        self.needs = ["containerd", command if command in ("ctr", "nerdctl", "crictl") else "ctr"]
+        self.needs = ["containerd", *([] if command == "cri" else [command])]
 
     def prepare(self, daemons: Processes, host: Host, directory: Path, mirror: Mirror) -> None:
         hosts = directory / "certs.d/docker.io"
@@ -67,12 +68,12 @@ class Containerd:
             "version = 2",
             f'root = "{directory}/root"',
             f'state = "{directory}/state"',
-            "" if self.command == "crictl" else 'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
+            "" if self.command == "cri" else 'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
             f'[grpc]\naddress = "{directory}/sock"',
             f'[ttrpc]\naddress = "{directory}/ttrpc"',
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{directory}/opt"',
         ]
-        if self.command == "crictl":
+        if self.command == "cri":
             lines += [
                 f'[{cri}]\nenable_selinux = false\nstream_server_port = "0"\ndisable_tcp_service = true',
                 f'[{cri}.containerd]\nsnapshotter = "native"',
@@ -90,7 +91,7 @@ class Containerd:
         commands = {
             "ctr": ["ctr", "--address", socket, "content", "fetch", "--hosts-dir", hosts, image.name],
             "nerdctl": ["nerdctl", "--address", socket, "--hosts-dir", hosts, "pull", "--quiet", "--unpack=false", image.name],
-            "crictl": ["crictl", "--image-endpoint", f"unix://{socket}", "--timeout", "1h", "pull", image.name],
+            "cri": [sys.executable, str(_HERE / "cri_pull.py"), socket, image.name],
         }
         return Errand(host, commands[self.command])
 
@@ -125,7 +126,7 @@ class ContainersImage:
         at, policy = str(directory), f"{directory}/policy.json"
         if self.command == "skopeo":
             copy = ["copy", f"docker://{image.name}", f"dir:{at}/image"]
-            command = ["skopeo", "--policy", policy, *copy]
+            command = ["skopeo", "--registries-conf", f"{at}/registries.conf", "--policy", policy, *copy]
         else:
             stores = ["--root", f"{at}/root", "--runroot", f"{at}/run", "--storage-driver", "vfs"]
             quiet = ["--cgroup-manager", "cgroupfs", "--events-backend", "file"]
@@ -162,7 +163,7 @@ class Command:
 
 def client(name: str) -> Client:
     """The client called `name`; what is none of them is a command."""
-    if name in ("ctr", "nerdctl", "crictl"):
+    if name in ("ctr", "nerdctl", "cri"):
         return Containerd(name)
     if name in ("podman", "skopeo"):
         return ContainersImage(name)
