@@ -1,4 +1,4 @@
-"""Two charts as SVG: the last node of each scenario, and completion over time."""
+"""Charts as SVG: the last node of each scenario, completion over time, rates under limits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from html import escape
 
 from result import Result
 
-_BLUE, _GREY, _GREEN = "#1f6feb", "#b8bec6", "#2e7d32"
+_BLUE, _GREY, _GREEN, _ORANGE = "#1f6feb", "#b8bec6", "#2e7d32", "#d9730d"
 _HEAD = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
     'font-family="sans-serif" font-size="12" fill="#333">\n'
@@ -54,23 +54,26 @@ def bars(results: list[Result]) -> str:
             y += bar + 2
         body += _text(left - 8, (top + y) / 2 + 3, scenario, "end")
         first = next(iter(modes.values()))
-        for value, colour in ((first["bound_seconds"], _GREEN), (first["alone_seconds"], "#d9730d")):
-            if value is not None:
-                body += _line(left + value * scale, top - 3, left + value * scale, y + 1, colour)
+        least, alone = first["bound_seconds"], first["alone_seconds"]
+        if alone is not None and alone != least:
+            body += _line(left + alone * scale, top - 3, left + alone * scale, y + 1, _ORANGE)
+        if least is not None:
+            body += _line(left + least * scale, top - 3, left + least * scale, y + 1, _GREEN)
         y += gap
     key = _text(left, 22, "Last node, seconds", extra='font-size="15"')
     key += _text(left + 200, 22, "| bound", extra=f'fill="{_GREEN}"')
-    key += _text(left + 260, 22, "| one node alone", extra='fill="#d9730d"')
+    key += _text(left + 260, 22, "| one node alone, where that is not the bound", extra=f'fill="{_ORANGE}"')
     return _HEAD.format(width=left + span + 130, height=y + 6) + key + body + "</svg>\n"
 
 
 def completion(results: list[Result]) -> str:
     """A panel a scenario: nodes that are done, and what has left the registry, over time."""
-    width, height, left, top, across = 300.0, 120.0, 50.0, 60.0, 2
+    width, height, left, top, across = 300.0, 120.0, 50.0, 74.0, 2
     scenarios = _by_scenario(results)
     rows = (len(scenarios) + across - 1) // across
     body = _text(left, 22, "Completion over time", extra='font-size="15"')
-    body += _text(left, 40, "solid: share of the nodes that are done; thin: what has left the registry, of as many copies as nodes")
+    key = "Solid: nodes that are done; thin: what left the registry (100 %: a copy a node). Blue: Darter; grey: plain."
+    body += _text(left, 42, key)
     for at, (scenario, modes) in enumerate(scenarios.items()):
         x, y = left + (at % across) * (width + 70), top + (at // across) * (height + 60)
         body += _panel(x, y, width, height, scenario, modes)
@@ -102,6 +105,26 @@ def _panel(x: float, y: float, width: float, height: float, scenario: str, modes
         ]
         body += f'<polyline points="{" ".join(sent)}" fill="none" stroke="{colour}" stroke-width="0.8"/>\n'
     return body
+
+
+def rates(each: Result) -> str:
+    """What passed a limit, and the limit, over time."""
+    width, height, x, y = 600.0, 160.0, 70.0, 50.0
+    bottom = y + height
+    end = max(seconds for seconds, _ in each["rates"])
+    most = max(rate for _, rate in each["rates"]) or 1
+    body = _text(x, 24, "A download limit that is changed while bytes flow", extra='font-size="15"')
+    body += _line(x, y, x, bottom, "#888") + _line(x, bottom, x + width, bottom, "#888")
+    body += _text(x - 6, y + 5, f"{most / 1e6:.1f} MB/s", "end") + _text(x + width, bottom + 16, f"{end:.1f} s", "end")
+    until = [at for at, _ in each["changes"][1:]] + [end]
+    for (at, rate), ends in zip(each["changes"], until):
+        if rate:
+            level = bottom - rate / most * height
+            body += _line(x + at / end * width, level, x + ends / end * width, level, _ORANGE, dashed=True)
+            body += _text(x + at / end * width + 4, level - 5, f"limit {rate / 1e6:.2f} MB/s", extra=f'fill="{_ORANGE}"')
+    points = [f"{x + at / end * width:.1f},{bottom - rate / most * height:.1f}" for at, rate in each["rates"]]
+    body += f'<polyline points="{" ".join(points)}" fill="none" stroke="{_BLUE}" stroke-width="2"/>\n'
+    return _HEAD.format(width=x + width + 30, height=bottom + 30) + body + "</svg>\n"
 
 
 def _curve(each: Result) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from pulls import Outcome
 from registry import Registry
 
 _EVERY = 0.1
-_POINTS = 240
+_POINTS = 100
 
 
 @dataclass

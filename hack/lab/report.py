@@ -1,11 +1,11 @@
-"""Writes results: JSON for programs, Markdown for people, two charts."""
+"""Writes results: JSON for programs, Markdown and charts for people."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from charts import bars, completion
+from charts import bars, completion, rates
 from lab import Lab
 from options import Options
 from result import Result
@@ -26,23 +26,41 @@ _COLUMNS = (
     ("largest RSS, MiB", lambda each: f"{each['largest_rss_mib']:.0f}"),
 )
 
+# A share of all cores that idle daemons don't reach.
+_DISTURBED = 0.2
+
 
 def write(lab: Lab, machine: dict[str, Any], skipped: dict[str, str]) -> None:
     """Writes all files of a run into the results' directory."""
     options, results, directory = lab.options, lab.results, lab.results_dir
     settings = {name: str(value) if hasattr(value, "parts") else value for name, value in vars(options).items()}
     whole = {"machine": machine, "options": settings, "results": results, "skipped": skipped}
-    (directory / "results.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (directory / "results.md").write_text(markdown(options, machine, results, skipped))
-    if any(each["last_seconds"] for each in results):
-        (directory / "last-node.svg").write_text(bars(results))
-        (directory / "completion.svg").write_text(completion(results))
+    (directory / "results.json").write_text(_lines(whole))
+    charts = {}
+    if any(each["scenario"] not in ("alone", "limit-changed") and each["times"] for each in results):
+        charts |= {"last-node": bars(results), "completion": completion(results)}
+    charts |= {"limits": rates(each) for each in results if each.get("rates")}
+    for name, chart in charts.items():
+        (directory / f"{name}.svg").write_text(chart)
+    (directory / "results.md").write_text(markdown(options, machine, results, skipped, list(charts)))
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        options.json.write_text(_list(results) + "\n")
     print(f"results: {directory}")
 
 
-def markdown(options: Options, machine: dict[str, Any], results: list[Result], skipped: dict[str, str]) -> str:
+def _lines(whole: dict[str, Any]) -> str:
+    """JSON with a line a result: their curves are long."""
+    parts = [f"{json.dumps(key)}: {_list(value) if key == 'results' else json.dumps(value)}" for key, value in whole.items()]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _list(results: list[Result]) -> str:
+    return "[\n" + ",\n".join(json.dumps(each) for each in results) + "\n]"
+
+
+def markdown(
+    options: Options, machine: dict[str, Any], results: list[Result], skipped: dict[str, str], charts: list[str]
+) -> str:
     """What was measured, as a table with what it was measured on."""
     lines = [
         "# What the lab measured",
@@ -58,16 +76,14 @@ def markdown(options: Options, machine: dict[str, Any], results: list[Result], s
     lines += ["| " + " | ".join(value(each) for _, value in _COLUMNS) + " |" for each in results]
     notes = [line for each in results for line in _notes(each)]
     notes += [f"{name}: {why}" for name, why in skipped.items()]
+    notes += _disturbed(results)
     if notes:
         lines += ["", *(f"- {note}" for note in notes)]
     offloads = ", ".join(name for name, on in machine["offloads"].items() if on) or "none"
     versions = "; ".join(machine["versions"].values())
     lines += [
         "",
-        "![Last node](last-node.svg)",
-        "",
-        "![Completion](completion.svg)",
-        "",
+        *(line for chart in charts for line in (f"![{chart}]({chart}.svg)", "")),
         f"{machine['date']}: {machine['cores']} cores, {machine['memory_mib']} MiB, Linux {machine['kernel']}, "
         f"{machine['congestion_control']}, offloads of the links: {offloads}; load when it began {machine['load_average']:.2f}. "
         f"{versions}.",
@@ -90,11 +106,14 @@ def _notes(each: Result) -> list[str]:
         )
     if "cost_percent" in each:
         notes.append(f"{name}: the preheat cost the pull {each['cost_percent']:.1f} %")
-    # Figures of a busy machine are none.
-    before = each["machine"].get("busy_share_before", 0.0)
-    if before > 0.2:
-        notes.append(f"{name}: the machine was {before:.0%} busy with other things before")
     return notes
+
+
+def _disturbed(results: list[Result]) -> list[str]:
+    """Figures of a busy machine are none."""
+    busy = [(each, each["machine"].get("busy_share_before", 0.0)) for each in results]
+    names = [f"{each['scenario']} {each['mode']} ({share:.0%})" for each, share in busy if share > _DISTURBED]
+    return [f"**The machine was busy with other things** before {', '.join(names)}"] if names else []
 
 
 def _number(value: float | None) -> str:
