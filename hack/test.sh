@@ -55,6 +55,7 @@ cargo test --workspace --locked --no-fail-fast || status=$?
 # The lab, small: two nodes pull through real namespaces and shaped links.
 echo
 code=0
+(cd hack/lab && python3 -B -m unittest --quiet lab_test) || status=$?
 cargo build --quiet --locked -p darter &&
   DARTER_BIN="${CARGO_TARGET_DIR:-target}/debug/darter" \
     timeout 120 hack/lab.sh --mode darter --nodes 2 --size 5 --results "$lab" || code=$?

@@ -43,17 +43,19 @@ def _broken(lab: Lab, scenario: str, fault: Callable[[Stand, Batch], None], **mo
     image = lab.default_image()
     least = lab.bound(image)
     with lab.stand(scenario, "darter") as stand:
-        happened: list[float] = []
+        happened: dict[str, float] = {}
 
         def during(batch: Batch, span: Span) -> None:
             while span.came() < _HALF * image.bytes and batch.running():
                 time.sleep(0.02)
-            happened.append(round(span.seconds(), 3))
+            happened["fault_seconds"] = round(span.seconds(), 3)
+            for place, host in (("origin", "registry"), ("seed", "middle")):
+                happened[f"fault_{place}_copies"] = round(span.left(host) / image.bytes, 3)
             fault(stand, batch)
 
         measured = stand.pull(lab.nodes, image, during)
-        missed = [] if happened and happened[0] < measured.seconds else ["nothing was left to break"]
-        stand.report(image, measured, Goals(), least=least, fault_seconds=happened[0], missed=missed, **more)
+        missed = [] if happened["fault_seconds"] < measured.seconds else ["nothing was left to break"]
+        stand.report(image, measured, Goals(), least=least, missed=missed, **happened, **more)
 
 
 def upstream_down(lab: Lab) -> None:

@@ -107,11 +107,15 @@ def _rates(samples: list[_Sample]) -> list[tuple[float, float]]:
 
 
 def _followed(samples: list[_Sample], at: float, rate: int) -> dict[str, float | int | None]:
-    """When the rate came within a tenth of the limit for good."""
+    """When the rate came up to the limit, or down to it, and was never again above: to a tenth.
+
+    What falls below later is not the limit's doing, but a process that had no turn."""
     after = [(when - at, seen) for when, seen in _rates(samples) if 0 <= when - at <= _HOLD]
-    since = None
+    raised = bool(after) and after[0][1] < rate
+    since, reached = None, False
     for seconds, seen in after:
-        if not 0.9 * rate <= seen <= 1.1 * rate:
+        reached = reached or not raised or seen >= 0.9 * rate
+        if seen > 1.1 * rate or not reached:
             since = None
         elif since is None:
             since = round(seconds, 2)

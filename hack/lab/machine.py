@@ -42,14 +42,12 @@ class Busy:
 def described(programs: dict[str, list[str]], port: str) -> dict[str, object]:
     """What a reader of figures has to know; `programs` are commands that tell versions."""
     memory = Path("/proc/meminfo").read_text().split()[1]
-    settings = Path("/proc/sys/net/ipv4")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "kernel": platform.release(),
         "cores": os.cpu_count(),
         "memory_mib": int(memory) // 1024,
         "load_average": os.getloadavg()[0],
-        "congestion_control": (settings / "tcp_congestion_control").read_text().strip(),
         "offloads": offloads(port),
         "versions": {name: _first_line(command) for name, command in programs.items()},
     }

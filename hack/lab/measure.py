@@ -74,6 +74,10 @@ class Span:
         """Bytes that came to a node, in the mean of all."""
         return self._came(counters())
 
+    def left(self, host: str) -> int:
+        """Bytes that left a host."""
+        return counters()[host].from_host - self._carried[host].from_host
+
     def _came(self, now: dict[str, Carried]) -> float:
         came = [now[node].to_host - self._carried[node].to_host for node in self._nodes]
         return sum(came) / len(came)

@@ -68,7 +68,7 @@ class Host:
 class Network:
     """The bridge and its hosts."""
 
-    def __init__(self, congestion: str | None) -> None:
+    def __init__(self, congestion: str) -> None:
         self.congestion = congestion
         for setting in Path("/proc/sys/net/bridge").glob("bridge-nf-call-*"):
             setting.write_text("0")
@@ -87,8 +87,9 @@ class Network:
         _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         _run("tc", "qdisc", "add", "dev", name, *shaper)
         _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *shaper)
-        if self.congestion:
-            _run(*host.command("sysctl", "-qw", f"net.ipv4.tcp_congestion_control={self.congestion}"))
+        # By route: a namespace's own default may only be one that the whole machine allows.
+        route = [f"{PREFIX}.0/24", "dev", "eth0", "scope", "link", "src", address]
+        _run("ip", "-n", name, "route", "replace", *route, "congctl", self.congestion)
         return host
 
 

@@ -27,7 +27,7 @@ class Options:
     mirror_url: str | None
     on_middle: str | None
     on_node: str | None
-    congestion: str | None
+    congestion: str
     keep: bool
     json: Path | None
     results: Path | None
@@ -65,7 +65,7 @@ def parse(arguments: list[str], scenarios: dict[str, str]) -> Options:
     add("--mirror-url", metavar="URL", help="pull through this mirror instead of Darter")
     add("--on-middle", metavar="CMD", help="with --mirror-url: a daemon for the middle host")
     add("--on-node", metavar="CMD", help="with --mirror-url: a daemon for every node")
-    add("--congestion", metavar="NAME", help="TCP's congestion control on all hosts (the machine's own)")
+    add("--congestion", metavar="NAME", default="cubic", help="TCP's congestion control on all hosts (cubic, Linux's own)")
     add("--keep", action="store_true", help="keep logs and metrics of every scenario, not only of failed ones")
     add("--json", type=Path, metavar="FILE", help="write the results' objects there as well")
     add("--results", type=Path, metavar="DIR", help="results.json, results.md and charts (target/lab/<time>)")

@@ -85,7 +85,7 @@ def markdown(
         "",
         *(line for chart in charts for line in (f"![{chart}]({chart}.svg)", "")),
         f"{machine['date']}: {machine['cores']} cores, {machine['memory_mib']} MiB, Linux {machine['kernel']}, "
-        f"{machine['congestion_control']}, offloads of the links: {offloads}; load when it began {machine['load_average']:.2f}. "
+        f"{options.congestion}, offloads of the links: {offloads}; load when it began {machine['load_average']:.2f}. "
         f"{versions}.",
     ]
     return "\n".join(lines) + "\n"
@@ -98,7 +98,10 @@ def _notes(each: Result) -> list[str]:
     if "waves" in each:
         notes.append(f"{name}: waves {', '.join(_number(wave) for wave in each['waves'])} s")
     if "fault_seconds" in each:
-        notes.append(f"{name}: at {each['fault_seconds']:.1f} s")
+        notes.append(
+            f"{name}: at {each['fault_seconds']:.1f} s, when {each['fault_origin_copies']:.2f} copies had left the registry "
+            f"and {each['fault_seed_copies']:.2f} the seed"
+        )
     for limit in each.get("limits", []):
         notes.append(
             f"{name}: {limit['rate'] / 1e6:.2f} MB/s followed after {_number(limit['followed_seconds'])} s, "
