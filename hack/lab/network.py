@@ -87,10 +87,19 @@ class Network:
         _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
         _run("tc", "qdisc", "add", "dev", name, *shaper)
         _run("tc", "-n", name, "qdisc", "add", "dev", "eth0", *shaper)
-        # By route: a namespace's own default may only be one that the whole machine allows.
-        route = [f"{PREFIX}.0/24", "dev", "eth0", "scope", "link", "src", address]
-        _run("ip", "-n", name, "route", "replace", *route, "congctl", self.congestion)
+        self._set_congestion(name, address)
         return host
+
+    def _set_congestion(self, name: str, address: str) -> None:
+        """By route, loopback's too: a namespace's own default may only be one that the whole machine allows."""
+        local = ["table", "local", "proto", "kernel", "scope", "host", "src"]
+        for route in (
+            [f"{PREFIX}.0/24", "dev", "eth0", "proto", "kernel", "scope", "link", "src", address],
+            ["local", address, "dev", "eth0", *local, address],
+            ["local", "127.0.0.0/8", "dev", "lo", *local, "127.0.0.1"],
+            ["local", "127.0.0.1", "dev", "lo", *local, "127.0.0.1"],
+        ):
+            _run("ip", "-n", name, "route", "replace", *route, "congctl", self.congestion)
 
 
 @dataclass(frozen=True)
