@@ -26,6 +26,7 @@ from processes import Processes
 from pulls import Batch
 from registry import Registry
 from result import Goals, Result, bound, result
+from stalls import evidence
 
 # Connections between the parts, sessions and first inventories settle before the moment.
 _SETTLE = 1.0
@@ -168,7 +169,8 @@ class Stand:
         quiet = Busy.now()
         time.sleep(_SETTLE)
         idle = Busy.now().since(quiet)
-        span = Span(self.lab.registry, self.daemons.all, [node.name for node in nodes])
+        link = self.lab.options.node_mbit * 1e6 / 8
+        span = Span(self.lab.registry, self.daemons.all, [node.name for node in nodes], link, self._stalled)
         span.begin()
         batch.begin()
         if during:
@@ -200,7 +202,7 @@ class Stand:
         )
         self.lab.results.append(figures)
         print(said(figures), flush=True)
-        if figures["failed"] or self.lab.options.keep:
+        if figures["failed"] or self.lab.options.keep or (self.logs / "stall").exists():
             self.keep()
         return figures
 
@@ -214,12 +216,22 @@ class Stand:
         shutil.copytree(self.lab.directory / "registry/logs", to, dirs_exist_ok=True)
         qdiscs = subprocess.run(["tc", "-s", "qdisc", "show"], capture_output=True, text=True).stdout
         (to / "qdisc.txt").write_text(qdiscs)
-        if isinstance(self.service, Darter):
-            parts = [("scheduler", self.lab.middle, SCHEDULER_OPERATIONS), ("seed", self.lab.middle, OPERATIONS)]
-            parts += [(f"proxy-{node.name}", node, OPERATIONS) for node in self.lab.nodes]
-            for name, host, port in parts:
-                _save(to, name, host, port)
+        self._save_metrics(to)
         print(f"  logs and metrics: {to}", file=sys.stderr)
+
+    def _stalled(self) -> None:
+        if self.scenario == "warm":
+            return  # all is there
+        hosts = [self.lab.registry_host, self.lab.middle, *self.lab.nodes]
+        evidence(hosts, self.logs / "stall", self._save_metrics)
+
+    def _save_metrics(self, to: Path) -> None:
+        if not isinstance(self.service, Darter):
+            return
+        parts = [("scheduler", self.lab.middle, SCHEDULER_OPERATIONS), ("seed", self.lab.middle, OPERATIONS)]
+        parts += [(f"proxy-{node.name}", node, OPERATIONS) for node in self.lab.nodes]
+        for name, host, port in parts:
+            _save(to, name, host, port)
 
 
 def _save(to: Path, name: str, host: Host, port: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Callable
 
 from machine import Busy
 from network import Carried, counters
 from processes import Process, Usage
 from pulls import Outcome
 from registry import Registry
+from stalls import PATIENCE, SHARE
 
 _EVERY = 0.1
 _POINTS = 100
@@ -32,6 +34,8 @@ class Measured:
     machine: dict[str, float]
     progress: list[tuple[float, float, float]] = field(default_factory=list)
     """Seconds, mean bytes that came to a node, bytes that left the registry, by their links."""
+    stalled: float = 0.0
+    """Seconds in which hardly anything came to the nodes."""
 
     def then(self, later: Measured) -> Measured:
         """Both, one after the other."""
@@ -44,18 +48,22 @@ class Measured:
             cpu=_sums(self.cpu, later.cpu),
             rss={kind: max(mib, self.rss.get(kind, 0.0)) for kind, mib in later.rss.items()},
             machine=_both(self.machine, later.machine),
+            stalled=self.stalled + later.stalled,
             progress=[*self.progress, *((self.seconds + at, came, left + sent) for at, came, sent in later.progress)],
         )
 
 
 class Span:
-    """Counts from `begin` to `end`."""
+    """Counts from `begin` to `end`; says so once if bytes stop coming (`link` is a node's, in bytes a second)."""
 
-    def __init__(self, registry: Registry, daemons: list[Process], nodes: list[str]) -> None:
+    def __init__(
+        self, registry: Registry, daemons: list[Process], nodes: list[str], link: float, on_stall: Callable[[], None]
+    ) -> None:
         self._registry, self._daemons, self._nodes = registry, daemons, nodes
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._progress: list[tuple[float, float, float]] = []
+        self._link, self._on_stall, self._stalled = link, on_stall, 0.0
 
     def begin(self) -> None:
         """Takes the first reading."""
@@ -84,10 +92,19 @@ class Span:
 
     def _sample(self) -> None:
         registry = self._registry.host.name
+        before, came_before, stalled = 0.0, 0.0, 0.0
         while not self._stop.wait(_EVERY):
-            now = counters()
-            left = now[registry].from_host - self._carried[registry].from_host
-            self._progress.append((round(self.seconds(), 2), self._came(now), float(left)))
+            now, seconds = counters(), self.seconds()
+            came, left = self._came(now), now[registry].from_host - self._carried[registry].from_host
+            self._progress.append((round(seconds, 2), came, float(left)))
+            if came - came_before >= SHARE * self._link * (seconds - before):
+                stalled = 0.0
+            else:
+                step = seconds - before
+                self._stalled, stalled = self._stalled + step, stalled + step
+                if stalled - step < PATIENCE <= stalled:
+                    self._on_stall()
+            before, came_before = seconds, came
 
     def _by_process(self) -> dict[int, Usage]:
         every = [*self._daemons, self._registry.process]
@@ -114,6 +131,7 @@ class Span:
             cpu={kind: round(seconds, 2) for kind, seconds in cpu.items()},
             rss={kind: round(mib, 1) for kind, mib in rss.items()},
             machine=busy.since(self._busy),
+            stalled=round(self._stalled, 2),
             progress=self._progress[::step],
         )
 

@@ -9,6 +9,7 @@ from charts import bars, completion, rates
 from lab import Lab
 from options import Options
 from result import Result
+from stalls import PATIENCE
 
 _COLUMNS = (
     ("scenario", lambda each: each["scenario"]),
@@ -107,6 +108,8 @@ def _notes(each: Result) -> list[str]:
             f"{name}: {limit['rate'] / 1e6:.2f} MB/s followed after {_number(limit['followed_seconds'])} s, "
             f"then {(limit['mean_after'] or 0) / 1e6:.2f} MB/s"
         )
+    if each["stalled_seconds"] > PATIENCE and each["scenario"] != "warm":
+        notes.append(f"{name}: for {each['stalled_seconds']:.1f} s hardly anything came to the nodes")
     if "cost_percent" in each:
         notes.append(f"{name}: the preheat cost the pull {each['cost_percent']:.1f} %")
     return notes
