@@ -19,11 +19,12 @@ _AROUND = 512 + 1024
 
 @dataclass(frozen=True)
 class Image:
-    """What was pushed; `bytes` are those of its layers."""
+    """What was pushed; `bytes` are those of its layers, `blobs` digests and sizes of all."""
 
     tag: str
     layers: int
     bytes: int
+    blobs: tuple[tuple[str, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,15 +45,12 @@ def push(registry: str, tag: str, layers: int, layer_bytes: int) -> Image:
         digests = [layer["digest"] for layer in described]
         rootfs = {"type": "layers", "diff_ids": digests}
         config = json.dumps({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}).encode()
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST,
-            "config": {"mediaType": _CONFIG, "digest": _blob(connection, config), "size": len(config)},
-            "layers": described,
-        }
+        described_config = {"mediaType": _CONFIG, "digest": _blob(connection, config), "size": len(config)}
+        manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": described_config, "layers": described}
         path = f"/v2/{REPOSITORY}/manifests/{tag}"
         _ask(connection, "PUT", path, json.dumps(manifest).encode(), _MANIFEST)
-        return Image(tag, layers, total)
+        blobs = tuple((blob["digest"], blob["size"]) for blob in [described_config, *described])
+        return Image(tag, layers, total, blobs)
     finally:
         connection.close()
 

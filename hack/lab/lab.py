@@ -126,7 +126,7 @@ class Stand:
         return self
 
     def __exit__(self, kind: type | None, failure: BaseException | None, trace: TracebackType | None) -> None:
-        if failure is not None and isinstance(failure, Exception):
+        if isinstance(failure, Exception) and not isinstance(failure, Skipped):
             self.keep()
         self.daemons.__exit__(kind, failure, trace)
         shutil.rmtree(self._directory, ignore_errors=True)

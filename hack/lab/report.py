@@ -110,8 +110,10 @@ def _notes(each: Result) -> list[str]:
         )
     if each["stalled_seconds"] > PATIENCE and each["scenario"] != "warm":
         notes.append(f"{name}: for {each['stalled_seconds']:.1f} s hardly anything came to the nodes")
-    if "cost_percent" in each:
-        notes.append(f"{name}: the preheat cost the pull {each['cost_percent']:.1f} %")
+    if each.get("cost_percent") is not None:
+        pairs = zip(each["seconds_without"], each["seconds_beside"])
+        shown = ", ".join(f"{_number(without)} and {_number(beside)}" for without, beside in pairs)
+        notes.append(f"{name}: without and beside the preheat {shown} s: it cost {each['cost_percent']:.1f} %")
     return notes
 
 
