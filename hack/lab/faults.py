@@ -38,8 +38,7 @@ def parent_stalled(lab: Lab) -> None:
 
 
 def _broken(lab: Lab, scenario: str, fault: Callable[[Stand, Batch], None], **more: object) -> None:
-    if "darter" not in lab.options.modes():
-        raise Skipped("it acts on Darter's own processes")
+    lab.need_darter()
     image = lab.default_image()
     least = lab.bound(image)
     with lab.stand(scenario, "darter") as stand:
@@ -62,20 +61,18 @@ def upstream_down(lab: Lab) -> None:
     """The registry is gone; a fresh node pulls by tag what the others have."""
     if len(lab.nodes) < 2:
         raise Skipped("it needs two nodes")
+    mode = lab.mirrored()
     image = lab.default_image()
     alone = lab.alone(image)
     *others, fresh = lab.nodes
-    for mode in lab.options.modes():
-        if mode == "plain":
-            continue
-        with lab.stand("upstream-down", mode) as stand:
-            stand.start(others)
-            first = stand.pull(others, image)
-            lab.registry.stop()
-            try:
-                stand.start([fresh])
-                measured = stand.pull([fresh], image)
-            finally:
-                lab.registry.start()
-            failed = [f"the first pull failed on {each.node}" for each in first.outcomes if each.seconds is None]
-            stand.report(image, measured, Goals(copies=0.0), least=alone, missed=failed)
+    with lab.stand("upstream-down", mode) as stand:
+        stand.start(others)
+        first = stand.pull(others, image)
+        lab.registry.stop()
+        try:
+            stand.start([fresh])
+            measured = stand.pull([fresh], image)
+        finally:
+            lab.registry.start()
+        failed = [f"the first pull failed on {each.node}" for each in first.outcomes if each.seconds is None]
+        stand.report(image, measured, Goals(copies=0.0), least=alone, missed=failed)

@@ -65,6 +65,18 @@ class Lab:
         """The image of `--size` and `--layers`."""
         return self.image(self.options.layers, self.options.image_bytes(self.options.layers))
 
+    def need_darter(self) -> None:
+        """Raises Skipped where Darter's own processes don't run."""
+        if "darter" not in self.options.modes():
+            raise Skipped("it acts on Darter's own processes")
+
+    def mirrored(self) -> str:
+        """The mode in which a mirror stands before the registry. Raises Skipped without one."""
+        mode = self.options.modes()[-1]
+        if mode == "plain":
+            raise Skipped("it needs a mirror")
+        return mode
+
     def stand(self, scenario: str, mode: str) -> Stand:
         """A fresh one; to be used in a `with`."""
         self._stands += 1
@@ -133,9 +145,8 @@ class Stand:
 
     @property
     def darter(self) -> Darter:
-        """Darter's processes. Raises Skipped where there are none."""
-        if not isinstance(self.service, Darter):
-            raise Skipped("it acts on Darter's own processes")
+        """Darter's processes, in the mode that has them."""
+        assert isinstance(self.service, Darter)
         return self.service
 
     def start(self, nodes: list[Host]) -> None:

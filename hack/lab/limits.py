@@ -50,8 +50,7 @@ class _Meter(threading.Thread):
 
 def limit_changed(lab: Lab) -> None:
     """One node's download limit is set, raised and lifted while it pulls."""
-    if "darter" not in lab.options.modes():
-        raise Skipped("it acts on Darter's own processes")
+    lab.need_darter()
     link = lab.options.node_mbit * 1e6 / 8
     rates = [int(link * 0.3), int(link * 0.6)]
     # What passes before, under both limits, and something to lift the last one for.

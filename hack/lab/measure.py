@@ -126,7 +126,8 @@ class Span:
         return Measured(
             outcomes=outcomes,
             seconds=seconds,
-            sent=self._registry.sent() - self._sent,
+            # Its log has what it gave to the kernel, of which a killed client never got the end.
+            sent=min(self._registry.sent() - self._sent, self.left(self._registry.host.name)),
             carried={name: _less(now, self._carried[name]) for name, now in carried.items() if name in self._carried},
             cpu={kind: round(seconds, 2) for kind, seconds in cpu.items()},
             rss={kind: round(mib, 1) for kind, mib in rss.items()},

@@ -21,8 +21,7 @@ _PASSED = "darter_proxy_limits_bytes_total"
 
 def preheat_beside(lab: Lab) -> None:
     """All nodes pull while another image of the same size is preheated to them."""
-    if "darter" not in lab.options.modes():
-        raise Skipped("it acts on Darter's own processes")
+    lab.need_darter()
     image = lab.default_image()
     other = lab.image(image.layers, image.bytes // image.layers, tag="preheated")
     least = lab.bound(image)

@@ -8,8 +8,8 @@ from typing import Callable
 
 from network import Host
 
-# Slower than a twentieth of a link for three seconds is a stall.
-SHARE, PATIENCE = 0.05, 3.0
+# Slower than a twentieth of a link for two seconds is a stall.
+SHARE, PATIENCE = 0.05, 2.0
 
 
 def evidence(hosts: list[Host], to: Path, save_metrics: Callable[[Path], None]) -> None:
