@@ -71,19 +71,28 @@ def _play(options: Options, binary: Path | None, directory: Path, results: Path)
     machine = described(programs, "node1")
     skipped: dict[str, str] = {}
     try:
-        for name in options.scenarios:
-            try:
-                SCENARIOS[name](lab)
-            except Skipped as why:
-                skipped[name] = str(why)
-                print(f"{name}: SKIPPED: {why}", file=sys.stderr, flush=True)
-            except (NotReady, RuntimeError, OSError) as failure:
-                skipped[name] = f"FAILED: {failure}"
-                print(f"{name}: FAILED: {failure}", file=sys.stderr, flush=True)
+        for _ in range(options.repeat):
+            lab.next_run()
+            for name in options.scenarios:
+                why = _scenario(lab, name)
+                if why:
+                    skipped[name] = why
+                    print(f"{name}: {why}", file=sys.stderr, flush=True)
     finally:
         report.write(lab, machine, skipped)
     failed = any(each["failed"] for each in lab.results) or any(why.startswith("FAILED") for why in skipped.values())
     return 1 if failed else 0
+
+
+def _scenario(lab: Lab, name: str) -> str | None:
+    """Plays one; why it was not, if it was not."""
+    try:
+        SCENARIOS[name](lab)
+    except Skipped as why:
+        return f"SKIPPED: {why}"
+    except (NotReady, RuntimeError, OSError) as failure:
+        return f"FAILED: {failure}"
+    return None
 
 
 def _binary() -> Path:

@@ -24,12 +24,15 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str, dashed: bool 
 
 
 def _by_scenario(results: list[Result]) -> dict[str, dict[str, Result]]:
-    """What has times, scenario by scenario, without the measurement of one node alone."""
-    found: dict[str, dict[str, Result]] = {}
+    """What has times, scenario by scenario; of several runs the median one. One node alone is no scenario."""
+    runs: dict[str, dict[str, list[Result]]] = {}
     for each in results:
         if each["scenario"] not in ("alone", "limit-changed") and each["times"]:
-            found.setdefault(each["scenario"], {})[each["mode"]] = each
-    return found
+            runs.setdefault(each["scenario"], {}).setdefault(each["mode"], []).append(each)
+    return {
+        scenario: {mode: sorted(of, key=lambda each: each["last_seconds"])[(len(of) - 1) // 2] for mode, of in modes.items()}
+        for scenario, modes in runs.items()
+    }
 
 
 def _name(mode: str) -> str:

@@ -50,6 +50,7 @@ class Lab:
         self.client = client(options.client)
         self.registry = Registry(self.registry_host, directory / "registry")
         self.results: list[Result] = []
+        self.run = 0
         self._images: dict[str, Image] = {}
         self._alone: dict[str, float] = {}
         self._stands = 0
@@ -64,6 +65,11 @@ class Lab:
     def default_image(self) -> Image:
         """The image of `--size` and `--layers`."""
         return self.image(self.options.layers, self.options.image_bytes(self.options.layers))
+
+    def next_run(self) -> None:
+        """Everything is measured again, one node alone as well."""
+        self.run += 1
+        self._alone.clear()
 
     def need_darter(self) -> None:
         """Raises Skipped where Darter's own processes don't run."""
@@ -184,9 +190,15 @@ class Stand:
         span = Span(self.lab.registry, self.daemons.all, [node.name for node in nodes], link, self._stalled)
         span.begin()
         batch.begin()
-        if during:
-            during(batch, span)
-        measured = span.end(batch.end(self.lab.patience(image)))
+        try:
+            if during:
+                during(batch, span)
+            outcomes = batch.end(self.lab.patience(image))
+        except Exception:
+            batch.end(0.0)
+            span.stop()
+            raise
+        measured = span.end(outcomes)
         measured.machine["busy_share_before"] = idle["busy_share"]
         return measured
 
@@ -211,6 +223,7 @@ class Stand:
         figures = result(
             self.scenario, self.mode, self.lab.options, image, measured, alone=alone, least=least, goals=goals, **more
         )
+        figures["run"] = self.lab.run
         self.lab.results.append(figures)
         print(said(figures), flush=True)
         if figures["failed"] or self.lab.options.keep or (self.logs / "stall").exists():
@@ -222,7 +235,8 @@ class Stand:
         if self._kept:
             return
         self._kept = True
-        to = self.lab.results_dir / "logs" / f"{self.scenario}-{self.mode}"
+        name = f"{self.scenario}-{self.mode}" + (f"-{self.lab.run}" if self.lab.options.repeat > 1 else "")
+        to = self.lab.results_dir / "logs" / name
         shutil.copytree(self.logs, to, dirs_exist_ok=True)
         shutil.copytree(self.lab.directory / "registry/logs", to, dirs_exist_ok=True)
         qdiscs = subprocess.run(["tc", "-s", "qdisc", "show"], capture_output=True, text=True).stdout

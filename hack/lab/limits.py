@@ -14,10 +14,9 @@ from operations import ask, metrics, total
 from pulls import Batch
 from result import Goals
 
+# Seconds: what is promised; between two readings; that a rate is taken over; under each limit.
 WITHIN = 2.0
-_EVERY = 0.1
-_WINDOW = 0.5
-_HOLD = 4.0
+_EVERY, _WINDOW, _HOLD = 0.1, 0.5, 4.0
 _NAME = "darter_proxy_limits_bytes_total"
 
 
@@ -61,7 +60,6 @@ def limit_changed(lab: Lab) -> None:
     lab.alone(image)
     node = lab.nodes[0]
     with lab.stand("limit-changed", "darter") as stand:
-
         stand.start([node])
         changes: list[tuple[float, int]] = []
         meter = _Meter(node)

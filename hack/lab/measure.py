@@ -106,6 +106,11 @@ class Span:
                     self._on_stall()
             before, came_before = seconds, came
 
+    def stop(self) -> None:
+        """Ends the sampling; `end` does so by itself."""
+        self._stop.set()
+        self._sampler.join()
+
     def _by_process(self) -> dict[int, Usage]:
         every = [*self._daemons, self._registry.process]
         return {process.pid: process.usage() for process in every}
@@ -114,8 +119,7 @@ class Span:
         """Takes the last reading. `daemons` may have grown since the beginning."""
         seconds, busy, carried = self.seconds(), Busy.now(), counters()
         usage = self._by_process()
-        self._stop.set()
-        self._sampler.join()
+        self.stop()
         cpu = {"clients": sum(outcome.cpu_seconds for outcome in outcomes), "lab": time.process_time() - self._lab}
         rss: dict[str, float] = {}
         for process in [*self._daemons, self._registry.process]:

@@ -28,6 +28,7 @@ class Options:
     on_middle: str | None
     on_node: str | None
     congestion: str
+    repeat: int
     keep: bool
     json: Path | None
     results: Path | None
@@ -66,6 +67,7 @@ def parse(arguments: list[str], scenarios: dict[str, str]) -> Options:
     add("--on-middle", metavar="CMD", help="with --mirror-url: a daemon for the middle host")
     add("--on-node", metavar="CMD", help="with --mirror-url: a daemon for every node")
     add("--congestion", metavar="NAME", default="cubic", help="TCP's congestion control on all hosts (cubic, Linux's own)")
+    add("--repeat", type=int, default=1, help="play everything so often; charts show the median run (1)")
     add("--keep", action="store_true", help="keep logs and metrics of every scenario, not only of failed ones")
     add("--json", type=Path, metavar="FILE", help="write the results' objects there as well")
     add("--results", type=Path, metavar="DIR", help="results.json, results.md and charts (target/lab/<time>)")
@@ -79,8 +81,8 @@ def parse(arguments: list[str], scenarios: dict[str, str]) -> Options:
         parser.error(f"no scenario is called {', '.join(unknown)}; there are {', '.join(scenarios)}")
     if not 1 <= given.nodes <= MOST_NODES:
         parser.error(f"--nodes is 1 to {MOST_NODES}")
-    if given.layers < 1 or given.size <= 0:
-        parser.error("--layers and --size are more than 0")
+    if given.layers < 1 or given.size <= 0 or given.repeat < 1:
+        parser.error("--layers, --size and --repeat are more than 0")
     if (given.on_middle or given.on_node) and not given.mirror_url:
         parser.error("--on-middle and --on-node go with --mirror-url")
     rest = {key: value for key, value in vars(given).items() if key != "scenario"}

@@ -12,7 +12,7 @@ from result import Result
 from stalls import PATIENCE
 
 _COLUMNS = (
-    ("scenario", lambda each: each["scenario"]),
+    ("scenario", lambda each: _title(each)),
     ("through", lambda each: {"plain": "the registry", "darter": "Darter", "mirror": "the mirror"}[each["mode"]]),
     ("last node, s", lambda each: _number(each["last_seconds"])),
     ("median, s", lambda each: _number(each["median_seconds"])),
@@ -93,7 +93,7 @@ def markdown(
 
 
 def _notes(each: Result) -> list[str]:
-    name = f"{each['scenario']} {each['mode']}"
+    name = f"{_title(each)} {each['mode']}"
     notes = [f"{name}: **missed**: {what}" for what in each["missed"]]
     notes += [f"{name}: {failure['node']}: {failure['what']}" for failure in each["failures"]]
     if "waves" in each:
@@ -120,8 +120,12 @@ def _notes(each: Result) -> list[str]:
 def _disturbed(results: list[Result]) -> list[str]:
     """Figures of a busy machine are none."""
     busy = [(each, each["machine"].get("busy_share_before", 0.0)) for each in results]
-    names = [f"{each['scenario']} {each['mode']} ({share:.0%})" for each, share in busy if share > _DISTURBED]
+    names = [f"{_title(each)} {each['mode']} ({share:.0%})" for each, share in busy if share > _DISTURBED]
     return [f"**The machine was busy with other things** before {', '.join(names)}"] if names else []
+
+
+def _title(each: Result) -> str:
+    return each["scenario"] if each["run"] == 1 else f"{each['scenario']}, run {each['run']}"
 
 
 def _number(value: float | None) -> str:
