@@ -16,6 +16,8 @@ from stalls import PATIENCE, SHARE
 
 _EVERY = 0.1
 _POINTS = 100
+# What a link's counter shows at least of a content that has come: it misses hardly a header.
+_ALL = 0.98
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Measured:
     """Seconds, mean bytes that came to a node, bytes that left the registry, by their links."""
     stalled: float = 0.0
     """Seconds in which hardly anything came to the nodes."""
+    arrived: float | None = None
+    """When nearly all bytes had come to the nodes, in the mean; what follows is the hosts' own time."""
 
     def then(self, later: Measured) -> Measured:
         """Both, one after the other."""
@@ -54,16 +58,26 @@ class Measured:
 
 
 class Span:
-    """Counts from `begin` to `end`; says so once if bytes stop coming (`link` is a node's, in bytes a second)."""
+    """Counts from `begin` to `end`, and says so when bytes stop coming.
+
+    `link` is a node's rate in bytes a second, `expected` what is to come to each."""
 
     def __init__(
-        self, registry: Registry, daemons: list[Process], nodes: list[str], link: float, on_stall: Callable[[], None]
+        self,
+        registry: Registry,
+        daemons: list[Process],
+        nodes: list[str],
+        link: float,
+        expected: int,
+        on_stall: Callable[[], None],
     ) -> None:
         self._registry, self._daemons, self._nodes = registry, daemons, nodes
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._progress: list[tuple[float, float, float]] = []
-        self._link, self._on_stall, self._stalled = link, on_stall, 0.0
+        self._link, self._expected, self._on_stall = link, expected, on_stall
+        self._stalled = 0.0
+        self._arrived: float | None = None
 
     def begin(self) -> None:
         """Takes the first reading."""
@@ -97,7 +111,9 @@ class Span:
             now, seconds = counters(), self.seconds()
             came, left = self._came(now), now[registry].from_host - self._carried[registry].from_host
             self._progress.append((round(seconds, 2), came, float(left)))
-            if came - came_before >= SHARE * self._link * (seconds - before):
+            if self._arrived is None and self._expected and came >= _ALL * self._expected:
+                self._arrived = seconds
+            if came >= _ALL * self._expected or came - came_before >= SHARE * self._link * (seconds - before):
                 stalled = 0.0
             else:
                 step = seconds - before
@@ -137,6 +153,7 @@ class Span:
             rss={kind: round(mib, 1) for kind, mib in rss.items()},
             machine=busy.since(self._busy),
             stalled=round(self._stalled, 2),
+            arrived=self._arrived,
             progress=self._progress[::step],
         )
 

@@ -16,6 +16,7 @@ _COLUMNS = (
     ("through", lambda each: {"plain": "the registry", "darter": "Darter", "mirror": "the mirror"}[each["mode"]]),
     ("last node, s", lambda each: _number(each["last_seconds"])),
     ("median, s", lambda each: _number(each["median_seconds"])),
+    ("bytes there, s", lambda each: _number(each["arrived_seconds"])),
     ("one node alone, s", lambda each: _number(each["alone_seconds"])),
     ("bound, s", lambda each: _number(each["bound_seconds"])),
     ("times the bound", lambda each: _number(each["ratio_to_bound"])),
@@ -69,7 +70,8 @@ def markdown(
         f"{options.nodes} nodes at {options.node_mbit:g} Mbit/s, scheduler and seed at {options.middle_mbit:g}, registry at "
         f"{options.registry_mbit:g}; an image of {options.size:g} MB; client: {options.client}. The bound is physics' for "
         "rates that one node alone got from the registry; the seed counts as one more node. A wave's bound is one node "
-        "alone; rolling's last node is the slowest wave.",
+        "alone; rolling's last node is the slowest wave. Bytes are there when 98 % of them have come over the nodes' links; what "
+        "a last node needs beyond it is its own and its client's time.",
         "",
         "| " + " | ".join(name for name, _ in _COLUMNS) + " |",
         "|" + "---|" * len(_COLUMNS),
@@ -108,7 +110,7 @@ def _notes(each: Result) -> list[str]:
             f"{name}: {limit['rate'] / 1e6:.2f} MB/s followed after {_number(limit['followed_seconds'])} s, "
             f"then {(limit['mean_after'] or 0) / 1e6:.2f} MB/s"
         )
-    if each["stalled_seconds"] > PATIENCE and each["scenario"] != "warm":
+    if each["stalled_seconds"] > PATIENCE:
         notes.append(f"{name}: for {each['stalled_seconds']:.1f} s hardly anything came to the nodes")
     if each.get("cost_percent") is not None:
         pairs = zip(each["seconds_without"], each["seconds_beside"])

@@ -69,6 +69,7 @@ def result(
         "seed_copies": round(measured.carried["middle"].from_host / image.bytes, 3),
         "node_copies": round(came / max(1, len(node_names)) / image.bytes, 3),
         "stalled_seconds": measured.stalled,
+        "arrived_seconds": _rounded(measured.arrived),
         "failed": len(failures),
         "failures": failures,
         "times": [_rounded(seconds) for seconds in times],
