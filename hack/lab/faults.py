@@ -16,12 +16,12 @@ _HALF = 0.5
 
 def seed_killed(lab: Lab) -> None:
     """The seed is killed (-9) at half."""
-    _broken(lab, "seed-killed", lambda stand, _: stand.darter.seed.kill())
+    _broken(lab, "seed-killed", lambda stand, *_: stand.darter.seed.kill())
 
 
 def scheduler_killed(lab: Lab) -> None:
     """The scheduler is killed (-9) at half."""
-    _broken(lab, "scheduler-killed", lambda stand, _: stand.darter.scheduler.kill())
+    _broken(lab, "scheduler-killed", lambda stand, *_: stand.darter.scheduler.kill())
 
 
 def parent_stalled(lab: Lab) -> None:
@@ -30,14 +30,15 @@ def parent_stalled(lab: Lab) -> None:
         raise Skipped("it needs two nodes")
     victim = lab.nodes[0].name
 
-    def stall(stand: Stand, batch: Batch) -> None:
+    def stall(stand: Stand, batch: Batch, span: Span) -> None:
         stand.darter.proxies[victim].signal(signal.SIGSTOP)
         batch.abandon(victim)
+        span.forget(victim)
 
     _broken(lab, "parent-stalled", stall, stalled=victim)
 
 
-def _broken(lab: Lab, scenario: str, fault: Callable[[Stand, Batch], None], **more: object) -> None:
+def _broken(lab: Lab, scenario: str, fault: Callable[[Stand, Batch, Span], None], **more: object) -> None:
     lab.need_darter()
     image = lab.default_image()
     least = lab.bound(image)
@@ -50,7 +51,7 @@ def _broken(lab: Lab, scenario: str, fault: Callable[[Stand, Batch], None], **mo
             happened["fault_seconds"] = round(span.seconds(), 3)
             for place, host in (("origin", "registry"), ("seed", "middle")):
                 happened[f"fault_{place}_copies"] = round(span.left(host) / image.bytes, 3)
-            fault(stand, batch)
+            fault(stand, batch, span)
 
         measured = stand.pull(lab.nodes, image, during)
         missed = [] if happened["fault_seconds"] < measured.seconds else ["nothing was left to break"]

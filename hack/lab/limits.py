@@ -53,7 +53,7 @@ def limit_changed(lab: Lab) -> None:
     link = lab.options.node_mbit * 1e6 / 8
     rates = [int(link * 0.3), int(link * 0.6)]
     # What passes before, under both limits, and something to lift the last one for.
-    needed = link + sum(rates) * _HOLD + link
+    needed = link + sum(rates) * _HOLD + link / 2
     image = lab.default_image()
     if image.bytes < needed:
         raise Skipped(f"it needs --size {needed / 1e6:.0f} or more on such links")

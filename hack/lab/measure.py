@@ -92,6 +92,10 @@ class Span:
         """Since the beginning."""
         return time.monotonic() - self._begun
 
+    def forget(self, node: str) -> None:
+        """Does not count a node any more."""
+        self._nodes = [each for each in self._nodes if each != node]
+
     def came(self) -> float:
         """Bytes that came to a node, in the mean of all."""
         return self._came(counters())

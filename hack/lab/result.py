@@ -68,7 +68,7 @@ def result(
         "origin_copies": round(measured.sent / one, 3),
         "seed_copies": round(measured.carried["middle"].from_host / image.bytes, 3),
         "node_copies": round(came / max(1, len(node_names)) / image.bytes, 3),
-        "stalled_seconds": measured.stalled,
+        "stalled_seconds": _rounded(measured.stalled),
         "arrived_seconds": _rounded(measured.arrived),
         "failed": len(failures),
         "failures": failures,
