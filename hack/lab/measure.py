@@ -16,6 +16,8 @@ from stalls import PATIENCE, SHARE
 
 _EVERY = 0.1
 _POINTS = 100
+# A sampler that had no turn for so many seconds tells of a machine that stood still.
+_FROZEN = 1.0
 # What a link's counter shows at least of a content that has come: it misses hardly a header.
 _ALL = 0.98
 
@@ -76,7 +78,7 @@ class Span:
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._progress: list[tuple[float, float, float]] = []
         self._link, self._expected, self._on_stall = link, expected, on_stall
-        self._stalled = 0.0
+        self._stalled, self._frozen = 0.0, 0.0
         self._arrived: float | None = None
 
     def begin(self) -> None:
@@ -115,16 +117,19 @@ class Span:
             now, seconds = counters(), self.seconds()
             came, left = self._came(now), now[registry].from_host - self._carried[registry].from_host
             self._progress.append((round(seconds, 2), came, float(left)))
-            if self._arrived is None and self._expected and came >= _ALL * self._expected:
+            step, there = seconds - before, self._expected and came >= _ALL * self._expected
+            if there and self._arrived is None:
                 self._arrived = seconds
-            if came >= _ALL * self._expected or came - came_before >= SHARE * self._link * (seconds - before):
-                stalled = 0.0
-            else:
-                step = seconds - before
+            if step > _FROZEN:
+                # Nobody else had a turn either, or hardly.
+                self._frozen += step
+            elif self._expected and not there and came - came_before < SHARE * self._link * step:
                 self._stalled, stalled = self._stalled + step, stalled + step
                 if stalled - step < PATIENCE <= stalled:
                     self._on_stall()
-            before, came_before = seconds, came
+            else:
+                stalled = 0.0
+            before, came_before = self.seconds(), came
 
     def stop(self) -> None:
         """Ends the sampling; `end` does so by itself."""
@@ -155,7 +160,7 @@ class Span:
             carried={name: _less(now, self._carried[name]) for name, now in carried.items() if name in self._carried},
             cpu={kind: round(seconds, 2) for kind, seconds in cpu.items()},
             rss={kind: round(mib, 1) for kind, mib in rss.items()},
-            machine=busy.since(self._busy),
+            machine={**busy.since(self._busy), "frozen_seconds": round(self._frozen, 2)},
             stalled=round(self._stalled, 2),
             arrived=self._arrived,
             progress=self._progress[::step],

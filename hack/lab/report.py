@@ -121,9 +121,16 @@ def _notes(each: Result) -> list[str]:
 
 def _disturbed(results: list[Result]) -> list[str]:
     """Figures of a busy machine are none."""
+    notes = []
     busy = [(each, each["machine"].get("busy_share_before", 0.0)) for each in results]
     names = [f"{_title(each)} {each['mode']} ({share:.0%})" for each, share in busy if share > _DISTURBED]
-    return [f"**The machine was busy with other things** before {', '.join(names)}"] if names else []
+    if names:
+        notes.append(f"**The machine was busy with other things** before {', '.join(names)}")
+    frozen = [(each, each["machine"].get("frozen_seconds", 0.0)) for each in results]
+    names = [f"{_title(each)} {each['mode']} ({seconds:.1f} s)" for each, seconds in frozen if seconds]
+    if names:
+        notes.append(f"**The machine stood still**, so that not even the lab had a turn, during {', '.join(names)}")
+    return notes
 
 
 def _title(each: Result) -> str:
