@@ -139,7 +139,7 @@ fn growing(shared: &Arc<Shared>, hold: Hold, download: Arc<Download>, manifest: 
 }
 
 /// Waits until a manifest is there: it is small, and its media type comes with it.
-async fn whole_manifest(download: &Download) -> Result<(), OpenError> {
+async fn whole_manifest(download: &Arc<Download>) -> Result<(), OpenError> {
     let verdict = download.judged().await;
     match download.ended() {
         Some(ReadError::Download(cause)) if verdict != Verdict::Good => {

@@ -1,12 +1,13 @@
 //! What a download's workers and readers share.
 //!
 //! Owner of state: nobody alone; [`Growth`] says which bytes can be read, under one
-//! short lock, and `changed` wakes who waits for more. Invariants: bytes in `readable`
+//! short lock, and wakes those watches that wait for these bytes. Invariants: bytes in `readable`
 //! are on disk and are either verified or the source's own; the content's last
 //! [`GROUP_BYTES`] are shown to readers only once its whole digest matched. Failure: an
 //! ended download stays ended; who wants the content again opens a new one.
 
 use std::{
+    collections::HashMap,
     fmt,
     ops::Range,
     sync::{
@@ -18,7 +19,7 @@ use std::{
 
 use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{
     attempts::Attempts,
@@ -52,7 +53,6 @@ pub(super) struct Download {
     urgent: Mutex<Option<Urgent>>,
     growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
-    changed: watch::Sender<()>,
 }
 
 /// How far it is.
@@ -70,15 +70,85 @@ struct Growth {
     /// How often bytes came that were not there before.
     growths: u64,
     readings: usize,
+    watches: HashMap<u64, Place>,
+    next_watch: u64,
+}
+
+/// Where a watch waits.
+struct Place {
+    /// The byte that it lacks; none, if it waits for the end alone.
+    at: Option<u64>,
+    wake: Arc<Notify>,
 }
 
 impl Growth {
     /// These bytes can be read, if they could not before.
     fn grow(&mut self, bytes: Range<u64>) {
-        if self.readable.insert(bytes) {
-            self.grown = Some(Instant::now());
-            self.growths += 1;
+        if !self.readable.insert(bytes.clone()) {
+            return;
         }
+        self.grown = Some(Instant::now());
+        self.growths += 1;
+        for place in self.watches.values() {
+            if place.at.is_some_and(|at| bytes.contains(&at)) {
+                place.wake.notify_one();
+            }
+        }
+    }
+
+    /// Something changed that concerns everybody.
+    fn wake_all(&self) {
+        for place in self.watches.values() {
+            place.wake.notify_one();
+        }
+    }
+
+    /// What a reader at `at` can do; `size` is the content's.
+    fn view(&self, at: u64, size: u64) -> View {
+        let shown = if self.verdict == Verdict::Good {
+            size
+        } else {
+            size.saturating_sub(GROUP_BYTES)
+        };
+        let until = self.readable.end_of_run(at).min(shown);
+        if until > at {
+            View::Until(until)
+        } else if self.through {
+            View::Through
+        } else if let Some(end) = &self.end {
+            View::Ended(end.clone())
+        } else {
+            View::Wait
+        }
+    }
+}
+
+/// Somebody who waits for a download to get on, until dropped.
+pub(super) struct Watch {
+    download: Arc<Download>,
+    id: u64,
+    wake: Arc<Notify>,
+}
+
+impl Watch {
+    /// What a reader at `at` can do; [`Watch::changed`] ends when that has changed.
+    pub(super) fn view(&self, at: u64) -> View {
+        let mut growth = self.download.growth.lock();
+        if let Some(place) = growth.watches.get_mut(&self.id) {
+            place.at = Some(at);
+        }
+        growth.view(at, self.download.lengths.size())
+    }
+
+    /// Waits for a change, also for one since the last wait. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.download.growth.lock().watches.remove(&self.id);
     }
 }
 
@@ -134,6 +204,8 @@ impl Download {
             grown: None,
             growths,
             readings: 0,
+            watches: HashMap::new(),
+            next_watch: 0,
         };
         Self {
             task,
@@ -147,7 +219,6 @@ impl Download {
             urgent: Mutex::default(),
             growth: Mutex::new(growth),
             attempts: Mutex::new(Attempts::new()),
-            changed: watch::Sender::new(()),
         }
     }
 
@@ -176,28 +247,21 @@ impl Download {
         }
     }
 
-    /// Wakes at every change from now on.
-    pub(super) fn watch(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
-    }
-
-    /// What a reader at `at` that began in `round` can do.
-    pub(super) fn view(&self, at: u64) -> View {
-        let growth = self.growth.lock();
-        let shown = if growth.verdict == Verdict::Good {
-            self.lengths.size()
-        } else {
-            self.lengths.size().saturating_sub(GROUP_BYTES)
+    /// Watches it from now on.
+    pub(super) fn watch(self: &Arc<Self>) -> Watch {
+        let wake = Arc::<Notify>::default();
+        let mut growth = self.growth.lock();
+        let id = growth.next_watch;
+        growth.next_watch += 1;
+        let place = Place {
+            at: None,
+            wake: Arc::clone(&wake),
         };
-        let until = growth.readable.end_of_run(at).min(shown);
-        if until > at {
-            View::Until(until)
-        } else if growth.through {
-            View::Through
-        } else if let Some(end) = &growth.end {
-            View::Ended(end.clone())
-        } else {
-            View::Wait
+        growth.watches.insert(id, place);
+        Watch {
+            download: Arc::clone(self),
+            id,
+            wake,
         }
     }
 
@@ -226,10 +290,7 @@ impl Download {
 
     /// These bytes are on disk, and may be shown.
     pub(super) fn readable(&self, bytes: Range<u64>) {
-        {
-            self.growth.lock().grow(bytes);
-        }
-        self.changed.send_replace(());
+        self.growth.lock().grow(bytes);
     }
 
     /// This piece is sealed.
@@ -242,7 +303,6 @@ impl Download {
         if self.is_whole() {
             self.relax();
         }
-        self.changed.send_replace(());
     }
 
     /// How often it grew, for [`Attempts`].
@@ -275,17 +335,15 @@ impl Download {
 
     /// These are not held after all; who read them is told that it was wrong.
     pub(super) fn taken_back(&self, pieces: &PieceSet) {
-        {
-            let mut growth = self.growth.lock();
-            growth.held.subtract(pieces);
-            for run in pieces.runs() {
-                let bytes = bytes_of(&self.lengths, run.start..run.end);
-                growth.readable.remove(bytes);
-            }
-            growth.round += 1;
-            growth.verdict = Verdict::Pending;
+        let mut growth = self.growth.lock();
+        growth.held.subtract(pieces);
+        for run in pieces.runs() {
+            let bytes = bytes_of(&self.lengths, run.start..run.end);
+            growth.readable.remove(bytes);
         }
-        self.changed.send_replace(());
+        growth.round += 1;
+        growth.verdict = Verdict::Pending;
+        growth.wake_all();
     }
 
     pub(super) fn verdict(&self) -> Verdict {
@@ -293,15 +351,19 @@ impl Download {
     }
 
     pub(super) fn judge(&self, verdict: Verdict) {
-        self.growth.lock().verdict = verdict;
-        self.changed.send_replace(());
+        let mut growth = self.growth.lock();
+        growth.verdict = verdict;
+        growth.wake_all();
     }
 
     /// It is given up; the first reason stands.
     pub(super) fn end(&self, why: ReadError) {
-        self.growth.lock().end.get_or_insert(why);
+        {
+            let mut growth = self.growth.lock();
+            growth.end.get_or_insert(why);
+            growth.wake_all();
+        }
         self.relax();
-        self.changed.send_replace(());
     }
 
     pub(super) fn ended(&self) -> Option<ReadError> {
@@ -311,9 +373,9 @@ impl Download {
     /// The store takes no more: readers go to the source themselves. Whether this was
     /// news.
     pub(super) fn go_through(&self) -> bool {
-        let before = std::mem::replace(&mut self.growth.lock().through, true);
-        self.changed.send_replace(());
-        !before
+        let mut growth = self.growth.lock();
+        growth.wake_all();
+        !std::mem::replace(&mut growth.through, true)
     }
 
     pub(super) fn goes_through(&self) -> bool {
@@ -326,17 +388,14 @@ impl Download {
     }
 
     /// Waits until the digest has spoken, or no verdict will come. Cancel-safe.
-    pub(super) async fn judged(&self) -> Verdict {
-        let mut changed = self.watch();
+    pub(super) async fn judged(self: &Arc<Self>) -> Verdict {
+        let watch = self.watch();
         loop {
-            changed.mark_unchanged();
             let verdict = self.verdict();
             if verdict != Verdict::Pending || self.ended().is_some() || self.goes_through() {
                 return verdict;
             }
-            if changed.changed().await.is_err() {
-                return verdict;
-            }
+            watch.changed().await;
         }
     }
 

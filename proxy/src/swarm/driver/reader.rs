@@ -9,11 +9,10 @@ use std::{io, ops::Range, sync::Arc};
 use darter_api::TaskId;
 use darter_runtime::server::span::Span;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
-use tokio::sync::watch;
 
 use super::{
     Shared,
-    download::{Download, View},
+    download::{Download, View, Watch},
     live::Hold,
     mailbox::Letter,
     metrics::From,
@@ -96,7 +95,7 @@ impl Reader for GrowingReader {
         let end = range.end.min(self.download.lengths.size());
         let tail = Tail {
             place: Place::new(&self.shared, self.download.task),
-            changed: self.download.watch(),
+            watch: self.download.watch(),
             round: self.download.round(),
             download: Arc::clone(&self.download),
             shared: Arc::clone(&self.shared),
@@ -154,7 +153,7 @@ impl Drop for Place {
 
 struct Tail {
     place: Place,
-    changed: watch::Receiver<()>,
+    watch: Watch,
     /// Bytes taken back since are not what was given.
     round: u32,
     download: Arc<Download>,
@@ -179,13 +178,12 @@ impl Tail {
                 }
                 return item;
             }
-            self.changed.mark_unchanged();
             let round = self.download.round();
             if round != self.round && self.given {
                 return Some(Err(ReadError::Corrupt));
             }
             self.round = round;
-            match self.download.view(self.at) {
+            match self.watch.view(self.at) {
                 View::Until(until) => return Some(Ok(self.take(until))),
                 View::Ended(why) => return Some(Err(why)),
                 View::Through => {
@@ -197,11 +195,7 @@ impl Tail {
                 View::Wait => {
                     self.tell_place();
                     tokio::select! {
-                        changed = self.changed.changed() => {
-                            if changed.is_err() {
-                                return Some(Err(ReadError::ShuttingDown));
-                            }
-                        }
+                        () = self.watch.changed() => {}
                         () = self.shared.tasks.token().cancelled() => {
                             return Some(Err(ReadError::ShuttingDown));
                         }
