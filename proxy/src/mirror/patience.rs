@@ -3,7 +3,7 @@
 //! Clients go on to the next host after a 502 or 503, so that nobody is helped by a long
 //! wait for an upstream that gives nothing: whatever only the upstream can give has one
 //! deadline, counted from the request's beginning, however many questions, tokens and
-//! redirects that takes. Peers that are at work are waited for longer, since giving up on
+//! redirects that takes; an upstream that is busy answering others gets more time. Peers that are at work are waited for longer, since giving up on
 //! them sends the client, and all like it, to the upstream. Bytes that arrive are waited
 //! for as long as they do: the end of a cold content is known only when all of it is here.
 
@@ -22,11 +22,34 @@ impl Call<'_> {
     /// Bounds what the upstream alone can give. The work is looked at once even when the
     /// time is over: what is remembered is known at once.
     pub(super) async fn of_upstream<F: Future>(&self, work: F) -> Result<F::Output, Failure> {
-        let limit = self.mirror.options.upstream_timeout;
-        let timed = timeout_at(self.began() + limit, work).await;
-        timed.map_err(|_| {
-            Failure::Unavailable(format!("the registry gave nothing within {limit:?}"))
-        })
+        self.of_upstream_from(self.began(), work).await
+    }
+
+    /// The same for what is asked of it later.
+    pub(super) async fn of_upstream_from<F: Future>(
+        &self,
+        began: Instant,
+        work: F,
+    ) -> Result<F::Output, Failure> {
+        let options = &self.mirror.options;
+        let mut limit = options.upstream_timeout;
+        let mut until = began + limit;
+        let mut work = pin!(work);
+        loop {
+            if let Ok(output) = timeout_at(until, &mut work).await {
+                return Ok(output);
+            }
+            // It would be no faster for a client that went past this mirror.
+            let busy = self.upstream.is_busy();
+            if busy {
+                limit = options.first_byte_timeout;
+            }
+            if !busy || began.elapsed() >= limit {
+                let what = format!("the registry gave nothing within {limit:?}");
+                return Err(Failure::Unavailable(what));
+            }
+            until = Instant::now() + LOOK;
+        }
     }
 
     /// Bounds what comes of a content, from wherever.
@@ -46,6 +69,10 @@ impl Call<'_> {
             let waits = match self.mirror.contents.progress(task) {
                 Progress::Arriving => true,
                 Progress::Peers => {
+                    limit = options.first_byte_timeout;
+                    self.began.elapsed() < limit
+                }
+                Progress::Nothing if self.upstream.is_busy() => {
                     limit = options.first_byte_timeout;
                     self.began.elapsed() < limit
                 }

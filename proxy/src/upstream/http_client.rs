@@ -26,6 +26,7 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use tokio::time::Instant;
 use tower::Service;
 
 use super::policy::is_public;
@@ -36,6 +37,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// For a reply's headers to come, the connection counted. An upstream that is silent for so
 /// long leaves its client a second of the five in which it wants to know.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_millis(3500);
+/// The same for an upstream that is busy answering others.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(25);
 /// Attempts at a question whose connection ended instead of a reply: it may have been idle
 /// for long, and the upstream closed it as the question left (RFC 9112, section 9.3.1).
 const ATTEMPTS: usize = 3;
@@ -132,6 +135,25 @@ impl HttpClient {
             .map_err(SendError::Connect)
     }
 
+    /// As `send` to a listed target, but waits on after each [`HEADER_TIMEOUT`] at whose end
+    /// the upstream is busy answering others, [`BUSY_TIMEOUT`] at most.
+    pub(super) async fn send_while(
+        &self,
+        request: &Request<()>,
+        busy: impl Fn() -> bool,
+    ) -> Result<Response<Incoming>, SendError> {
+        let began = Instant::now();
+        let mut sent = std::pin::pin!(persist(&self.listed, request));
+        loop {
+            if let Ok(reply) = tokio::time::timeout(HEADER_TIMEOUT, &mut sent).await {
+                return reply.map_err(SendError::Connect);
+            }
+            if !busy() || began.elapsed() >= BUSY_TIMEOUT {
+                return Err(SendError::Timeout(began.elapsed()));
+            }
+        }
+    }
+
     /// As `send`, without a limit: an upload's reply comes when the upload is done.
     pub(super) async fn send_patiently(
         &self,
@@ -175,7 +197,7 @@ fn client(config: ClientConfig, public_only: bool) -> Inner {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(16)
+        .pool_max_idle_per_host(32)
         .build(connector)
 }
 

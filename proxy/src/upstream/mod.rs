@@ -20,6 +20,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use darter_api::UpstreamName;
 use http::Uri;
+use tokio::{sync::Semaphore, time::Instant};
 
 pub use options::{ConfigError, UpstreamOptions};
 pub use policy::is_public;
@@ -32,6 +33,10 @@ use pulse::Pulse;
 use stats::Stats;
 use token::Tokens;
 
+/// Questions to one upstream that are under way, readings of contents left out: more at a
+/// time only wait for each other on the way.
+const MOST_QUESTIONS: usize = 32;
+
 /// One registry.
 #[derive(Debug)]
 pub struct Upstream {
@@ -42,12 +47,18 @@ pub struct Upstream {
     tokens: Tokens,
     pulse: Pulse,
     stats: Stats,
+    questions: Semaphore,
 }
 
 impl Upstream {
     /// Its name, as clients name it.
     pub const fn name(&self) -> &UpstreamName {
         &self.name
+    }
+
+    /// Whether it is busy answering: what waits may still come.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.pulse.is_busy(Instant::now())
     }
 
     /// Where it is.

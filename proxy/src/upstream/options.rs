@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use darter_api::UpstreamName;
 use http::Uri;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::{
-    Upstream, http_client::HttpClient, policy::Policy, pulse::Pulse, stats::Stats, token::Tokens,
+    MOST_QUESTIONS, Upstream, http_client::HttpClient, policy::Policy, pulse::Pulse, stats::Stats,
+    token::Tokens,
 };
 
 /// One registry of the list.
@@ -119,6 +121,7 @@ impl UpstreamOptions {
             tokens: Tokens::new(),
             pulse: Pulse::default(),
             stats: Stats::new(),
+            questions: Semaphore::new(MOST_QUESTIONS),
         })
     }
 }

@@ -6,13 +6,17 @@
 //! endpoint does not take the others with it. Failure: a wrong verdict costs the
 //! questions of [`QUIET`]; then one of them finds out.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Questions are not asked for so long after an upstream was found silent.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// So many replies within [`BUSY_WITHIN`] are those of an upstream that is at work.
+const BUSY_REPLIES: usize = 8;
+const BUSY_WITHIN: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ pub(super) struct Pulse(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     heard: Option<Instant>,
+    /// When the last [`BUSY_REPLIES`] came.
+    replies: VecDeque<Instant>,
     /// Nothing is asked until then; afterwards one question finds out how it is.
     silent_until: Option<Instant>,
 }
@@ -40,9 +46,22 @@ impl Pulse {
         }
     }
 
+    /// Whether it is at work on many questions, so that one that waits is behind others and
+    /// not lost. A few replies say nothing: some registries answer some questions only.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
+        let state = self.0.lock();
+        let first = state.replies.front().copied();
+        let recent = first.is_some_and(|first| now - first < BUSY_WITHIN);
+        recent && state.replies.len() == BUSY_REPLIES
+    }
+
     /// A reply came, whatever it says.
     pub(super) fn heard(&self, now: Instant) {
         let mut state = self.0.lock();
+        if state.replies.len() == BUSY_REPLIES {
+            state.replies.pop_front();
+        }
+        state.replies.push_back(now);
         state.heard = Some(now);
         state.silent_until = None;
     }
@@ -75,5 +94,17 @@ mod tests {
         // Another question was answered meanwhile.
         pulse.silent(at(7), at(11));
         assert!(pulse.may_ask(at(11), probing));
+    }
+    #[test]
+    fn many_replies_within_a_moment_are_those_of_a_busy_upstream() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        for reply in 0..7 {
+            pulse.heard(at(reply * 200));
+            assert!(!pulse.is_busy(at(reply * 200)));
+        }
+        pulse.heard(at(1400));
+        assert!(pulse.is_busy(at(1999)));
+        assert!(!pulse.is_busy(at(2000)));
     }
 }

@@ -139,11 +139,17 @@ impl Upstream {
         request: &Request<()>,
         insists: bool,
     ) -> Result<Response<Incoming>, SendError> {
+        // Readings are paced by whoever begins them. The semaphore is never closed.
+        let _turn = match insists {
+            true => None,
+            false => self.questions.acquire().await.ok(),
+        };
         let asked = Instant::now();
         if !insists && !self.pulse.may_ask(asked, HEADER_TIMEOUT) {
             return Err(SendError::Silent);
         }
-        let reply = self.client.send(request, false).await;
+        let busy = || self.pulse.is_busy(Instant::now());
+        let reply = self.client.send_while(request, busy).await;
         match &reply {
             Ok(_) => self.pulse.heard(Instant::now()),
             Err(error) if error.is_silence() => self.pulse.silent(asked, Instant::now()),
