@@ -381,7 +381,8 @@ impl Cluster {
                 let accept = accept.max((usual * 2).min(MAX_ACCEPT));
                 now.since(lease.granted) >= accept
             }
-            Some(at) if !lease.first_byte => now.since(at) >= first_byte,
+            // Who waits for its turn to read says so again.
+            Some(_) if !lease.first_byte => now.since(lease.renewed) >= first_byte,
             Some(_) => now.since(lease.renewed) >= idle,
         };
         let expired: Vec<(HostId, PieceSet, bool)> = task

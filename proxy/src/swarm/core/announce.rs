@@ -13,6 +13,9 @@ use super::{
 
 /// Tasks that others may subscribe to before this host knows them.
 const MAX_EARLY: usize = 10_000;
+/// Contents that are no larger are announced to all at once: sending one takes no longer than
+/// finding out who else could have it.
+const TINY: u64 = 32 * 1024;
 
 impl Announcer {
     pub(super) fn has_pending(&self) -> bool {
@@ -104,7 +107,7 @@ impl Node {
         let Some(task) = self.state.tasks.get_mut(id).filter(|_| !pieces.is_empty()) else {
             return;
         };
-        if task.lengths.is_small() {
+        if task.lengths.size() <= TINY {
             task.announcer.tell_all(pieces);
         } else {
             let Announcer {

@@ -84,25 +84,19 @@ impl Node {
         download.lease = Lease::Granted(Arc::clone(&grant));
         download.failed = None;
         download.last_gain = now;
-        self.read(&id, pieces, Authority::Granted(grant));
+        self.read(now, &id, pieces, Authority::Granted(grant));
     }
 
-    fn read(&mut self, id: &TaskId, mut pieces: PieceSet, authority: Authority) {
+    fn read(&mut self, now: Timestamp, id: &TaskId, mut pieces: PieceSet, word: Authority) {
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
-        let Some(origin) = task.origin.clone() else {
+        if task.origin.is_none() {
             return;
-        };
+        }
         pieces.subtract(&task.held);
-        task.reading = pieces.clone();
-        self.commands.push(Command::ReadSource {
-            task: *id,
-            lengths: task.lengths,
-            origin,
-            pieces,
-            authority,
-        });
+        task.reading = pieces;
+        self.order_read(now, id, word);
         self.tell_reading(id);
     }
 
@@ -131,10 +125,10 @@ impl Node {
             task: *id,
             pieces: pieces.clone(),
         });
-        self.read(id, pieces, Authority::Own);
+        self.read(now, id, pieces, Authority::Own);
     }
 
-    pub(super) fn revoked(&mut self, id: &TaskId, pieces: &PieceSet) {
+    pub(super) fn revoked(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
         self.state.granted.remove(id);
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
@@ -143,11 +137,11 @@ impl Node {
             return;
         };
         download.answered = true;
-        self.read_less(id, pieces);
+        self.read_less(now, id, pieces);
     }
 
     /// Stops reading some pieces; the rest is read on by the same word.
-    pub(super) fn read_less(&mut self, id: &TaskId, pieces: &PieceSet) {
+    pub(super) fn read_less(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
@@ -168,15 +162,15 @@ impl Node {
             return;
         }
         match lease {
-            Lease::Granted(grant) => self.read(id, rest, Authority::Granted(grant)),
-            Lease::Own => self.read(id, rest, Authority::Own),
+            Lease::Granted(grant) => self.read(now, id, rest, Authority::Granted(grant)),
+            Lease::Own => self.read(now, id, rest, Authority::Own),
             Lease::None => {}
         }
     }
 
     /// A self-lease ends in favour of others, in part or as a whole.
-    pub(super) fn yield_to_others(&mut self, id: &TaskId, pieces: &PieceSet) {
-        self.read_less(id, pieces);
+    pub(super) fn yield_to_others(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
+        self.read_less(now, id, pieces);
         let reading = self.state.tasks.get(id).map(|task| task.reading.clone());
         self.say(PeerMessage::SelfLeased {
             task: *id,
@@ -186,7 +180,13 @@ impl Node {
 
     /// A neighbour reads these from the source: of two that read by their own leave the
     /// smaller id goes on.
-    pub(super) fn read_elsewhere(&mut self, id: &TaskId, by: &HostId, pieces: &PieceSet) {
+    pub(super) fn read_elsewhere(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        by: &HostId,
+        pieces: &PieceSet,
+    ) {
         let own = self.own;
         let Some(task) = self.state.tasks.get(id) else {
             return;
@@ -197,23 +197,25 @@ impl Node {
             .as_ref()
             .is_some_and(|download| download.lease == Lease::Own);
         if is_own && *by < own && !both.is_empty() {
-            self.yield_to_others(id, &both);
+            self.yield_to_others(now, id, &both);
         }
     }
 
     /// A neighbour holds these: they are not read from the source any more, but for the
     /// one that is being read.
-    pub(super) fn held_elsewhere(&mut self, id: &TaskId, pieces: &PieceSet) {
+    pub(super) fn held_elsewhere(&mut self, now: Timestamp, id: &TaskId, pieces: &PieceSet) {
         let Some(task) = self.state.tasks.get(id) else {
             return;
         };
         let disputed = task.download.as_ref().is_none_or(|one| one.corrupted > 0);
         let mut both = task.reading.intersection(pieces);
-        if let Some(current) = task.reading.first() {
+        if let Some(current) = task.reading.first()
+            && self.state.reads.has_begun(id)
+        {
             both.remove(current);
         }
         if !disputed && !both.is_empty() {
-            self.read_less(id, &both);
+            self.read_less(now, id, &both);
         }
     }
 
@@ -297,7 +299,7 @@ impl Node {
                 download.yields = None;
             }
             if lease == Lease::Own {
-                self.yield_to_others(id, &reading);
+                self.yield_to_others(now, id, &reading);
                 return;
             }
         }
@@ -333,6 +335,7 @@ impl Node {
     fn review_unpromised(&mut self, now: Timestamp, id: &TaskId, unpromised: PieceSet) {
         let (grace, starved) = (self.options.session_grace, self.options.starved_timeout);
         let (up, lost, has_scheduler) = (self.session_up, self.session_lost, self.has_scheduler);
+        let (answered, wait) = (self.last_answer, self.options.join_timeout);
         let Some(download) = self.download(id) else {
             return;
         };
@@ -347,7 +350,11 @@ impl Node {
             return;
         }
         if !download.answered {
-            if now >= download.answer_by && !hopeful {
+            // One that answers others, or this host's other joins, is busy and not dead.
+            let working = now.since(answered) < wait + download.jitter;
+            let joined = download.joined.unwrap_or(download.answer_by);
+            let busy = working && now.since(joined) < starved;
+            if now >= download.answer_by && !hopeful && !busy {
                 self.self_lease(now, id);
             }
             return;

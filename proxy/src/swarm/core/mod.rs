@@ -9,7 +9,8 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
-//! [`offers`] who is given what only this host has, [`lease`] when the source is read,
+//! [`offers`] who is given what only this host has, [`lease`] when the source is read and
+//! [`reads`] in which order,
 //! [`reports`] what the scheduler hears of parents.
 
 mod announce;
@@ -19,6 +20,7 @@ mod offers;
 mod options;
 mod peers;
 mod pick;
+mod reads;
 mod reports;
 mod state;
 
@@ -54,6 +56,8 @@ pub struct Node {
     session_up: bool,
     /// When the session was lost (or the node began without one).
     session_lost: Timestamp,
+    /// When the scheduler last answered about any task.
+    last_answer: Timestamp,
     next_request: u64,
     /// When the scheduler was last told of parents, and whether there is more to tell.
     reported: Timestamp,
@@ -74,6 +78,7 @@ impl Node {
             has_scheduler,
             session_up: false,
             session_lost: Timestamp::ZERO,
+            last_answer: Timestamp::ZERO,
             next_request: 1,
             reported: Timestamp::ZERO,
             has_report: false,
@@ -85,6 +90,7 @@ impl Node {
     /// Takes what happened; what is to be done, in order.
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Command> {
         self.dispatch(now, event);
+        self.begin_reads(now);
         std::mem::take(&mut self.commands)
     }
 
@@ -102,6 +108,8 @@ impl Node {
             self.pick(now, &task);
             self.rest(&task);
         }
+        self.begin_reads(now);
+        self.renew_waiting(now);
         std::mem::take(&mut self.commands)
     }
 

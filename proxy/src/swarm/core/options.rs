@@ -22,6 +22,9 @@ pub struct Options {
     /// The same while this host reads a source, whose bytes must not wait behind others.
     /// Default 2.
     pub in_flight_reading: u32,
+    /// Readings of one upstream that begin within a second. More drown each other where an
+    /// image has hundreds of small layers; fewer cost a round trip each. Default 16.
+    pub source_begins: u32,
     /// Pieces gained are announced together so often. Default 20 ms.
     #[serde(with = "humantime_serde")]
     pub have_interval: Duration,
@@ -58,6 +61,7 @@ impl Default for Options {
             pipeline: 4,
             in_flight: 16,
             in_flight_reading: 2,
+            source_begins: 16,
             have_interval: Duration::from_millis(20),
             reveal_after: Duration::from_millis(500),
             join_timeout: Duration::from_secs(1),

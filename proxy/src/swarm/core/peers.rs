@@ -34,7 +34,7 @@ impl Node {
                 self.introduced(now, &task, add, &remove)
             }
             SchedulerMessage::Grant(grant) => self.granted(now, grant.into()),
-            SchedulerMessage::Revoked { task, pieces } => self.revoked(&task, &pieces),
+            SchedulerMessage::Revoked { task, pieces } => self.revoked(now, &task, &pieces),
             SchedulerMessage::Fetch {
                 task,
                 lengths,
@@ -70,6 +70,7 @@ impl Node {
     }
 
     fn introduced(&mut self, now: Timestamp, id: &TaskId, add: Vec<Neighbour>, remove: &[HostId]) {
+        self.last_answer = now;
         if let Some(download) = self.download(id) {
             download.answered = true;
             download.last_word = now;
@@ -185,7 +186,7 @@ impl Node {
             LinkMessage::Have { task, pieces } => {
                 self.heard(now, &task, &host, &pieces);
                 self.note_available(now, &host, &task, &pieces);
-                self.held_elsewhere(&task, &pieces);
+                self.held_elsewhere(now, &task, &pieces);
                 self.pick(now, &task);
             }
             LinkMessage::Lost { task, pieces } => {
@@ -198,7 +199,7 @@ impl Node {
                 }
             }
             LinkMessage::Reading { task, pieces } => {
-                self.read_elsewhere(&task, &host, &pieces);
+                self.read_elsewhere(now, &task, &host, &pieces);
                 if let Some(download) = self.download(&task) {
                     download.last_news = now;
                     download.read_by.insert(host, pieces);

@@ -79,12 +79,7 @@ impl Node {
     /// Requests that may be under way now: hardly any while the source is read, which brings
     /// what nobody else has.
     fn most_requests(&self) -> usize {
-        let reads = self
-            .state
-            .tasks
-            .values()
-            .any(|task| !task.reading.is_empty());
-        let most = if reads {
+        let most = if self.state.reads.any() {
             self.options.in_flight_reading
         } else {
             self.options.in_flight
@@ -326,7 +321,7 @@ impl Node {
             self.came_from(&request, service);
         }
         let one = PieceSet::from_range(request.piece..request.piece + 1);
-        self.read_less(&request.task, &one);
+        self.read_less(now, &request.task, &one);
         self.gained(now, &request.task, request.piece);
         self.announce(now, &request.task, request.piece);
         self.complete_if_whole(&request.task);

@@ -12,6 +12,7 @@ use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, se
 use super::{
     event::{ReaderId, RequestId},
     offers::Offers,
+    reads::Reads,
     reports::Tally,
 };
 
@@ -148,6 +149,11 @@ impl Download {
         holders
     }
 
+    /// Nobody waits for it yet.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.purpose == Purpose::Preheat && self.readers.is_empty()
+    }
+
     /// Whether a neighbour holds this piece or is reading it.
     pub(super) fn is_promised(&self, piece: u32) -> bool {
         let holds =
@@ -221,4 +227,5 @@ pub(super) struct State {
     /// Grants for tasks whose download has not been opened yet.
     pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,
+    pub(super) reads: Reads,
 }

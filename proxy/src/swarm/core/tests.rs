@@ -1,4 +1,5 @@
 //! The rules one by one, and the invariants over random histories.
 
 mod histories;
+mod reads;
 mod rules;

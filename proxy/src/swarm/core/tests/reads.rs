@@ -1,0 +1,173 @@
+//! In which order sources are read, and how patient a host is with a busy scheduler.
+
+use std::time::Duration;
+
+use darter_api::{
+    Digest, Grant, Lengths, Origin, PieceSet, TaskId, Timestamp,
+    session::{PeerMessage, Purpose, SchedulerMessage},
+};
+
+use super::{super::*, rules::*};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn small(number: u8) -> TaskId {
+    TaskId::of_content(Digest::sha256(&[number]))
+}
+
+fn start_small(number: u8, purpose: Purpose, upstream: &str) -> Event {
+    Event::Start {
+        task: small(number),
+        lengths: Lengths::of(100_000).unwrap(),
+        origin: Origin {
+            upstream: upstream.parse().unwrap(),
+            ..origin()
+        },
+        held: PieceSet::new(),
+        purpose,
+    }
+}
+
+fn grant_small(number: u8) -> Event {
+    Event::Session(SchedulerMessage::Grant(Grant {
+        task: small(number),
+        lengths: Lengths::of(100_000).unwrap(),
+        pieces: 0..1,
+        holder: host(100),
+        granter: host(200),
+        issued_unix_ms: 0,
+        signature: [0; 64],
+    }))
+}
+
+fn read(number: u8) -> Event {
+    Event::SourcePiece {
+        task: small(number),
+        piece: darter_api::PieceIndex(0),
+    }
+}
+
+/// The numbers of the tasks that begin to be read.
+fn begun(commands: &[Command]) -> Vec<u8> {
+    let numbers = commands.iter().filter_map(|command| match command {
+        Command::ReadSource { task, .. } => (0..=u8::MAX).find(|number| small(*number) == *task),
+        _ => None,
+    });
+    numbers.collect()
+}
+
+struct Lab {
+    node: Node,
+    now: Timestamp,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let options = Options {
+            source_begins: 2,
+            ..Options::default()
+        };
+        let mut node = Node::new(options, host(100), true, 1);
+        let now = Timestamp::ZERO + 10 * SECOND;
+        node.handle(now, Event::SessionUp);
+        Self { node, now }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Command> {
+        self.node.handle(self.now, event)
+    }
+
+    fn pass(&mut self, millis: u64) -> Vec<Command> {
+        let until = self.now + Duration::from_millis(millis);
+        let mut commands = Vec::new();
+        while let Some(at) = self.node.next_deadline(self.now).filter(|at| *at <= until) {
+            self.now = at.max(self.now + Duration::from_millis(1));
+            commands.extend(self.node.tick(self.now));
+        }
+        self.now = until;
+        commands
+    }
+
+    fn leased(&mut self, number: u8, purpose: Purpose, upstream: &str) -> Vec<u8> {
+        let mut said = self.handle(start_small(number, purpose, upstream));
+        said.extend(self.handle(grant_small(number)));
+        begun(&said)
+    }
+}
+
+#[test]
+fn few_readings_of_one_upstream_begin_within_a_second() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.leased(1, Purpose::Pull, "docker.io"), [1]);
+    assert_eq!(lab.leased(2, Purpose::Pull, "docker.io"), [2]);
+    assert_eq!(lab.leased(3, Purpose::Preheat, "docker.io"), [0; 0]);
+    assert_eq!(lab.leased(4, Purpose::Pull, "docker.io"), [0; 0]);
+    assert_eq!(lab.leased(5, Purpose::Pull, "docker.io"), [0; 0]);
+    assert_eq!(lab.leased(6, Purpose::Pull, "ghcr.io"), [6]);
+    let said = lab.handle(read(1));
+    assert_eq!(begun(&said), [4], "before what nobody waits for");
+    assert_eq!(begun(&lab.pass(700)), [0; 0]);
+    let said = lab.pass(500);
+    assert_eq!(
+        begun(&said),
+        [5, 3],
+        "those that take long are in nobody's way"
+    );
+}
+
+#[test]
+fn what_waits_is_still_taken_from_a_neighbour() {
+    let mut lab = Lab::new();
+    for number in 1..=3 {
+        lab.leased(number, Purpose::Pull, "docker.io");
+    }
+    let task = small(3);
+    let heard = Event::Link {
+        host: host(1),
+        message: darter_api::link::LinkMessage::Have {
+            task,
+            pieces: PieceSet::full(1),
+        },
+    };
+    lab.handle(heard);
+    assert_eq!(begun(&lab.handle(read(1))), [0; 0]);
+    assert_eq!(begun(&lab.pass(3000)), [0; 0]);
+}
+
+#[test]
+fn the_scheduler_hears_that_a_lease_waits_for_its_turn() {
+    let mut lab = Lab::new();
+    for number in 1..=3 {
+        lab.leased(number, Purpose::Pull, "docker.io");
+        // None of them comes to an end, and none is forgotten.
+        lab.node.state.reads.hold_back();
+    }
+    let said = lab.pass(5000);
+    let accepted = PeerMessage::LeaseAccepted { task: small(3) };
+    let accepted = Command::Session(accepted);
+    assert_eq!(said.iter().filter(|said| **said == accepted).count(), 2);
+}
+
+#[test]
+fn a_scheduler_that_answers_other_joins_is_waited_for_longer() {
+    let mut lab = Lab::new();
+    for number in 1..=8 {
+        lab.handle(start_small(number, Purpose::Pull, "docker.io"));
+    }
+    let mut said = Vec::new();
+    for number in 1..=7 {
+        said.extend(lab.pass(600));
+        lab.handle(Event::Session(SchedulerMessage::Neighbours {
+            task: small(number),
+            add: vec![],
+            remove: vec![],
+        }));
+    }
+    assert_eq!(
+        begun(&said),
+        [0; 0],
+        "it works through 4.2 seconds of joins"
+    );
+    let said = lab.pass(2000);
+    assert!(begun(&said).contains(&8), "but not for ever");
+}
