@@ -175,6 +175,17 @@ pub struct Observation {
     pub age_ms: u64,
 }
 
+/// A content of a public repository that a member of the cluster has read there itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicContent {
+    /// Which.
+    pub digest: Digest,
+    /// Size in bytes, if it was told.
+    pub size: Option<u64>,
+    /// How long ago it was read, in milliseconds.
+    pub age_ms: u64,
+}
+
 /// From a peer to its scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerMessage {
@@ -371,5 +382,15 @@ pub enum SchedulerMessage {
         id: u64,
         /// The newest observation, if there is one.
         observation: Option<Observation>,
+    },
+    /// These blobs anybody may read in this repository: a member has done so, and the host
+    /// is interested in them.
+    Public {
+        /// The registry.
+        upstream: UpstreamName,
+        /// The repository.
+        repository: Repository,
+        /// The blobs.
+        contents: Vec<PublicContent>,
     },
 }

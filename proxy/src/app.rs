@@ -30,7 +30,7 @@ use crate::{
     intercept::{self, CaError, Intercept},
     limits::{self, Limits},
     mirror::{self, Mirror},
-    rights::{self, Rights},
+    rights::{self, Proofs, Rights},
     session::{Session, SessionEvent},
     store::{self, Found, Store},
     swarm::{
@@ -250,8 +250,10 @@ impl Proxy {
 
         let metrics = driver::Metrics::default();
         metrics.register(registry);
+        let proofs = Proofs::new(&options.rights);
         let swarm = Swarm::start(
             Parts {
+                proofs: proofs.clone(),
                 options: options.swarm.clone(),
                 trust: open_trust(&options, &key)?,
                 key,
@@ -273,6 +275,7 @@ impl Proxy {
             options.rights.clone(),
             Arc::new(upstreams.clone()),
             Arc::clone(&contents),
+            proofs,
             registry,
         );
         let mirror = Mirror::new(

@@ -9,7 +9,7 @@ use crate::{
     HostId, Lengths, Origin, PieceSet, TaskId,
     session::{
         Complaint, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation, ParentReport,
-        PeerMessage, Purpose, Reference, Role, SchedulerMessage,
+        PeerMessage, PublicContent, Purpose, Reference, Role, SchedulerMessage,
     },
 };
 
@@ -490,8 +490,39 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
                 id: *id,
                 observation: observation.as_ref().map(Into::into),
             }),
+            SchedulerMessage::Public {
+                upstream,
+                repository,
+                contents,
+            } => Down::Public(v1::Public {
+                upstream: upstream.to_string(),
+                repository: repository.to_string(),
+                contents: contents.iter().map(Into::into).collect(),
+            }),
         };
         Self { kind: some(kind) }
+    }
+}
+
+impl From<&PublicContent> for v1::PublicContent {
+    fn from(content: &PublicContent) -> Self {
+        Self {
+            digest: content.digest.to_string(),
+            size: content.size,
+            age_ms: content.age_ms,
+        }
+    }
+}
+
+impl TryFrom<v1::PublicContent> for PublicContent {
+    type Error = WireError;
+
+    fn try_from(value: v1::PublicContent) -> Result<Self, WireError> {
+        Ok(Self {
+            digest: digest(&value.digest)?,
+            size: value.size,
+            age_ms: value.age_ms,
+        })
     }
 }
 
@@ -549,6 +580,15 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
             Down::Found(v) => Self::Found {
                 id: v.id,
                 observation: v.observation.map(TryInto::try_into).transpose()?,
+            },
+            Down::Public(v) => Self::Public {
+                upstream: parse(&v.upstream, "upstream")?,
+                repository: parse(&v.repository, "repository")?,
+                contents: v
+                    .contents
+                    .into_iter()
+                    .map(TryInto::try_into)
+                    .collect::<Result<_, _>>()?,
             },
         })
     }

@@ -193,6 +193,15 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
             id: 5,
             observation: Some(observation(Reference::Digest(Digest::sha256(b"x")))),
         },
+        SchedulerMessage::Public {
+            upstream: "docker.io".parse().unwrap(),
+            repository: "library/app".parse().unwrap(),
+            contents: vec![PublicContent {
+                digest: Digest::sha256(b"x"),
+                size: Some(9),
+                age_ms: 1,
+            }],
+        },
     ]
 }
 

@@ -1,10 +1,13 @@
 //! Blobs: whole or in part, as they come.
 
+use std::{future::Future, time::Duration};
+
 use axum::{BoxError, body::Body};
 use darter_api::{Digest, Origin, OriginKind, Repository, TaskId, session::Purpose};
 use darter_runtime::server::span::{Span, Spans, set_spans};
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Call, Failure,
@@ -15,6 +18,10 @@ use crate::{
     rights::Allowed,
     source::SourceError,
 };
+
+/// Once a blob's first bytes are here, so long is waited for another member's word that anybody
+/// may read it: who read them from the source says so with the first of them.
+const WORD: Duration = Duration::from_millis(100);
 
 impl Call<'_> {
     pub(super) async fn blob(
@@ -44,8 +51,7 @@ impl Call<'_> {
                 .ok_or_else(|| Failure::Unavailable("the size is not known".to_owned()))?;
             return Ok(head(&digest, size));
         }
-        let content = self.open_blob(&origin, digest).await?;
-        self.body(content, &digest).await
+        self.served(&origin, digest).await
     }
 
     async fn right(&self, origin: &Origin, digest: &Digest) -> Result<Allowed, Failure> {
@@ -58,8 +64,24 @@ impl Call<'_> {
         checked.map_err(|error| Failure::from_source(&error, manifest))
     }
 
-    /// Opens a blob while the right to it is asked for; both must be had.
-    async fn open_blob(&self, origin: &Origin, digest: Digest) -> Result<Content, Failure> {
+    /// The right as another member's word gives it, until `enough`; then as it is asked for.
+    async fn right_in_time(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        enough: impl Future<Output = ()>,
+    ) -> Result<Allowed, Failure> {
+        let rights = &self.mirror.rights;
+        if let Some(allowed) = rights.word(origin, digest, enough).await {
+            return Ok(allowed);
+        }
+        let checked = rights.check(origin, digest, self.credential.as_ref());
+        let checked = self.of_upstream_from(Instant::now(), checked).await?;
+        checked.map_err(|error| Failure::from_source(&error, false))
+    }
+
+    /// The blob's first bytes, got while the right to it is; both must be had.
+    async fn served(&self, origin: &Origin, digest: Digest) -> Result<Response<Body>, Failure> {
         let want = |size| Want {
             task: digest.into(),
             origin: origin.clone(),
@@ -68,29 +90,55 @@ impl Call<'_> {
             purpose: Purpose::Pull,
         };
         let task = TaskId::from(digest);
-        let open = self.of_content(&task, self.mirror.contents.open(want(None)));
-        let right = self.right(origin, &digest);
-        let mut open = std::pin::pin!(open);
+        let came = Notify::new();
+        let get = async {
+            let got = self.first_bytes(want(None), &digest).await;
+            came.notify_one();
+            got
+        };
+        // Nobody will say more of what is here already.
+        let is_here = self.mirror.contents.stored(&task).is_some();
+        let enough = async {
+            if !is_here {
+                came.notified().await;
+                tokio::time::sleep(WORD).await;
+            }
+        };
+        let right = self.right_in_time(origin, &digest, enough);
+        let mut get = std::pin::pin!(get);
         let mut right = std::pin::pin!(right);
-        // A refusal ends it at once; a content that is open already waits for its right.
-        let (opened, allowed) = tokio::select! {
+        // A refusal ends it at once; bytes that have come already wait for their right.
+        let (got, allowed) = tokio::select! {
             allowed = &mut right => {
                 let allowed = allowed?;
-                (open.await?, allowed)
+                (get.await?, allowed)
             }
-            opened = &mut open => (opened?, right.await?),
+            got = &mut get => (got?, right.await?),
         };
-        match opened {
-            Ok(content) => Ok(content),
+        match got {
+            Ok(response) => Ok(response),
             // The source is gone, but others have it: their word for its size is enough.
             Err(OpenError::Source(error))
                 if may_be_elsewhere(&error) && allowed.stat.size.is_some() =>
             {
-                let again = self.mirror.contents.open(want(allowed.stat.size));
-                let again = self.of_content(&task, again).await?;
+                let again = self.first_bytes(want(allowed.stat.size), &digest).await?;
                 again.map_err(|error| Failure::from_open(&error, false))
             }
             Err(error) => Err(Failure::from_open(&error, false)),
+        }
+    }
+
+    /// Opens a blob and waits for its first bytes.
+    async fn first_bytes(
+        &self,
+        want: Want,
+        digest: &Digest,
+    ) -> Result<Result<Response<Body>, OpenError>, Failure> {
+        let task = want.task;
+        let open = self.mirror.contents.open(want);
+        match self.of_content(&task, open).await? {
+            Ok(content) => self.body(content, digest).await.map(Ok),
+            Err(error) => Ok(Err(error)),
         }
     }
 

@@ -1,20 +1,19 @@
 //! Who may read what.
 //!
 //! The right to read is the right to the repository and the digest's membership in it: a
-//! 2xx to a HEAD of that content there. An anonymous one makes it public to all for some
-//! minutes; else the caller's own credential asks. What a manifest merely names proves
-//! nothing.
+//! 2xx to a HEAD or GET of that content there. An anonymous one, by this node or by another
+//! member, makes it public to all for some minutes; else the caller's own credential asks.
+//! What a manifest merely names proves nothing.
 //!
-//! Owner of state: [`Rights`]; all memory is bounded and expires. Failure: an upstream
+//! Owner of state: [`Rights`] and its [`Proofs`]; all memory is bounded and expires. Failure: an upstream
 //! that can't be reached leaves what was confirmed within the grace, and what other hosts
 //! observed of public repositories.
 
-use std::{sync::Arc, time::Duration};
+mod proofs;
 
-use darter_api::{
-    Digest, Origin, OriginKind,
-    session::{Observation, Reference},
-};
+use std::{future::Future, sync::Arc, time::Duration};
+
+use darter_api::{Digest, Origin, session::Reference};
 use moka::sync::Cache;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -23,11 +22,15 @@ use prometheus_client::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use proofs::Proofs;
+pub(crate) use proofs::observation;
+
 use crate::{
     content::Contents,
     credential::Credential,
     source::{Source, SourceError, Stat},
 };
+use proofs::of_anybody;
 
 /// Rights remembered of each kind.
 const MAX_REMEMBERED: u64 = 200_000;
@@ -83,27 +86,21 @@ pub struct Rights(Arc<Inner>);
 struct Inner {
     source: Arc<dyn Source>,
     contents: Arc<dyn Contents>,
-    allowed: Cache<Key, Allowed>,
-    grace: Cache<Key, Allowed>,
+    proofs: Proofs,
     refused: Cache<Key, Arc<SourceError>>,
     answers: Family<Answer, Counter>,
     options: Options,
 }
 
 impl Rights {
-    /// Rights at the sources behind `source`.
+    /// Rights at the sources behind `source`; what reads show beside goes to `proofs`.
     pub fn new(
         options: Options,
         source: Arc<dyn Source>,
         contents: Arc<dyn Contents>,
+        proofs: Proofs,
         registry: &mut Registry,
     ) -> Self {
-        let cache = |time| {
-            Cache::builder()
-                .max_capacity(MAX_REMEMBERED)
-                .time_to_live(time)
-                .build()
-        };
         let answers = Family::<Answer, Counter>::default();
         registry.register(
             "rights_answers",
@@ -113,8 +110,7 @@ impl Rights {
         Self(Arc::new(Inner {
             source,
             contents,
-            allowed: cache(options.allowed_for),
-            grace: cache(options.grace),
+            proofs,
             refused: Cache::builder()
                 .max_capacity(MAX_REMEMBERED)
                 .time_to_live(options.refused_for)
@@ -134,18 +130,41 @@ impl Rights {
         digest: &Digest,
         credential: Option<&Credential>,
     ) -> Result<Allowed, Arc<SourceError>> {
-        // What a repository is called does not depend on whom it is private to.
-        let origin = Origin {
-            private: false,
-            ..origin.clone()
-        };
+        let origin = of_anybody(origin);
         let (answer, result) = match self.remembered(&origin, digest, credential) {
             Some(result) => ("remembered", result),
             None => self.ask(&origin, digest, credential).await,
         };
-        self.0.answers.get_or_create(&Answer { answer }).inc();
-        tracing::debug!(upstream = %origin.upstream, repository = %origin.repository, %digest, answer, allowed = result.is_ok(), "right to read");
+        self.count(answer, &origin, digest, result.is_ok());
         result
+    }
+
+    /// Waits for another's proof that anybody may read a content, where one can be hoped for:
+    /// whoever reads the source of a public repository gives it to all. Ends with `enough`
+    /// at the latest; then [`Rights::check`] asks. Cancel-safe.
+    pub async fn word(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        enough: impl Future<Output = ()>,
+    ) -> Option<Allowed> {
+        let origin = of_anybody(origin);
+        if !self.0.proofs.is_public(&origin) {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            allowed = self.0.proofs.word(&origin, digest) => {
+                self.count("word", &origin, digest, true);
+                Some(allowed)
+            }
+            () = enough => None,
+        }
+    }
+
+    fn count(&self, answer: &'static str, origin: &Origin, digest: &Digest, allowed: bool) {
+        self.0.answers.get_or_create(&Answer { answer }).inc();
+        tracing::debug!(upstream = %origin.upstream, repository = %origin.repository, %digest, answer, allowed, "right to read");
     }
 
     fn remembered(
@@ -155,12 +174,12 @@ impl Rights {
         credential: Option<&Credential>,
     ) -> Option<Result<Allowed, Arc<SourceError>>> {
         let anybody = (origin.clone(), *digest, None);
-        if let Some(allowed) = self.0.allowed.get(&anybody) {
+        if let Some(allowed) = self.0.proofs.get(&anybody) {
             return Some(Ok(allowed));
         }
         let who = credential.map(Credential::fingerprint);
         let key = (origin.clone(), *digest, who);
-        if let Some(allowed) = self.0.allowed.get(&key) {
+        if let Some(allowed) = self.0.proofs.get(&key) {
             return Some(Ok(allowed));
         }
         self.0.refused.get(&key).map(Err)
@@ -177,10 +196,10 @@ impl Rights {
         if refusal.is_none() {
             match self.0.source.stat(origin, digest, None).await {
                 Ok(stat) => {
-                    let allowed = Allowed { stat, public: true };
-                    self.remember(anybody, &allowed);
-                    self.observed(origin, digest, &allowed.stat);
-                    return ("public", Ok(allowed));
+                    self.0.proofs.given(origin, digest, None, stat.clone());
+                    let seen = observation(origin, digest, &stat);
+                    self.0.contents.observed(seen);
+                    return ("public", Ok(Allowed { stat, public: true }));
                 }
                 Err(SourceError::Refused(refused)) => {
                     let error = Arc::new(SourceError::Refused(refused));
@@ -199,16 +218,17 @@ impl Rights {
         let key = (origin.clone(), *digest, Some(credential.fingerprint()));
         match self.0.source.stat(origin, digest, Some(credential)).await {
             Ok(stat) => {
+                let proofs = &self.0.proofs;
+                proofs.given(origin, digest, Some(credential), stat.clone());
                 let allowed = Allowed {
                     stat,
                     public: false,
                 };
-                self.remember(key, &allowed);
                 ("own", Ok(allowed))
             }
             Err(error @ (SourceError::Refused(_) | SourceError::Missing)) => {
                 let error = Arc::new(error);
-                self.0.grace.invalidate(&key);
+                self.0.proofs.withdraw(&key);
                 self.0.refused.insert(key, Arc::clone(&error));
                 ("refused", Err(error))
             }
@@ -217,11 +237,6 @@ impl Rights {
                     .await
             }
         }
-    }
-
-    fn remember(&self, key: Key, allowed: &Allowed) {
-        self.0.allowed.insert(key.clone(), allowed.clone());
-        self.0.grace.insert(key, allowed.clone());
     }
 
     /// What holds while the upstream can't be asked.
@@ -233,7 +248,8 @@ impl Rights {
         error: SourceError,
     ) -> (&'static str, Result<Allowed, Arc<SourceError>>) {
         for who in [None, credential.map(Credential::fingerprint)] {
-            if let Some(allowed) = self.0.grace.get(&(origin.clone(), *digest, who)) {
+            let key = (origin.clone(), *digest, who);
+            if let Some(allowed) = self.0.proofs.within_grace(&key) {
                 return ("grace", Ok(allowed));
             }
         }
@@ -258,22 +274,5 @@ impl Rights {
             }
             None => ("unreachable", Err(Arc::new(error))),
         }
-    }
-
-    fn observed(&self, origin: &Origin, digest: &Digest, stat: &Stat) {
-        let media_type = match origin.kind {
-            OriginKind::Manifest => stat.media_type.clone().unwrap_or_default(),
-            OriginKind::Blob => String::new(),
-        };
-        self.0.contents.observed(Observation {
-            upstream: origin.upstream.clone(),
-            repository: origin.repository.clone(),
-            reference: Reference::Digest(*digest),
-            digest: *digest,
-            media_type,
-            size: stat.size,
-            public: true,
-            age_ms: 0,
-        });
     }
 }

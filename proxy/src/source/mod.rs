@@ -43,6 +43,9 @@ pub struct Body {
     pub offset: u64,
     /// Whether the source serves ranges of it.
     pub ranges: bool,
+    /// Whether it gave the content to nobody in particular: no credential was shown, the
+    /// source's own neither.
+    pub anonymous: bool,
     /// The bytes. An error ends it; a stream that ends before the content does has
     /// been cut and is resumed by the caller.
     pub stream: BoxStream<'static, Result<Bytes, SourceError>>,

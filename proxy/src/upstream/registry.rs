@@ -170,6 +170,7 @@ impl Upstream {
             stat: stat_of(&reply),
             offset,
             ranges: serves_ranges(&reply),
+            anonymous: read.credential.is_none(),
             stream: stream(reply),
         })
     }

@@ -223,3 +223,37 @@ async fn a_source_that_always_breaks_off_at_the_same_byte_is_given_up_by_all() {
     assert_eq!(reads(), asked, "nobody goes on asking");
     swarm.stop().await;
 }
+
+#[tokio::test]
+async fn of_a_public_repository_one_member_asks_for_all() {
+    const LAYERS: usize = 40;
+    let layers: Vec<Bytes> = (0..LAYERS)
+        .map(|layer| content(40_000 + layer, layer as u64))
+        .collect();
+    let listed = layers.iter().map(|layer| {
+        let (digest, size) = (Digest::sha256(layer), layer.len());
+        format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":{size}}}"#)
+    });
+    let listed = listed.collect::<Vec<_>>().join(",");
+    let manifest = format!(r#"{{"schemaVersion":2,"layers":[{listed}]}}"#);
+    let mut shelf = Shelf::new().manifest("app", "v1", &Bytes::from(manifest));
+    for layer in &layers {
+        shelf = shelf.blob("app", layer);
+    }
+    let swarm = Swarm::start(shelf, |_, good| good).await;
+    join_all(swarm.peers.iter().map(|peer| async {
+        let manifest = peer.get("/v2/app/manifests/v1").await;
+        assert_eq!(manifest.status, StatusCode::OK);
+        let answers = join_all(layers.iter().map(|layer| peer.get(blob_path("app", layer))));
+        for (answer, layer) in answers.await.iter().zip(&layers) {
+            answer.is_whole(layer);
+        }
+    }))
+    .await;
+    let count = |method| swarm.registry.asked(method, "/blobs/").len();
+    assert_eq!((count("GET"), count("HEAD")), (LAYERS, 0));
+    // A manifest that names a blob proves nothing, and neither does another repository.
+    let elsewhere = swarm.peers[0].get(blob_path("other", &layers[0])).await;
+    assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
+    swarm.stop().await;
+}

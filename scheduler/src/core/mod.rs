@@ -16,6 +16,7 @@ mod leases;
 mod mesh;
 mod observations;
 mod policy;
+mod public;
 mod score;
 mod sweep;
 mod task;
@@ -38,6 +39,7 @@ use crate::Options;
 use hosts::Host;
 use observations::Observations;
 pub use policy::{Priority, Rule};
+use public::Followed;
 pub use score::Weights;
 pub use task::{Graph, GraphNode, Summary};
 use task::{Member, Task};
@@ -109,6 +111,7 @@ pub struct Cluster {
     /// Tasks with a lease or with somebody waiting.
     live: BTreeSet<TaskId>,
     observations: Observations,
+    followed: Followed,
     /// When each host's memberships are looked at.
     sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
@@ -135,6 +138,7 @@ impl Cluster {
             tasks: HashMap::new(),
             live: BTreeSet::new(),
             observations: Observations::default(),
+            followed: Followed::default(),
             sweeps: BTreeSet::new(),
             usual_rate: None,
             counts: Counts::default(),
@@ -176,13 +180,15 @@ impl Cluster {
             self.ensure_source(now, &task);
         }
         self.sweep(now);
+        self.tell_news(now);
         std::mem::take(&mut self.commands)
     }
 
     /// When [`Cluster::tick`] is due. Events do not put it off.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
         let tick = (!self.live.is_empty()).then(|| self.ticked + TICK);
-        let next = tick.into_iter().chain(self.sweep_due()).min();
+        let others = self.sweep_due().into_iter().chain(self.followed.due());
+        let next = tick.into_iter().chain(others).min();
         next.map(|at| at.max(now))
     }
 
@@ -333,6 +339,8 @@ impl Cluster {
                 }
             }
             PeerMessage::Interest { tasks, origin } => {
+                let ids = tasks.iter().map(|(task, _)| *task);
+                self.follows(now, host, &origin, ids, true);
                 for (task, lengths) in tasks {
                     self.interest(host, task, lengths, &origin);
                 }
@@ -368,7 +376,7 @@ impl Cluster {
                     self.forget_member(now, &task, &host);
                 }
             }
-            PeerMessage::Observed(seen) => self.observations.insert(now, seen),
+            PeerMessage::Observed(seen) => self.observed(now, seen),
             PeerMessage::Lookup {
                 id,
                 upstream,
@@ -483,6 +491,7 @@ impl Cluster {
         self.live.insert(id);
         if join.purpose == Purpose::Pull {
             self.introduce_seed(&id);
+            self.follows(now, host, &join.origin, [id].into_iter(), false);
         }
         if !self.introduce(host, &id) {
             self.answer(host, &id);

@@ -4,6 +4,7 @@ mod bad;
 mod field;
 mod histories;
 mod policy;
+mod public;
 mod rules;
 mod soak;
 mod zones;

@@ -29,7 +29,8 @@ impl Node {
             SchedulerMessage::Welcome { trusted, .. } => {
                 self.commands.push(Command::Trust(trusted))
             }
-            SchedulerMessage::Heartbeat => {}
+            // Who may read is not the core's concern.
+            SchedulerMessage::Heartbeat | SchedulerMessage::Public { .. } => {}
             SchedulerMessage::Neighbours { task, add, remove } => {
                 self.introduced(now, &task, add, &remove)
             }

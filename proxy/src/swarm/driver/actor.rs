@@ -250,6 +250,11 @@ impl Actor {
             SessionEvent::Down => Event::SessionDown,
             SessionEvent::Message(message) => {
                 match &*message {
+                    SchedulerMessage::Public {
+                        upstream,
+                        repository,
+                        contents,
+                    } => self.shared.proven.told(upstream, repository, contents),
                     SchedulerMessage::Welcome { trusted, .. } => self.shared.trust.add(trusted),
                     // The core dials nobody who has dialled already; pieces are asked for at
                     // the address all the same.
@@ -409,6 +414,7 @@ impl Actor {
         let task = download.task;
         let run = SourceRun {
             source: Arc::clone(&self.shared.source),
+            proven: self.shared.proven.clone(),
             download: Arc::clone(download),
             origin: download.origin.clone(),
             order: Arc::clone(&order),

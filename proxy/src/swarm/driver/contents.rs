@@ -253,6 +253,7 @@ impl Shared {
             size,
             media_type: stat.media_type.clone(),
             credentials: Arc::clone(&entry.credentials),
+            proven: self.proven.clone(),
             limits: self.limits.clone(),
             metrics: Arc::new(self.metrics.clone()),
         };

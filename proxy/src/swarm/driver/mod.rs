@@ -19,6 +19,7 @@ mod live;
 mod mailbox;
 mod metrics;
 mod piece;
+mod proven;
 mod reader;
 mod runs;
 mod solo;
@@ -51,6 +52,7 @@ pub use trust::{Policy, Trust};
 
 use crate::{
     limits::Limits,
+    rights::Proofs,
     session::{Session, SessionEvent},
     source::Source,
     store::{Found, Store},
@@ -63,6 +65,7 @@ use crate::{
 use download::Download;
 use live::Live;
 use mailbox::{Letter, Mailbox};
+use proven::Proven;
 use source::RunError;
 use through::Through;
 use turns::Turns;
@@ -87,6 +90,8 @@ pub struct Parts {
     pub found: Vec<Found>,
     /// Where contents come from in the first place.
     pub source: Arc<dyn Source>,
+    /// Who may read what, as far as reading shows.
+    pub proofs: Proofs,
     /// Whose grants count.
     pub trust: Trust,
     /// Links to other peers, and what happens to them.
@@ -119,6 +124,7 @@ impl Swarm {
         let mailbox = Arc::new(Mailbox::default());
         let has_scheduler = parts.session.is_some();
         let (session, session_events) = parts.session.unzip();
+        let session = session.unwrap_or_default();
         let shared = Arc::new(Shared {
             client: PieceClient::new(parts.key.id(), parts.limits.clone()),
             key: parts.key,
@@ -126,7 +132,11 @@ impl Swarm {
             source: parts.source,
             trust: parts.trust,
             links: parts.links,
-            session: session.unwrap_or_default(),
+            proven: Proven {
+                proofs: parts.proofs,
+                session: session.clone(),
+            },
+            session,
             has_scheduler,
             live: Arc::new(Live::new(Arc::clone(&mailbox))),
             mailbox,
@@ -166,6 +176,7 @@ struct Shared {
     trust: Trust,
     links: Links,
     session: Session,
+    proven: Proven,
     has_scheduler: bool,
     client: PieceClient,
     live: Arc<Live>,
@@ -240,6 +251,7 @@ impl Shared {
             size: download.lengths.size(),
             media_type: download.media_type(),
             credentials: Arc::clone(&download.credentials),
+            proven: self.proven.clone(),
             limits: self.limits.clone(),
             metrics: Arc::new(self.metrics.clone()),
         }

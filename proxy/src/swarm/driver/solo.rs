@@ -52,6 +52,7 @@ impl Shared {
             &digest,
             None,
             &entry.credentials,
+            &self.proven,
         );
         let body = body.await.map_err(source)?;
         let media_type = body.stat.media_type.clone().or(media_type);

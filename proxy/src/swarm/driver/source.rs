@@ -26,6 +26,7 @@ use super::{
     cutter::{Chunk, Cutter},
     download::Download,
     metrics::{From, Metrics},
+    proven::Proven,
     verify::Verifiers,
 };
 use crate::{
@@ -43,13 +44,16 @@ const STALL: Duration = Duration::from_secs(30);
 const GAP_BYTES: u64 = 1 << 20;
 /// Grants remembered by one reading.
 const MOST_GRANTS: usize = 16;
-/// Asks a source with each credential in turn until one is not refused.
+
+/// Asks a source with each credential in turn until one is not refused, and passes on what
+/// that proves.
 pub(super) async fn begin(
     source: &dyn Source,
     origin: &Origin,
     digest: &Digest,
     range: Option<Range<u64>>,
     credentials: &Credentials,
+    proven: &Proven,
 ) -> Result<Body, SourceError> {
     let mut refusal = None;
     for credential in credentials.candidates() {
@@ -64,6 +68,7 @@ pub(super) async fn begin(
                 if let Some(credential) = &credential {
                     credentials.worked(credential);
                 }
+                proven.given(origin, digest, credential.as_ref(), &body);
                 return Ok(body);
             }
             // The first refusal stands: it answers the client's own credential.
@@ -162,6 +167,7 @@ impl Order {
 /// One reading of pieces of a content from its source.
 pub(super) struct SourceRun {
     pub(super) source: Arc<dyn Source>,
+    pub(super) proven: Proven,
     pub(super) download: Arc<Download>,
     pub(super) origin: Origin,
     pub(super) order: Arc<Order>,
@@ -219,6 +225,7 @@ impl SourceRun {
             digest,
             (!all).then_some(at..range.end),
             &self.download.credentials,
+            &self.proven,
         );
         let body = begun.await.map_err(StreamError::Source)?;
         if body.stat.size.is_some_and(|size| size != lengths.size()) {

@@ -13,6 +13,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use super::{
     credentials::Credentials,
     metrics::{From, Metrics},
+    proven::Proven,
     source::{begin, skip_to},
 };
 use crate::{
@@ -30,6 +31,7 @@ pub(super) struct Through {
     pub(super) size: u64,
     pub(super) media_type: Option<String>,
     pub(super) credentials: Arc<Credentials>,
+    pub(super) proven: Proven,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -136,6 +138,7 @@ impl Pass {
                     self.through.task.digest(),
                     range,
                     &self.through.credentials,
+                    &self.through.proven,
                 )
                 .await?;
                 if body.stat.size.is_some_and(|size| size != self.through.size) {

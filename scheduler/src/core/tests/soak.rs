@@ -114,6 +114,7 @@ impl Soak {
         assert!(cluster.live.len() <= cluster.tasks.len());
         assert!(cluster.commands.is_empty());
         assert!(cluster.observations.len() <= PIECES as usize);
+        assert!(cluster.followed.len() <= usize::from(HOSTS));
         for task in cluster.tasks.values() {
             let members = task.members.len();
             assert!(members <= cluster.hosts.len());

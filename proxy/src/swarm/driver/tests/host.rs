@@ -21,6 +21,7 @@ use crate::{
     content::{Content, Contents as _, OpenError, ReadError, Want},
     credential::Credential,
     limits::Limits,
+    rights::{self, Proofs},
     session::{Session, SessionEvent},
     store::{self, Store},
     swarm::{
@@ -131,6 +132,7 @@ impl Host {
             store: store.clone(),
             found,
             source: Arc::clone(source) as _,
+            proofs: Proofs::new(&rights::Options::default()),
             trust,
             links,
             link_events: links_received,

@@ -197,6 +197,7 @@ impl TestSource {
             }
         });
         Ok(Body {
+            anonymous: read.credential.is_none(),
             stat,
             offset: range.start as u64,
             ranges: true,

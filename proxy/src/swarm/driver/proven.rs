@@ -1,0 +1,48 @@
+//! What a source that is read proves of who may read it.
+
+use darter_api::{
+    Digest, Origin, Repository, UpstreamName,
+    session::{PeerMessage, PublicContent},
+};
+
+use crate::{
+    credential::Credential,
+    rights::{self, Proofs},
+    session::Session,
+    source::Body,
+};
+
+/// Passes proofs on: to this host's rights, and of what anybody may read to the other members,
+/// who need not ask then.
+#[derive(Clone)]
+pub(super) struct Proven {
+    pub(super) proofs: Proofs,
+    pub(super) session: Session,
+}
+
+impl Proven {
+    /// The source began to give a content to this credential.
+    pub(super) fn given(
+        &self,
+        origin: &Origin,
+        digest: &Digest,
+        credential: Option<&Credential>,
+        body: &Body,
+    ) {
+        // A credential of the source's own is nobody's right.
+        if credential.is_none() && !body.anonymous {
+            return;
+        }
+        let stat = body.stat.clone();
+        let is_new = self.proofs.given(origin, digest, credential, stat);
+        if is_new && credential.is_none() {
+            let seen = rights::observation(origin, digest, &body.stat);
+            self.session.send(&PeerMessage::Observed(seen));
+        }
+    }
+
+    /// Another member has read these blobs, as anybody could.
+    pub(super) fn told(&self, upstream: &UpstreamName, at: &Repository, all: &[PublicContent]) {
+        self.proofs.told(upstream, at, all);
+    }
+}
