@@ -175,6 +175,17 @@ pub struct Observation {
     pub age_ms: u64,
 }
 
+/// What a host says of a content whose size its source does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sizing {
+    /// It wants it: what is its size, and if nobody knows, who is to find out?
+    Asks,
+    /// It is reading all of it to find out, and bytes came within the last second.
+    Reads,
+    /// It does not read it any more.
+    GaveUp,
+}
+
 /// A content of a public repository that a member of the cluster has read there itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicContent {
@@ -300,6 +311,13 @@ pub enum PeerMessage {
         /// The reference.
         reference: Reference,
     },
+    /// Of a content whose size is not known; said again every second until it is.
+    Sizing {
+        /// The task.
+        task: TaskId,
+        /// What the host does about it.
+        state: Sizing,
+    },
 }
 
 /// A host to exchange pieces with.
@@ -392,5 +410,14 @@ pub enum SchedulerMessage {
         repository: Repository,
         /// The blobs.
         contents: Vec<PublicContent>,
+    },
+    /// The answer to [`Sizing::Asks`].
+    Size {
+        /// The task.
+        task: TaskId,
+        /// Its size in bytes, where a member knows it.
+        size: Option<u64>,
+        /// The host is to find out, by reading all of it; if not, another one does.
+        read: bool,
     },
 }

@@ -9,7 +9,7 @@ use crate::{
     HostId, Lengths, Origin, PieceSet, TaskId,
     session::{
         Complaint, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation, ParentReport,
-        PeerMessage, PublicContent, Purpose, Reference, Role, SchedulerMessage,
+        PeerMessage, PublicContent, Purpose, Reference, Role, SchedulerMessage, Sizing,
     },
 };
 
@@ -34,6 +34,7 @@ enums! {
         NotNeeded = NotNeeded, Refused = Refused, Missing = Missing,
         Unreachable = Unreachable, WrongSize = WrongSize
     }
+    Sizing { Asks = Asks, Reads = Reads, GaveUp = GaveUp }
     Complaint { Unreachable = HostUnreachable, Slow = Slow, Rot = Rot }
 }
 
@@ -310,6 +311,10 @@ impl From<&PeerMessage> for v1::PeerMessage {
             PeerMessage::Evicted { tasks } => Up::Evicted(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
+            PeerMessage::Sizing { task, state } => Up::Sizing(v1::Unsized {
+                task: task.to_string(),
+                state: v1::Sizing::from(*state).into(),
+            }),
             PeerMessage::Observed(seen) => Up::Observed(seen.into()),
             PeerMessage::Lookup {
                 id,
@@ -407,6 +412,10 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                 tasks: tasks(&v.tasks)?,
             },
             Up::Observed(v) => Self::Observed(v.try_into()?),
+            Up::Sizing(v) => Self::Sizing {
+                task: task(&v.task)?,
+                state: enumeration::<v1::Sizing, _>(v.state, "state")?,
+            },
             Up::Lookup(v) => {
                 use v1::lookup::Reference as Wire;
                 Self::Lookup {
@@ -489,6 +498,11 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
             SchedulerMessage::Found { id, observation } => Down::Found(v1::Found {
                 id: *id,
                 observation: observation.as_ref().map(Into::into),
+            }),
+            SchedulerMessage::Size { task, size, read } => Down::Size(v1::Size {
+                task: task.to_string(),
+                size: *size,
+                read: *read,
             }),
             SchedulerMessage::Public {
                 upstream,
@@ -580,6 +594,11 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
             Down::Found(v) => Self::Found {
                 id: v.id,
                 observation: v.observation.map(TryInto::try_into).transpose()?,
+            },
+            Down::Size(v) => Self::Size {
+                task: task(&v.task)?,
+                size: v.size,
+                read: v.read,
             },
             Down::Public(v) => Self::Public {
                 upstream: parse(&v.upstream, "upstream")?,

@@ -141,6 +141,10 @@ fn peer_messages() -> Vec<PeerMessage> {
         PeerMessage::Evicted {
             tasks: vec![task()],
         },
+        PeerMessage::Sizing {
+            task: task(),
+            state: Sizing::GaveUp,
+        },
         PeerMessage::Observed(observation(Reference::Tag("1.0".into()))),
         PeerMessage::Lookup {
             id: 5,
@@ -192,6 +196,11 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
         SchedulerMessage::Found {
             id: 5,
             observation: Some(observation(Reference::Digest(Digest::sha256(b"x")))),
+        },
+        SchedulerMessage::Size {
+            task: task(),
+            size: Some(7),
+            read: false,
         },
         SchedulerMessage::Public {
             upstream: "docker.io".parse().unwrap(),

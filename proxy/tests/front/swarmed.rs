@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     bench::{Bench, BodyEnd, PATIENCE, blob_path, upstream},
-    registry::{Access, End, OWN_WORDS, Registry, Reply, Seen, Shelf, content},
+    registry::{Access, End, Framing, OWN_WORDS, Registry, Reply, Seen, Shelf, content},
 };
 
 const RIGHT: &str = "Bearer the-right-one";
@@ -255,5 +255,29 @@ async fn of_a_public_repository_one_member_asks_for_all() {
     // A manifest that names a blob proves nothing, and neither does another repository.
     let elsewhere = swarm.peers[0].get(blob_path("other", &layers[0])).await;
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
+    swarm.stop().await;
+}
+
+#[tokio::test]
+async fn a_content_whose_size_nobody_tells_is_read_once() {
+    let blob = content(3_000_000, 5);
+    let whole = blob.clone();
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), move |seen, good| {
+        if seen.is("HEAD", "/blobs/") || seen.is("GET", "/blobs/") {
+            let reply = Reply::new(200).framing(Framing::Chunked);
+            return reply.body(whole.clone());
+        }
+        good
+    })
+    .await;
+    let path = blob_path("app", &blob);
+    let [one, two] = &swarm.peers;
+    let (first, second) = tokio::join!(one.get(&*path), two.get(&*path));
+    first.is_whole(&blob);
+    second.is_whole(&blob);
+    let mut reads = swarm.registry.asked("GET", "/blobs/");
+    // Those with a range ask for the size, and take no more than a head.
+    reads.retain(|seen| seen.header("range").is_none());
+    assert_eq!(reads.len(), 1);
     swarm.stop().await;
 }

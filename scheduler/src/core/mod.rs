@@ -18,6 +18,7 @@ mod observations;
 mod policy;
 mod public;
 mod score;
+mod sizing;
 mod sweep;
 mod task;
 mod zones;
@@ -41,6 +42,7 @@ use observations::Observations;
 pub use policy::{Priority, Rule};
 use public::Followed;
 pub use score::Weights;
+use sizing::Unsized;
 pub use task::{Graph, GraphNode, Summary};
 use task::{Member, Task};
 
@@ -112,6 +114,7 @@ pub struct Cluster {
     live: BTreeSet<TaskId>,
     observations: Observations,
     followed: Followed,
+    unsized_tasks: Unsized,
     /// When each host's memberships are looked at.
     sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
@@ -139,6 +142,7 @@ impl Cluster {
             live: BTreeSet::new(),
             observations: Observations::default(),
             followed: Followed::default(),
+            unsized_tasks: Unsized::default(),
             sweeps: BTreeSet::new(),
             usual_rate: None,
             counts: Counts::default(),
@@ -264,6 +268,7 @@ impl Cluster {
             return;
         };
         self.seeds.remove(host);
+        self.unsized_tasks.gone(host);
         self.sweeps.remove(&(gone.sweep_at, *host));
         for task in gone.tasks {
             self.forget_member(now, &task, host);
@@ -376,6 +381,7 @@ impl Cluster {
                     self.forget_member(now, &task, &host);
                 }
             }
+            PeerMessage::Sizing { task, state } => self.sizing(now, host, task, state),
             PeerMessage::Observed(seen) => self.observed(now, seen),
             PeerMessage::Lookup {
                 id,

@@ -6,5 +6,6 @@ mod histories;
 mod policy;
 mod public;
 mod rules;
+mod sizing;
 mod soak;
 mod zones;

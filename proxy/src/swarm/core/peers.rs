@@ -29,8 +29,10 @@ impl Node {
             SchedulerMessage::Welcome { trusted, .. } => {
                 self.commands.push(Command::Trust(trusted))
             }
-            // Who may read is not the core's concern.
-            SchedulerMessage::Heartbeat | SchedulerMessage::Public { .. } => {}
+            // Who may read, and what has no geometry yet, is not the core's concern.
+            SchedulerMessage::Heartbeat
+            | SchedulerMessage::Public { .. }
+            | SchedulerMessage::Size { .. } => {}
             SchedulerMessage::Neighbours { task, add, remove } => {
                 self.introduced(now, &task, add, &remove)
             }

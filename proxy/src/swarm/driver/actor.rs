@@ -255,6 +255,9 @@ impl Actor {
                         repository,
                         contents,
                     } => self.shared.proven.told(upstream, repository, contents),
+                    SchedulerMessage::Size { task, size, read } => {
+                        self.shared.unsized_contents.answered(task, *size, *read);
+                    }
                     SchedulerMessage::Welcome { trusted, .. } => self.shared.trust.add(trusted),
                     // The core dials nobody who has dialled already; pieces are asked for at
                     // the address all the same.

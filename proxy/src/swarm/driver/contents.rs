@@ -235,7 +235,11 @@ impl Shared {
                 media_type: None,
             }
         };
-        let Some(size) = stat.size.or(known) else {
+        let mut size = stat.size.or(known);
+        if size.is_none() && self.has_scheduler && !manifest {
+            size = self.unsized_contents.find(task, entry).await;
+        }
+        let Some(size) = size else {
             return self.read_alone(&want, entry, stat.media_type).await;
         };
         let wrong = |what| OpenError::Source(Arc::new(SourceError::Protocol(what)));

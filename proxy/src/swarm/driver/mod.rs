@@ -22,6 +22,7 @@ mod piece;
 mod proven;
 mod reader;
 mod runs;
+mod sizing;
 mod solo;
 mod source;
 #[cfg(test)]
@@ -66,6 +67,7 @@ use download::Download;
 use live::Live;
 use mailbox::{Letter, Mailbox};
 use proven::Proven;
+use sizing::Sizes;
 use source::RunError;
 use through::Through;
 use turns::Turns;
@@ -136,13 +138,14 @@ impl Swarm {
                 proofs: parts.proofs,
                 session: session.clone(),
             },
-            session,
+            session: session.clone(),
             has_scheduler,
             live: Arc::new(Live::new(Arc::clone(&mailbox))),
             mailbox,
             inbox,
             sizes: moka::sync::Cache::new(MOST_SIZES),
             lookups: Mutex::default(),
+            unsized_contents: Sizes::new(session.clone()),
             next_id: AtomicU64::new(1),
             spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
@@ -182,6 +185,7 @@ struct Shared {
     live: Arc<Live>,
     mailbox: Arc<Mailbox>,
     inbox: mpsc::Sender<Input>,
+    unsized_contents: Sizes,
     sizes: moka::sync::Cache<TaskId, u64>,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     next_id: AtomicU64,

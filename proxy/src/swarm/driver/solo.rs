@@ -1,5 +1,7 @@
 //! Contents whose size nobody tells: read whole without the swarm, then stored.
 //!
+//! Where there is a scheduler, one host of all that want it does this ([`super::sizing`]), and
+//! the others get it from there.
 //! The body goes to a file of the spool directory while it is hashed. Only when it matched
 //! its digest does it become a content like others, stated by this host, so that peers
 //! can have it. Failure: nothing of it is kept; the next client tries afresh.
@@ -56,6 +58,7 @@ impl Shared {
         );
         let body = body.await.map_err(source)?;
         let media_type = body.stat.media_type.clone().or(media_type);
+        let mut reading = self.unsized_contents.reading(want.task);
         let (chunks, queue) = mpsc::channel(CHUNKS);
         let path = self
             .spool
@@ -73,6 +76,7 @@ impl Shared {
             let taken = left.checked_sub(bytes.len() as u64);
             left = taken.ok_or_else(|| source(SourceError::Protocol("it is too large")))?;
             *entry.arrived.lock() = Some(Instant::now());
+            reading.goes_on();
             let length = bytes.len() as u64;
             self.limits.pass(Direction::Source, class, length).await;
             // Once to the spool, and once to the store.
