@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    core::{Graph, GraphNode, Summary},
+    core::{Graph, GraphNode, Preheat, Preheated, Summary},
     service::Inbound,
 };
 
@@ -32,6 +32,8 @@ pub(crate) enum Question {
     Tasks(oneshot::Sender<(usize, Vec<Summary>)>),
     /// One task.
     Graph(TaskId, oneshot::Sender<Option<Graph>>),
+    /// Hosts are to have a content; `None` where it has another geometry.
+    Preheat(Preheat, oneshot::Sender<Option<Preheated>>),
 }
 
 pub(crate) fn router(inbox: mpsc::Sender<Inbound>) -> Router {
@@ -60,7 +62,7 @@ async fn task(State(inbox): State<mpsc::Sender<Inbound>>, Path(id): Path<String>
     }
 }
 
-async fn ask<T>(
+pub(crate) async fn ask<T>(
     inbox: &mpsc::Sender<Inbound>,
     question: impl FnOnce(oneshot::Sender<T>) -> Question,
 ) -> Option<T> {

@@ -7,6 +7,7 @@ pub mod core;
 mod inspect;
 mod metrics;
 mod options;
+mod preheat;
 pub mod service;
 
 pub use metrics::Metrics;

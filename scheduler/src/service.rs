@@ -37,6 +37,7 @@ use crate::{
     Metrics, Options,
     core::{Cluster, Command, Event},
     inspect::{self, MAX_LISTED, Question},
+    preheat,
 };
 
 /// Events that wait for the actor; sessions wait when it is full.
@@ -125,9 +126,10 @@ impl Scheduler {
         self.address
     }
 
-    /// Its tasks and their graphs as JSON: `GET /tasks`, `GET /tasks/{id}`.
+    /// Its tasks and their graphs as JSON: `GET /tasks`, `GET /tasks/{id}`; and
+    /// `POST /preheat`.
     pub fn router(&self) -> axum::Router {
-        inspect::router(self.inbox.clone())
+        inspect::router(self.inbox.clone()).merge(preheat::router(self.inbox.clone()))
     }
 
     /// Its public key, whose grants count.
@@ -256,7 +258,7 @@ impl Actor {
     }
 
     /// Who asked may have left.
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         match question {
             Question::Tasks(answer) => {
                 let total = self.cluster.counts().tasks;
@@ -264,6 +266,13 @@ impl Actor {
             }
             Question::Graph(task, answer) => {
                 let _ = answer.send(self.cluster.graph(&task));
+            }
+            Question::Preheat(wish, answer) => {
+                let done = self.cluster.preheat(&wish).map(|(commands, done)| {
+                    self.say(commands);
+                    done
+                });
+                let _ = answer.send(done);
             }
         }
     }

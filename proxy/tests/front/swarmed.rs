@@ -2,14 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use axum::body::Body;
 use bytes::Bytes;
 use darter_api::Digest;
-use darter_runtime::Tasks;
+use darter_runtime::{Tasks, server::ClientAddress};
 use darter_scheduler::Scheduler;
 use futures::future::join_all;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use prometheus_client::registry::Registry as Metrics;
 use tempfile::TempDir;
+use tower::ServiceExt as _;
 
 use crate::{
     bench::{Bench, BodyEnd, PATIENCE, blob_path, upstream},
@@ -22,6 +24,7 @@ struct Swarm {
     registry: Registry,
     seed: Bench,
     peers: [Bench; 2],
+    scheduler: Scheduler,
     tasks: Tasks,
     _dir: TempDir,
 }
@@ -40,10 +43,11 @@ impl Swarm {
             ..Default::default()
         };
         let scheduler = Scheduler::start(options, &tasks, &mut Metrics::default()).await;
-        let scheduler = scheduler.expect("a scheduler starts").address();
+        let scheduler = scheduler.expect("a scheduler starts");
+        let address = scheduler.address();
         let registry = Registry::twisted(shelf, &tasks, twist).await;
         let list = vec![upstream("registry.test", registry.url())];
-        let member = |seed| Bench::member(list.clone(), Tasks::new(), scheduler, seed);
+        let member = |seed| Bench::member(list.clone(), Tasks::new(), address, seed);
         let (seed, one, two) = (member(true).await, member(false).await, member(false).await);
         // Sessions are up well before the first question's answer is needed.
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -51,9 +55,21 @@ impl Swarm {
             registry,
             seed,
             peers: [one, two],
+            scheduler,
             tasks,
             _dir: dir,
         }
+    }
+
+    /// Asks the scheduler's operations port, as from this host.
+    async fn operations(&self, request: Request<Body>) -> serde_json::Value {
+        let mut request = request;
+        let here = ClientAddress(SocketAddr::from(([127, 0, 0, 1], 9)));
+        request.extensions_mut().insert(here);
+        let reply = self.scheduler.router().oneshot(request).await;
+        let body = reply.expect("infallible").into_body();
+        let body = axum::body::to_bytes(body, 1 << 20).await;
+        serde_json::from_slice(&body.expect("a body")).unwrap_or_default()
     }
 
     async fn stop(self) {
@@ -279,5 +295,40 @@ async fn a_content_whose_size_nobody_tells_is_read_once() {
     // Those with a range ask for the size, and take no more than a head.
     reads.retain(|seen| seen.header("range").is_none());
     assert_eq!(reads.len(), 1);
+    swarm.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_preheated_is_read_once_and_is_there_when_it_is_pulled() {
+    let blob = content(3_000_000, 6);
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), |_, good| good).await;
+    let digest = Digest::sha256(&blob);
+    let wish = format!(
+        r#"{{"upstream":"registry.test","repository":"app","digest":"{digest}","size":{}}}"#,
+        blob.len()
+    );
+    let ask = Request::post("/preheat").body(Body::from(wish));
+    let answer = swarm.operations(ask.expect("a request")).await;
+    assert_eq!(answer["asked"].as_array().map(Vec::len), Some(2));
+    let is_everywhere = async {
+        loop {
+            let ask = Request::get(format!("/tasks/{digest}")).body(Body::empty());
+            let graph = swarm.operations(ask.expect("a request")).await;
+            let pieces = &graph["pieces"];
+            let hosts = graph["hosts"].as_array().cloned().unwrap_or_default();
+            if hosts.iter().filter(|host| host["held"] == *pieces).count() == 3 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let came = tokio::time::timeout(Duration::from_secs(20), is_everywhere).await;
+    assert!(came.is_ok(), "it comes to both peers and the seed");
+    let reads = || swarm.registry.asked("GET", "/blobs/").len();
+    assert_eq!(reads(), 1);
+    for peer in &swarm.peers {
+        peer.get(blob_path("app", &blob)).await.is_whole(&blob);
+    }
+    assert_eq!(reads(), 1);
     swarm.stop().await;
 }

@@ -4,6 +4,7 @@ mod bad;
 mod field;
 mod histories;
 mod policy;
+mod preheat;
 mod public;
 mod rules;
 mod sizing;

@@ -35,6 +35,9 @@ const FEW: usize = 8;
 const NEW: Duration = Duration::from_millis(20);
 /// A parent that would take so many times longer than the best one is not asked.
 const WORTH: u64 = 4;
+/// Requests for what nobody waits for, while somebody waits for something else: enough to go on
+/// with, few enough to be in nobody's way.
+const BEHIND: usize = 2;
 /// Requests of one piece at the same time.
 const MAX_DUPLICATES: usize = 2;
 
@@ -52,7 +55,7 @@ impl Node {
             return;
         }
         for candidate in self.candidates(id) {
-            if self.state.requests.len() >= self.most_requests() {
+            if self.state.requests.len() >= self.most_requests() || self.gives_way(id) {
                 return;
             }
             if let Some(parent) = self.choose_parent(now, id, candidate.piece) {
@@ -85,6 +88,25 @@ impl Node {
             self.options.in_flight
         };
         most as usize
+    }
+
+    /// Whether a task that nobody waits for has all the requests that it may have while
+    /// somebody waits for another one.
+    fn gives_way(&self, id: &TaskId) -> bool {
+        if !self.is_behind(id) {
+            return false;
+        }
+        let behind = |request: &&Request| self.is_behind(&request.task);
+        let requests = self.state.requests.values().filter(behind).count();
+        requests >= BEHIND && self.state.busy.iter().any(|task| self.is_urgent(task))
+    }
+
+    fn is_urgent(&self, id: &TaskId) -> bool {
+        let download = self.state.tasks.get(id);
+        let download = download.and_then(|task| task.download.as_ref());
+        download.is_some_and(|download| {
+            !download.is_ahead() && !download.completing && download.abandoned.is_none()
+        })
     }
 
     /// Requests that one parent may have now: several only while few are under way in all.
@@ -338,8 +360,10 @@ impl Node {
             .filter(|task| *task != but)
             .copied()
             .collect();
-        for task in others {
-            self.pick(now, &task);
+        let (behind, urgent): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|task| self.is_behind(task));
+        for task in urgent.iter().chain(&behind) {
+            self.pick(now, task);
         }
     }
 

@@ -7,7 +7,10 @@ use darter_api::{
     session::{PeerMessage, Purpose, SchedulerMessage},
 };
 
-use super::{super::*, rules::*};
+use super::{
+    super::{event::RequestId, *},
+    rules::*,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -170,4 +173,73 @@ fn a_scheduler_that_answers_other_joins_is_waited_for_longer() {
     );
     let said = lab.pass(2000);
     assert!(begun(&said).contains(&8), "but not for ever");
+}
+
+#[test]
+fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
+    let mut lab = Lab::new();
+    let lengths = Lengths::of(16 << 20).unwrap();
+    let start = |number, purpose| Event::Start {
+        task: small(number),
+        lengths,
+        origin: origin(),
+        held: PieceSet::new(),
+        purpose,
+    };
+    let has_all = |number, name| {
+        [
+            Event::LinkUp(host(name)),
+            Event::Session(SchedulerMessage::Neighbours {
+                task: small(number),
+                add: vec![darter_api::session::Neighbour {
+                    host: host(name),
+                    address: ([127, 0, 0, 1], 4000).into(),
+                    role: darter_api::session::Role::Peer,
+                }],
+                remove: vec![],
+            }),
+            Event::Link {
+                host: host(name),
+                message: darter_api::link::LinkMessage::Have {
+                    task: small(number),
+                    pieces: PieceSet::full(lengths.pieces()),
+                },
+            },
+        ]
+    };
+    let asked = |lab: &Lab, number| {
+        let requests = lab.node.state.requests.values();
+        requests.filter(|one| one.task == small(number)).count()
+    };
+    lab.handle(start(1, Purpose::Preheat));
+    for name in 1..=3 {
+        for event in has_all(1, name) {
+            lab.handle(event);
+        }
+    }
+    lab.pass(200);
+    let alone = asked(&lab, 1);
+    assert!(alone > 2, "alone it takes what there is: {alone}");
+    // One by one its requests end, while a client waits for another content.
+    lab.handle(start(2, Purpose::Pull));
+    for event in has_all(2, 1) {
+        lab.handle(event);
+    }
+    for _ in 0..20 {
+        let behind = |(_, one): &(&RequestId, &state::Request)| one.task == small(1);
+        let next = lab.node.state.requests.iter().find(behind);
+        let next = next.map(|(request, _)| *request);
+        lab.handle(Event::PieceStored(next.unwrap()));
+        lab.pass(100);
+    }
+    assert_eq!(asked(&lab, 1), 2);
+    assert!(asked(&lab, 2) > 2);
+    // Somebody comes to wait for it as well.
+    lab.handle(Event::Reader {
+        task: small(1),
+        reader: event::ReaderId(1),
+        wants: 0..lengths.pieces(),
+    });
+    lab.pass(200);
+    assert!(asked(&lab, 1) > 2);
 }

@@ -1,0 +1,69 @@
+//! Who is asked to have a content ahead of time.
+
+use super::{super::*, rules::*};
+
+fn wish(hosts: &[&str]) -> Preheat {
+    Preheat {
+        task: task(1),
+        lengths: lengths(),
+        origin: origin(),
+        hosts: hosts.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn those_that_are_meant_are_asked_once_and_for_what_they_lack() {
+    let options = Options {
+        rules: vec![Rule {
+            hosts: vec!["4".to_owned()],
+            priority: Some(Priority::Forbid),
+            ..Rule::default()
+        }],
+        ..Options::default()
+    };
+    let key = NodeKey::from_seed([1; 32]);
+    let mut cluster = Cluster::new(options, key, Timestamp::ZERO, 0, 1);
+    for (name, role) in [
+        (1, Role::Seed),
+        (2, Role::Peer),
+        (3, Role::Peer),
+        (4, Role::Peer),
+        (5, Role::Peer),
+    ] {
+        let hello = hello(name, 1, role);
+        cluster.handle(Timestamp::ZERO, Event::HostUp(hello));
+    }
+    let (host, message) = (host(3), join(1, PieceSet::full(PIECES)));
+    cluster.handle(Timestamp::ZERO, Event::Message { host, message });
+
+    let asked = |commands: &[Command]| -> Vec<HostId> {
+        let fetches = commands.iter().filter(|command| {
+            let purpose = Purpose::Preheat;
+            matches!(&command.message, SchedulerMessage::Fetch { purpose: p, .. } if *p == purpose)
+        });
+        fetches.map(|command| command.host).collect()
+    };
+    let (commands, done) = cluster.preheat(&wish(&[])).unwrap();
+    assert_eq!(
+        asked(&commands),
+        [super::rules::host(2), super::rules::host(5)]
+    );
+    assert_eq!(
+        (done.held, done.forbidden),
+        (vec!["3".into()], vec!["4".into()])
+    );
+
+    let five = super::rules::host(5).to_string();
+    let (commands, done) = cluster.preheat(&wish(&["5", "nobody", &five])).unwrap();
+    assert_eq!(asked(&commands), [super::rules::host(5)]);
+    assert_eq!(
+        (done.asked, done.unknown),
+        (vec!["5".into()], vec!["nobody".into()])
+    );
+
+    let other = Preheat {
+        lengths: Lengths::of(7).unwrap(),
+        ..wish(&[])
+    };
+    assert_eq!(cluster.preheat(&other), None);
+}
