@@ -25,7 +25,7 @@ pub(super) struct Pulse(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     heard: Option<Instant>,
-    /// When the last [`BUSY_REPLIES`] came.
+    /// When the last [`BUSY_REPLIES`] of use came.
     replies: VecDeque<Instant>,
     /// Nothing is asked until then; afterwards one question finds out how it is.
     silent_until: Option<Instant>,
@@ -58,12 +58,17 @@ impl Pulse {
     /// A reply came, whatever it says.
     pub(super) fn heard(&self, now: Instant) {
         let mut state = self.0.lock();
+        state.heard = Some(now);
+        state.silent_until = None;
+    }
+
+    /// The reply was of use: no failure of the upstream's own.
+    pub(super) fn worked(&self, now: Instant) {
+        let mut state = self.0.lock();
         if state.replies.len() == BUSY_REPLIES {
             state.replies.pop_front();
         }
         state.replies.push_back(now);
-        state.heard = Some(now);
-        state.silent_until = None;
     }
 
     /// What was asked at `asked` got no reply.
@@ -100,10 +105,10 @@ mod tests {
         let (pulse, start) = (Pulse::default(), Instant::now());
         let at = |millis| start + Duration::from_millis(millis);
         for reply in 0..7 {
-            pulse.heard(at(reply * 200));
+            pulse.worked(at(reply * 200));
             assert!(!pulse.is_busy(at(reply * 200)));
         }
-        pulse.heard(at(1400));
+        pulse.worked(at(1400));
         assert!(pulse.is_busy(at(1999)));
         assert!(!pulse.is_busy(at(2000)));
     }

@@ -151,7 +151,14 @@ impl Upstream {
         let busy = || self.pulse.is_busy(Instant::now());
         let reply = self.client.send_while(request, busy).await;
         match &reply {
-            Ok(_) => self.pulse.heard(Instant::now()),
+            Ok(reply) => {
+                let now = Instant::now();
+                self.pulse.heard(now);
+                let fails = reply.status().is_server_error();
+                if !fails && reply.status() != StatusCode::TOO_MANY_REQUESTS {
+                    self.pulse.worked(now);
+                }
+            }
             Err(error) if error.is_silence() => self.pulse.silent(asked, Instant::now()),
             Err(_) => {}
         }
