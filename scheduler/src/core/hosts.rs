@@ -37,6 +37,8 @@ pub(super) struct Host {
     pub(super) welcomed: Option<Timestamp>,
     /// When it was granted something, until it has answered.
     pub(super) granted: Option<Timestamp>,
+    /// When it last said anything.
+    pub(super) heard: Timestamp,
     /// How long it took to answer, this scheduler's own delay included.
     pub(super) round_trip: Duration,
     /// Who caught it sending rot.
@@ -64,6 +66,7 @@ impl Host {
             sweep_at: now,
             welcomed: Some(now),
             granted: None,
+            heard: now,
             round_trip: Duration::ZERO,
             rot_seen_by: BTreeSet::new(),
             source_failed: None,

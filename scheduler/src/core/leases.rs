@@ -373,13 +373,14 @@ impl Cluster {
         let hosts = &self.hosts;
         let late = |lease: &Lease| match lease.accepted {
             None => {
-                // Who is slow to answer everything is not taken for dead, and neither is
-                // everybody when it is this scheduler that is slow.
-                let usual = hosts
-                    .get(&lease.holder)
-                    .map_or(Duration::ZERO, |host| host.round_trip);
+                // Who is slow to answer everything is not taken for dead, nor who works through
+                // what he was told, nor everybody when it is this scheduler that is slow.
+                let holder = hosts.get(&lease.holder);
+                let usual = holder.map_or(Duration::ZERO, |host| host.round_trip);
+                let heard = holder.map_or(lease.granted, |host| host.heard);
                 let accept = accept.max((usual * 2).min(MAX_ACCEPT));
-                now.since(lease.granted) >= accept
+                now.since(lease.granted.max(heard)) >= accept
+                    || now.since(lease.granted) >= MAX_ACCEPT
             }
             // Who waits for its turn to read says so again.
             Some(_) if !lease.first_byte => now.since(lease.renewed) >= first_byte,

@@ -169,7 +169,8 @@ impl Cluster {
                 }
             }
             Event::Message { host, message } => {
-                if self.hosts.contains_key(&host) {
+                if let Some(known) = self.hosts.get_mut(&host) {
+                    known.heard = now;
                     self.message(now, host, message);
                 }
             }

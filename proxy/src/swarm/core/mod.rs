@@ -273,6 +273,7 @@ impl Node {
         }
         download.joined = Some(now);
         download.answered = false;
+        download.told = task.held.clone();
         let join = Join {
             task: *id,
             lengths: task.lengths,
@@ -486,10 +487,12 @@ impl Node {
         let Some(download) = &mut task.download else {
             return;
         };
-        if now.since(download.last_progress) < PROGRESS_INTERVAL {
+        // Hundreds of small contents that wait have nothing to tell.
+        if now.since(download.last_progress) < PROGRESS_INTERVAL || download.told == task.held {
             return;
         }
         download.last_progress = now;
+        download.told = task.held.clone();
         let held = task.held.clone();
         self.say(PeerMessage::Progress { task: *id, held });
     }

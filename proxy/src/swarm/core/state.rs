@@ -74,6 +74,8 @@ pub(super) struct Download {
     /// Spreads what many hosts would otherwise do at the same moment.
     pub(super) jitter: Duration,
     pub(super) last_progress: Timestamp,
+    /// What the scheduler was told then.
+    pub(super) told: PieceSet,
     pub(super) last_starved: Timestamp,
     pub(super) completing: bool,
     pub(super) corrupted: u32,
@@ -111,6 +113,7 @@ impl Download {
             last_word: now,
             jitter,
             last_progress: now,
+            told: PieceSet::new(),
             last_starved: now,
             completing: false,
             corrupted: 0,

@@ -220,6 +220,28 @@ fn who_does_not_accept_in_time_loses_the_lease() {
 }
 
 #[test]
+fn a_host_that_works_through_its_grants_is_not_taken_for_dead() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.up(9, Role::Seed);
+    lab.joins(1);
+    let busy = PeerMessage::Load {
+        uploads: 0,
+        downloads: 0,
+        upload_bytes: 0,
+    };
+    for _ in 0..12 {
+        assert_eq!(grants(&lab.pass(400)), [], "it has said something since");
+        lab.says(9, busy.clone());
+    }
+    assert_eq!(
+        grants(&lab.pass(400)),
+        [(host(1), 0..PIECES)],
+        "5 s at most"
+    );
+}
+
+#[test]
 fn a_host_that_is_known_to_answer_slowly_is_waited_for() {
     let mut lab = Lab::new();
     lab.up(9, Role::Seed);
