@@ -11,7 +11,7 @@ const STEP: usize = 64 * 1024;
 
 /// Hashes a growing content from its beginning, as far as it is there, so that the
 /// digest is done when the last piece is. Blocks while it reads and hashes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PrefixHasher {
     hasher: Hasher,
     at: u64,
@@ -51,6 +51,11 @@ impl PrefixHasher {
     pub fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
         self.at += bytes.len() as u64;
+    }
+
+    /// The hasher alone, for who takes the bytes after its position from elsewhere.
+    pub fn into_hasher(self) -> Hasher {
+        self.hasher
     }
 
     /// The digest of all bytes so far.

@@ -262,6 +262,7 @@ async fn of_a_public_repository_one_member_asks_for_all() {
         assert_eq!(manifest.status, StatusCode::OK);
         let answers = join_all(layers.iter().map(|layer| peer.get(blob_path("app", layer))));
         for (answer, layer) in answers.await.iter().zip(&layers) {
+            assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
             answer.is_whole(layer);
         }
     }))

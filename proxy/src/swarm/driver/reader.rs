@@ -16,7 +16,7 @@ use super::{
     live::Hold,
     mailbox::Letter,
     metrics::From,
-    through::Through,
+    through::{Through, hashed},
 };
 use crate::{
     content::{ReadError, Reader},
@@ -189,7 +189,8 @@ impl Tail {
                 View::Through => {
                     self.shared.metrics.streamed_through.inc();
                     let through = self.shared.through(&self.download);
-                    let read = through.read(self.at..self.end);
+                    let hashed = hashed(&self.download).await;
+                    let read = through.read_on(self.at..self.end, hashed);
                     self.through = Some(read.map_ok(Span::Bytes).boxed());
                 }
                 View::Wait => {

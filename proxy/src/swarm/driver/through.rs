@@ -2,7 +2,8 @@
 //!
 //! Every response reads for itself. One that needs the content's end reads all of it from
 //! the start, so that the digest can be computed on the way and the last 64 KiB be
-//! withheld until it matched; one that ends before is passed on as it comes.
+//! withheld until it matched; one that ends before is passed on as it comes. One that the
+//! store failed in mid-content goes on from where it is: what was stored has been hashed.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -12,6 +13,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
     credentials::Credentials,
+    download::Download,
     metrics::{From, Metrics},
     proven::Proven,
     source::{begin, skip_to},
@@ -20,6 +22,7 @@ use crate::{
     content::ReadError,
     limits::{Class, Direction, Limits},
     source::{Source, SourceError},
+    store::PrefixHasher,
 };
 
 /// What is read through.
@@ -42,6 +45,9 @@ impl fmt::Debug for Through {
     }
 }
 
+/// Bytes hashed before a reader goes on: what the digest usually is behind by, some times over.
+const MOST_HASHED: u64 = 64 << 20;
+
 struct Pass {
     through: Through,
     wants: Range<u64>,
@@ -58,10 +64,25 @@ struct Pass {
 impl Through {
     /// The bytes of `wants`.
     pub(super) fn read(self, wants: Range<u64>) -> BoxStream<'static, Result<Bytes, ReadError>> {
+        self.read_on(wants, None)
+    }
+
+    /// The same, of a content whose beginning has been hashed already.
+    pub(super) fn read_on(
+        self,
+        wants: Range<u64>,
+        hashed: Option<PrefixHasher>,
+    ) -> BoxStream<'static, Result<Bytes, ReadError>> {
         let needs_end = wants.end > self.size.saturating_sub(GROUP_BYTES);
+        let hashed = hashed.filter(|hashed| hashed.position() <= wants.start);
+        let hashed = hashed.unwrap_or_else(|| PrefixHasher::new(&self.task));
         let pass = Pass {
-            at: if needs_end { 0 } else { wants.start },
-            hasher: needs_end.then(|| Hasher::new(self.task.digest().algorithm())),
+            at: if needs_end {
+                hashed.position()
+            } else {
+                wants.start
+            },
+            hasher: needs_end.then(|| hashed.into_hasher()),
             through: self,
             wants,
             body: None,
@@ -76,6 +97,23 @@ impl Through {
         })
         .boxed()
     }
+}
+
+/// A download's beginning, hashed as far as it is on disk; less of it, where that would take
+/// long or the disk fails.
+pub(super) async fn hashed(download: &Arc<Download>) -> Option<PrefixHasher> {
+    let known = download.verifier.known();
+    let prefix = download.prefix();
+    if prefix.saturating_sub(known.position()) > MOST_HASHED {
+        return Some(known);
+    }
+    let download = Arc::clone(download);
+    let job = tokio::task::spawn_blocking(move || {
+        let mut hasher = known;
+        hasher.advance(&download.partial, prefix)?;
+        std::io::Result::Ok(hasher)
+    });
+    job.await.ok()?.ok()
 }
 
 impl Pass {

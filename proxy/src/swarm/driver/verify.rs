@@ -37,12 +37,24 @@ struct State {
     /// Where the hasher stands; also while a job has it.
     at: u64,
     hasher: Option<PrefixHasher>,
+    /// As it was put back last.
+    known: PrefixHasher,
 }
 
 impl Verifier {
     pub(super) fn new(task: &TaskId) -> Self {
-        let hasher = Some(PrefixHasher::new(task));
-        Self(Mutex::new(State { at: 0, hasher }))
+        let known = PrefixHasher::new(task);
+        let hasher = Some(known.clone());
+        Self(Mutex::new(State {
+            at: 0,
+            hasher,
+            known,
+        }))
+    }
+
+    /// How far the content was hashed when that was last known.
+    pub(super) fn known(&self) -> PrefixHasher {
+        self.0.lock().known.clone()
     }
 
     /// The hasher, if it is worth a job.
@@ -59,6 +71,7 @@ impl Verifier {
     fn put_back(&self, hasher: PrefixHasher) {
         let mut state = self.0.lock();
         state.at = hasher.position();
+        state.known = hasher.clone();
         state.hasher = Some(hasher);
     }
 }

@@ -33,6 +33,11 @@ async fn a_disk_that_fills_up_in_mid_blob_costs_its_reader_nothing() {
         got.extend_from_slice(&item.unwrap());
     }
     assert!(got == bytes);
+    let reads = source.reads();
+    let [None, Some(rest)] = &reads[..] else {
+        panic!("it is gone on with: {reads:?}");
+    };
+    assert!(rest.start > 900_000, "{rest:?}");
     drop((content, stream));
     assert!(host.store.whole(&task).is_none());
     assert!(host.pull(task).await.unwrap() == bytes, "without the store");
