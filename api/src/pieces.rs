@@ -47,6 +47,18 @@ impl PieceSet {
         self.runs.get(at).is_some_and(|run| run.start <= piece)
     }
 
+    /// Which of the 64 pieces from `start` on are in it, the first one in the lowest bit.
+    pub fn bits(&self, start: u32) -> u64 {
+        let end = start.saturating_add(u64::BITS);
+        let at = self.runs.partition_point(|run| run.end <= start);
+        let runs = self.runs[at..].iter().take_while(|run| run.start < end);
+        runs.fold(0, |bits, run| {
+            let from = run.start.max(start) - start;
+            let count = run.end.min(end) - start - from;
+            bits | (u64::MAX >> (u64::BITS - count)) << from
+        })
+    }
+
     /// The pieces, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.runs.iter().flat_map(Clone::clone)
@@ -202,6 +214,10 @@ mod tests {
                     model.retain(|piece| !range.contains(piece));
                 }
                 prop_assert!(canonical(&set));
+                for from in [0, 1, 17, 63, 64, 90] {
+                    let bits = (0..64).filter(|bit| model.contains(&(from + bit)));
+                    prop_assert_eq!(set.bits(from), bits.fold(0, |all, bit| all | 1 << bit));
+                }
                 prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
                 for piece in 0..100 {
                     prop_assert_eq!(set.contains(piece), model.contains(&piece));

@@ -23,6 +23,7 @@ mod pick;
 mod reads;
 mod reports;
 mod state;
+mod view;
 
 use std::time::Duration;
 

@@ -3,20 +3,21 @@
 //! A reader's next piece comes first when nothing is under way for it: that is its
 //! deadline, not its priority. All other requests go rarest first inside a window ahead
 //! of the contiguous prefix, ties at random: if every host asked for what its reader
-//! wants next, all would ask the same host for the same piece.
+//! wants next, all would ask the same host for the same piece. [`super::view`] is what it
+//! chooses from.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use darter_api::{
     HostId, PieceIndex, PieceSet, TaskId, Timestamp,
     session::{Complaint, PeerMessage},
 };
-use rand::RngExt as _;
 
 use super::{
     Node,
     event::{Command, PieceFailure, RequestId},
-    state::{Download, Request},
+    state::{Download, Request, Task},
+    view::View,
 };
 
 /// A piece that was asked for so long ago is asked of another parent as well, once
@@ -31,52 +32,47 @@ const BUSY: Duration = Duration::from_millis(60);
 const BANISHED: Duration = Duration::from_secs(300);
 /// So many requests under way keep a downlink busy whatever the parents' queues are.
 const FEW: usize = 8;
-/// What a parent is thought to take for a piece before one has come from it.
-const NEW: Duration = Duration::from_millis(20);
-/// A parent that would take so many times longer than the best one is not asked.
-const WORTH: u64 = 4;
 /// Requests for what nobody waits for, while somebody waits for something else: enough to go on
 /// with, few enough to be in nobody's way.
 const BEHIND: usize = 2;
 /// Requests of one piece at the same time.
 const MAX_DUPLICATES: usize = 2;
 
-/// A piece worth asking for.
-struct Candidate {
-    piece: u32,
-    /// Lower is sooner.
-    order: (bool, u32, u32),
-}
-
 impl Node {
     /// Asks for whatever can be asked for now.
     pub(super) fn pick(&mut self, now: Timestamp, id: &TaskId) {
-        if !self.has_free_parent(now, id) {
+        if self.state.requests.len() >= self.most_requests() {
             return;
         }
-        for candidate in self.candidates(id) {
-            if self.state.requests.len() >= self.most_requests() || self.gives_way(id) {
-                return;
-            }
-            if let Some(parent) = self.choose_parent(now, id, candidate.piece) {
-                self.request(now, id, candidate.piece, parent);
+        if let Some(mut view) = self.view_of_offered(now, id) {
+            let depth = self.depth();
+            let urgent = self.urgent(id);
+            for candidate in view.candidates(depth, &urgent, &mut self.rng) {
+                if self.state.requests.len() >= self.most_requests() || self.gives_way(id) {
+                    return;
+                }
+                let depth = self.depth();
+                if let Some(parent) = view.choose(&candidate, depth, &[], &mut self.rng) {
+                    self.request(now, id, candidate.piece, parent);
+                }
             }
         }
         self.hedge(now, id);
     }
 
-    /// Whether anybody could be asked for anything: most events come when all are busy.
-    fn has_free_parent(&self, now: Timestamp, id: &TaskId) -> bool {
-        let download = self.state.tasks.get(id);
-        let Some(download) = download.and_then(|task| task.download.as_ref()) else {
-            return false;
-        };
-        let free = |host: &HostId| {
-            let known = self.state.hosts.get(host);
-            known.is_some_and(|known| known.up && known.in_flight < self.depth())
-                && download.avoided.get(host).is_none_or(|until| *until <= now)
-        };
-        self.state.requests.len() < self.most_requests() && download.available.keys().any(free)
+    /// What could be asked of whom now; `None` if nothing: most events come when all who
+    /// have something are busy.
+    fn view_of_offered(&self, now: Timestamp, id: &TaskId) -> Option<View> {
+        let task = self.state.tasks.get(id)?;
+        let download = Self::wanting(task)?;
+        let (windows, depth) = (self.windows(task), self.depth());
+        View::of_offered(now, task, download, &self.state.hosts, &windows, depth)
+    }
+
+    /// For a client that left, only what is under way is finished.
+    fn wanting(task: &Task) -> Option<&Download> {
+        let download = task.download.as_ref();
+        download.filter(|one| !one.completing && one.abandoned.is_none())
     }
 
     /// Requests that may be under way now: hardly any while the source is read, which brings
@@ -117,102 +113,46 @@ impl Node {
         if few { self.options.pipeline } else { 1 }
     }
 
-    fn candidates(&mut self, id: &TaskId) -> Vec<Candidate> {
+    /// What readers want next.
+    fn urgent(&self, id: &TaskId) -> Vec<u32> {
         let Some(task) = self.state.tasks.get(id) else {
             return Vec::new();
         };
-        let Some(download) = &task.download else {
-            return Vec::new();
-        };
-        // For a client that left, only what is under way is finished.
-        let idle = download.completing || download.abandoned.is_some();
-        if idle || download.available.is_empty() {
-            return Vec::new();
-        }
-        let pieces = task.lengths.pieces();
-        let mut candidates = Vec::new();
-        let missing = |piece: &u32| {
-            !task.held.contains(*piece)
-                && !task.reading.contains(*piece)
-                && !download.in_flight.contains_key(piece)
-        };
-        let urgent: Vec<u32> = download
-            .readers
-            .values()
+        let readers = task.download.iter().flat_map(|one| one.readers.values());
+        readers
             .map(|wants| task.held.first_gap(wants.start))
-            .filter(|piece| *piece < pieces && missing(piece))
-            .collect();
-        for start in self.window_starts(id) {
-            let window = start..pieces.min(start.saturating_add(self.options.window));
-            let rarities = download.rarities(window.clone());
-            for (piece, rarity) in window.zip(rarities) {
-                if rarity > 0 && missing(&piece) {
-                    let tie = self.rng.random();
-                    let order = (!urgent.contains(&piece), rarity, tie);
-                    candidates.push(Candidate { piece, order });
-                }
-            }
-        }
-        candidates.sort_unstable_by_key(|candidate| candidate.order);
-        candidates.dedup_by_key(|candidate| candidate.piece);
-        candidates
+            .collect()
     }
 
-    /// The contiguous prefix's end, and where readers are that lie beyond it.
-    fn window_starts(&self, id: &TaskId) -> Vec<u32> {
-        let Some(task) = self.state.tasks.get(id) else {
-            return Vec::new();
-        };
+    /// Where pieces are looked for: ahead of the contiguous prefix, and of readers that lie
+    /// beyond its window. Sorted, none over another.
+    fn windows(&self, task: &Task) -> Vec<Range<u32>> {
         let prefix = task.held.first_gap(0);
         let mut starts = vec![prefix];
-        if let Some(download) = &task.download {
-            for wants in download.readers.values() {
-                let at = task.held.first_gap(wants.start);
-                if at >= prefix + self.options.window && at < wants.end {
-                    starts.push(at);
-                }
+        let readers = task.download.iter().flat_map(|one| one.readers.values());
+        for wants in readers {
+            let at = task.held.first_gap(wants.start);
+            if at >= prefix + self.options.window && at < wants.end {
+                starts.push(at);
             }
         }
         starts.sort_unstable();
-        starts.dedup();
-        starts
-    }
-
-    /// The host that announced the piece and will probably give it soonest; nobody, while
-    /// waiting for another one is better.
-    fn choose_parent(&mut self, now: Timestamp, id: &TaskId, piece: u32) -> Option<HostId> {
-        let download = self.state.tasks.get(id)?.download.as_ref()?;
-        let asked: Vec<HostId> = self.asked(download, piece);
-        let mut soonest = u64::MAX;
-        let mut best: Option<(u64, HostId)> = None;
-        for (host, set) in &download.available {
-            if !set.contains(piece) || asked.contains(host) {
-                continue;
-            }
-            if download.avoided.get(host).is_some_and(|until| *until > now) {
-                continue;
-            }
-            let Some(known) = self.state.hosts.get(host).filter(|host| host.up) else {
-                continue;
-            };
-            let service = known.service.unwrap_or(NEW).as_micros() as u64;
-            let expected = service * u64::from(known.in_flight + 1);
-            soonest = soonest.min(expected);
-            if known.in_flight >= self.depth() {
-                continue;
-            }
-            // Not everybody may take the same one for the best.
-            let expected = expected * self.rng.random_range(75..125) / 100;
-            if best.is_none_or(|(least, _)| expected < least) {
-                best = Some((expected, *host));
-            }
+        let mut windows: Vec<Range<u32>> = Vec::new();
+        for start in starts {
+            let end = start.saturating_add(self.options.window);
+            let from = windows.last().map_or(start, |last| last.end.max(start));
+            windows.push(from..end.min(task.lengths.pieces()));
         }
-        let worth_it = |(expected, _): &(u64, HostId)| *expected <= soonest.saturating_mul(WORTH);
-        best.filter(worth_it).map(|(_, host)| host)
+        windows.retain(|window| !window.is_empty());
+        windows
     }
 
-    fn asked(&self, download: &Download, piece: u32) -> Vec<HostId> {
-        let requests = download.in_flight.get(&piece).into_iter().flatten();
+    /// Who was asked for a piece.
+    fn asked(&self, id: &TaskId, piece: u32) -> Vec<HostId> {
+        let task = self.state.tasks.get(id);
+        let download = task.and_then(|task| task.download.as_ref());
+        let requests = download.and_then(|one| one.in_flight.get(&piece));
+        let requests = requests.into_iter().flatten();
         requests
             .filter_map(|id| self.state.requests.get(id))
             .map(|request| request.host)
@@ -255,12 +195,10 @@ impl Node {
 
     /// Asks another parent too for pieces that are long under way.
     fn hedge(&mut self, now: Timestamp, id: &TaskId) {
-        let Some(download) = self
-            .state
-            .tasks
-            .get(id)
-            .and_then(|task| task.download.as_ref())
-        else {
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let Some(download) = Self::wanting(task) else {
             return;
         };
         let late: Vec<u32> = download
@@ -276,24 +214,19 @@ impl Node {
             .map(|(piece, _)| *piece)
             .take(4)
             .collect();
-        for piece in late {
-            if self.state.requests.len() >= self.most_requests() {
+        if late.is_empty() {
+            return;
+        }
+        let windows: Vec<Range<u32>> = late.iter().map(|piece| *piece..piece + 1).collect();
+        let mut view = View::new(now, task, download, &self.state.hosts, &windows);
+        for candidate in view.firsts() {
+            if self.state.requests.len() >= self.most_requests() || !view.is_anyone_idle() {
                 return;
             }
-            let idle = |host: &HostId| {
-                self.state
-                    .hosts
-                    .get(host)
-                    .is_some_and(|host| host.in_flight == 0)
-            };
-            let download = self
-                .state
-                .tasks
-                .get(id)
-                .and_then(|task| task.download.as_ref());
-            let anyone_idle = download.is_some_and(|download| download.available.keys().any(idle));
-            if anyone_idle && let Some(parent) = self.choose_parent(now, id, piece) {
-                self.request(now, id, piece, parent);
+            let asked = self.asked(id, candidate.piece);
+            let depth = self.depth();
+            if let Some(parent) = view.choose(&candidate, depth, &asked, &mut self.rng) {
+                self.request(now, id, candidate.piece, parent);
             }
         }
     }

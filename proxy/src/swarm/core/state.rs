@@ -131,27 +131,6 @@ impl Download {
         now.since(self.last_gain.max(self.last_news))
     }
 
-    /// How many neighbours have each piece of a window. Counted run by run: large swarms
-    /// spend most of their time here.
-    pub(super) fn rarities(&self, window: Range<u32>) -> Vec<u32> {
-        let mut holders = vec![0; window.len()];
-        for set in self.available.values() {
-            let runs = set.runs();
-            let first = runs.partition_point(|run| run.end <= window.start);
-            for run in runs[first..]
-                .iter()
-                .take_while(|run| run.start < window.end)
-            {
-                let from = run.start.max(window.start) - window.start;
-                let to = run.end.min(window.end) - window.start;
-                for count in &mut holders[from as usize..to as usize] {
-                    *count += 1;
-                }
-            }
-        }
-        holders
-    }
-
     /// Nobody waits for it yet.
     pub(super) fn is_ahead(&self) -> bool {
         self.purpose == Purpose::Preheat && self.readers.is_empty()
