@@ -28,7 +28,13 @@ impl Announcer {
     fn promised(&self, reading: &PieceSet) -> PieceSet {
         let mut promised = reading.clone();
         promised.union_with(&self.offers.own);
+        promised.union_with(&self.later);
         promised
+    }
+
+    /// Whether the uplink is for what nobody else has: now, or as soon as it is read.
+    fn is_giving_out(&self, reading: &PieceSet) -> bool {
+        !self.offers.own.is_empty() && (!reading.is_empty() || self.offers.is_behind())
     }
 
     fn tell_all(&mut self, pieces: &PieceSet) {
@@ -54,6 +60,7 @@ impl Announcer {
     /// These are not held any more, by anybody.
     pub(super) fn take_back(&mut self, pieces: &PieceSet) {
         self.offers.take_back(pieces);
+        self.later.subtract(pieces);
         for subscriber in self.subscribers.values_mut() {
             subscriber.pending.subtract(pieces);
             subscriber.told.subtract(pieces);
@@ -71,6 +78,13 @@ impl Subscriber {
         self.told.union_with(&new);
         self.pending.union_with(&new);
     }
+
+    /// The same of one piece.
+    pub(super) fn tell_one(&mut self, piece: u32) {
+        if self.told.insert(piece) {
+            self.pending.insert(piece);
+        }
+    }
 }
 
 impl Node {
@@ -82,14 +96,24 @@ impl Node {
     }
 
     /// Announces a piece that came from a peer: to that peer as well, which learns that
-    /// its offer was taken up.
-    pub(super) fn announce(&mut self, now: Timestamp, id: &TaskId, piece: u32) {
+    /// its offer was taken up; to that one alone while this host's uplink is for what
+    /// nobody else has.
+    pub(super) fn announce(&mut self, now: Timestamp, id: &TaskId, piece: u32, from: &HostId) {
         let interval = self.options.have_interval;
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
         let announcer = &mut task.announcer;
-        announcer.tell_all(&PieceSet::from_range(piece..piece + 1));
+        if announcer.is_giving_out(&task.reading) {
+            announcer.later.insert(piece);
+            if let Some(giver) = announcer.subscribers.get_mut(from) {
+                giver.tell_one(piece);
+            }
+        } else {
+            for subscriber in announcer.subscribers.values_mut() {
+                subscriber.tell_one(piece);
+            }
+        }
         self.state.busy.insert(*id);
         if now.since(announcer.flushed) >= interval {
             announcer.flushed = now;
@@ -125,6 +149,10 @@ impl Node {
     pub(super) fn offer(&mut self, now: Timestamp, id: &TaskId) {
         let after = self.options.reveal_after;
         if let Some(task) = self.state.tasks.get_mut(id) {
+            if !task.announcer.later.is_empty() && !task.announcer.is_giving_out(&task.reading) {
+                let later = std::mem::take(&mut task.announcer.later);
+                task.announcer.tell_all(&later);
+            }
             let Announcer {
                 offers,
                 subscribers,
@@ -193,6 +221,7 @@ impl Node {
         let mut subscriber = Subscriber::default();
         let mut pieces = task.held.clone();
         pieces.subtract(&announcer.offers.own);
+        pieces.subtract(&announcer.later);
         subscriber.tell(&pieces);
         announcer.subscribers.insert(host, subscriber);
         let promised = announcer.promised(&task.reading);

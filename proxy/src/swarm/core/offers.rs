@@ -47,6 +47,11 @@ impl Offers {
         !self.open.is_empty()
     }
 
+    /// Whether there are more pieces that nobody else has than the uplink bears now.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.unknown.is_empty() || self.open.len() >= IDLE_BELOW
+    }
+
     /// Pieces to give out from now on.
     pub(super) fn add(&mut self, pieces: &PieceSet, others: &BTreeMap<HostId, Subscriber>) {
         let mut new = pieces.clone();
@@ -160,7 +165,7 @@ impl Offers {
             );
             if let Some(subscriber) = others.get_mut(&host) {
                 subscriber.open += 1;
-                subscriber.tell(&PieceSet::from_range(piece..piece + 1));
+                subscriber.tell_one(piece);
             }
         }
     }

@@ -278,7 +278,7 @@ impl Node {
         let one = PieceSet::from_range(request.piece..request.piece + 1);
         self.read_less(now, &request.task, &one);
         self.gained(now, &request.task, request.piece);
-        self.announce(now, &request.task, request.piece);
+        self.announce(now, &request.task, request.piece, &request.host);
         self.complete_if_whole(&request.task);
         self.pick(now, &request.task);
         self.pick_elsewhere(now, &request.task);

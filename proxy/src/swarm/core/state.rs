@@ -150,6 +150,8 @@ pub(super) struct Announcer {
     pub(super) subscribers: BTreeMap<HostId, Subscriber>,
     /// Pieces that are given out one by one.
     pub(super) offers: Offers,
+    /// Pieces that came from peers and are announced once the others are given out.
+    pub(super) later: PieceSet,
     /// When the last batch left.
     pub(super) flushed: Timestamp,
 }
