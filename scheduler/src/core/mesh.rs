@@ -1,13 +1,17 @@
 //! Who is introduced to whom: a mesh, within a degree, the best candidates first.
 //!
-//! A host is introduced to half its degree when it comes, and others to it later; beyond
+//! A host is introduced to half its degree when it comes, and others to it later, of whom
+//! those with the fewest neighbours come first; what then lacks to its degree it gets a
+//! moment later. Beyond
 //! one and a half times the degree nobody is introduced to it, but for a few to save it
 //! from starving. Candidates are sampled by where they stand ([`super::cells`]), filtered,
 //! and scored ([`super::score`]); links between data centres are gateways' alone
 //! ([`super::zones`]).
 
+use std::time::Duration;
+
 use darter_api::{
-    HostId, PieceSet, TaskId,
+    HostId, PieceSet, TaskId, Timestamp,
     session::{Locality, Neighbour, SchedulerMessage},
 };
 use rand::RngExt as _;
@@ -27,6 +31,8 @@ const FAR: usize = 2;
 const MAX_SEEDS: usize = 8;
 /// A gateway has so much less of the degree in its own zone.
 const GATEWAYS_SHARE: usize = 6;
+/// Who joined so long ago is no newcomer: a rush is over by then.
+const SETTLED: Duration = Duration::from_millis(200);
 /// Holders introduced to a starving host.
 const RESCUERS: usize = 3;
 
@@ -35,6 +41,28 @@ impl Cluster {
     /// introduced to half the degree, so that there is room for those who come later:
     /// otherwise the first ones would fill each other up, and the swarm would fall apart.
     pub(super) fn introduce(&mut self, host: HostId, id: &TaskId) -> bool {
+        self.introduce_up_to(self.options.degree.div_ceil(2), host, id)
+    }
+
+    /// Those who came a moment ago get the rest of their degree: after the last ones of a
+    /// rush nobody comes, and with half the neighbours they would be the last to be done.
+    pub(super) fn settle_newcomers(&mut self, now: Timestamp, id: &TaskId) {
+        while let Some(task) = self.tasks.get_mut(id)
+            && let Some((_, host)) = task
+                .newcomers
+                .pop_front_if(|(joined, _)| now.since(*joined) >= SETTLED)
+        {
+            let Some(member) = task.members.get_mut(&host) else {
+                continue;
+            };
+            member.is_new = false;
+            if member.wants() && task.degree(&host) < self.options.degree {
+                self.introduce_up_to(self.options.degree, host, id);
+            }
+        }
+    }
+
+    fn introduce_up_to(&mut self, most: usize, host: HostId, id: &TaskId) -> bool {
         self.enrol(host, id);
         self.stand_for_gateway(host, id);
         let mut chosen = self.crossings(&host, id);
@@ -45,7 +73,7 @@ impl Cluster {
         let most = if self.has_crossings(task, &host) {
             chosen.len() + self.options.degree / GATEWAYS_SHARE
         } else {
-            self.options.degree.div_ceil(2)
+            most
         };
         let wanted = most.saturating_sub(has);
         if wanted > 0 {

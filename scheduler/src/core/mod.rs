@@ -183,6 +183,7 @@ impl Cluster {
         self.ticked = now;
         self.now = now;
         for task in self.live.clone() {
+            self.settle_newcomers(now, &task);
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
         }
@@ -486,6 +487,7 @@ impl Cluster {
             return;
         };
         task.set_wants(host, true);
+        task.joined(now, host);
         task.member(host).purpose = join.purpose;
         task.told_unavailable.remove(&host);
         task.failures = 0;

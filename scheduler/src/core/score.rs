@@ -1,7 +1,7 @@
 //! Who of several candidates is the better neighbour.
 //!
 //! Points add up: near ones first, then what a request to it will probably bring, free
-//! slots, what it holds already, and whether it kept its word. Chance counts for up to one
+//! slots and places, what it holds already, and whether it kept its word. Chance counts for up to one
 //! point, so that not everybody takes the same one for the best; weights are in that unit.
 
 use darter_api::{HostId, TaskId, session::Locality};
@@ -26,6 +26,9 @@ pub struct Weights {
     pub progress: u32,
     /// The share of requests that it fulfilled. Default 2.
     pub history: u32,
+    /// Free places: who has few neighbours. Default 4: who has twice as many as others is
+    /// done long before them, and they are done later than they would be.
+    pub places: u32,
 }
 
 impl Default for Weights {
@@ -36,6 +39,7 @@ impl Default for Weights {
             load: 1,
             progress: 0,
             history: 2,
+            places: 4,
         }
     }
 }
@@ -60,12 +64,14 @@ impl Cluster {
         } else {
             1.0
         };
+        let places = 1.0 - task.degree(other) as f64 / self.room().max(1) as f64;
         let distance = self.distance(task, host, other);
         chance - f64::from(weights.locality) * f64::from(distance)
             + f64::from(weights.rate) * rate
             + f64::from(weights.load) * known.free(self.now).unwrap_or(0.5)
             + f64::from(weights.progress) * f64::from(held) / pieces
             + f64::from(weights.history) * kept
+            + f64::from(weights.places) * places
     }
 
     /// How far a candidate is, in steps: readers of the source and seeds are always near,

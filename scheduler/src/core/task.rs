@@ -1,7 +1,7 @@
 //! One task: who holds what of it, who wants it, who reads its source.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::Duration,
@@ -46,6 +46,8 @@ pub(super) struct Task {
     pub(super) told_unavailable: BTreeSet<HostId>,
     /// Neighbours of the last holder that went away: they have most of what it had.
     pub(super) heirs: BTreeSet<HostId>,
+    /// Members that joined a moment ago, each once, the oldest first.
+    pub(super) newcomers: VecDeque<(Timestamp, HostId)>,
     /// Members that want it.
     waiting: usize,
     /// Members that hold all of it.
@@ -65,6 +67,8 @@ pub(super) struct Member {
     pub(super) neighbours: BTreeSet<HostId>,
     /// It held and wanted nothing when it was last looked at.
     pub(super) idle: bool,
+    /// It is one of the task's newcomers.
+    pub(super) is_new: bool,
     seat: Option<Seat>,
 }
 
@@ -166,6 +170,7 @@ impl Task {
             failures: 0,
             told_unavailable: BTreeSet::new(),
             heirs: BTreeSet::new(),
+            newcomers: VecDeque::new(),
             waiting: 0,
             whole: 0,
             copies: Vec::new(),
@@ -267,6 +272,13 @@ impl Task {
         }
     }
 
+    /// A member joined.
+    pub(super) fn joined(&mut self, now: Timestamp, host: HostId) {
+        if !std::mem::replace(&mut self.member(host).is_new, true) {
+            self.newcomers.push_back((now, host));
+        }
+    }
+
     /// Notes whether a member wants the rest.
     pub(super) fn set_wants(&mut self, host: HostId, wants: bool) {
         let before = std::mem::replace(&mut self.member(host).wants, wants);
@@ -285,6 +297,7 @@ impl Task {
         }
         self.set_held(*host, PieceSet::new());
         self.set_wants(*host, false);
+        self.newcomers.retain(|(_, newcomer)| newcomer != host);
         let gone = self.members.remove(host).unwrap_or_default();
         self.sources.remove(host);
         for elected in self.gateways.values_mut() {
