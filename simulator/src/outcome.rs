@@ -19,6 +19,7 @@ pub(crate) struct Outcome {
     pulls: Vec<Pull>,
     failed: usize,
     origin: Traffic,
+    peers: Traffic,
     /// What seeds had sent when the last client was done.
     pub(crate) seeds_sent: u64,
     /// Peers that died.
@@ -67,6 +68,13 @@ impl World {
         }
     }
 
+    /// A host has sent so much more.
+    pub(crate) fn peer_sent(&mut self, bytes: u64) {
+        let before = self.outcome.peers.sent.last().copied().unwrap_or(0);
+        let now = self.now.since(self.begin);
+        self.outcome.peers.note(now, before + bytes);
+    }
+
     pub(crate) fn sent_by(&self, hosts: Range<Place>) -> u64 {
         hosts.map(|host| self.network.sent(host)).sum()
     }
@@ -96,6 +104,7 @@ impl World {
             times: outcome.times,
             pulls: outcome.pulls,
             origin: outcome.origin,
+            peers: outcome.peers,
         }
     }
 }

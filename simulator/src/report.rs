@@ -78,6 +78,8 @@ pub struct Report {
     pub border_bytes: u64,
     /// What left the source, over time.
     pub origin: Traffic,
+    /// What left hosts, over time.
+    pub peers: Traffic,
     /// Times that a host read the source by its own leave.
     pub self_leases: u64,
     /// Leases that schedulers granted.

@@ -280,6 +280,9 @@ impl World {
             self.source_sent();
         }
         if let Some((chunk, hop)) = chunk {
+            if place != self.source {
+                self.peer_sent(chunk.bytes);
+            }
             match hop {
                 Hop::Arrives(at) => self.queue.put(at, Happening::Arrived(chunk)),
                 Hop::Crosses(at) => self.queue.put(at, Happening::Crosses(chunk)),
