@@ -3,6 +3,8 @@
 //! What came from peers is announced to all subscribers, in batches; what only this host
 //! has is offered to one at a time ([`super::offers`]), and promised to the others.
 
+use std::time::Duration;
+
 use darter_api::{HostId, Lengths, PieceSet, TaskId, Timestamp, link::LinkMessage};
 
 use super::{
@@ -11,6 +13,9 @@ use super::{
     state::{Announcer, Subscriber},
 };
 
+/// What came from peers is held back for so long at most: who gave it may be gone, and
+/// others may need it before they have use for what is given out.
+const HELD_BACK: Duration = Duration::from_secs(3);
 /// Tasks that others may subscribe to before this host knows them.
 const MAX_EARLY: usize = 10_000;
 /// Contents that are no larger are announced to all at once: sending one takes no longer than
@@ -34,7 +39,20 @@ impl Announcer {
 
     /// Whether the uplink is for what nobody else has: now, or as soon as it is read.
     fn is_giving_out(&self, reading: &PieceSet) -> bool {
-        !self.offers.own.is_empty() && (!reading.is_empty() || self.offers.is_behind())
+        let gives = !reading.is_empty() || self.offers.is_behind();
+        gives && !self.offers.own.is_empty() && self.subscribers.len() > 1
+    }
+
+    /// Announces what was held back, if it was for long enough.
+    fn release(&mut self, now: Timestamp, reading: &PieceSet) {
+        let waited = self
+            .later_since
+            .is_some_and(|since| now.since(since) >= HELD_BACK);
+        if !self.later.is_empty() && (waited || !self.is_giving_out(reading)) {
+            let later = std::mem::take(&mut self.later);
+            self.later_since = None;
+            self.tell_all(&later);
+        }
     }
 
     fn tell_all(&mut self, pieces: &PieceSet) {
@@ -106,6 +124,7 @@ impl Node {
         let announcer = &mut task.announcer;
         if announcer.is_giving_out(&task.reading) {
             announcer.later.insert(piece);
+            announcer.later_since.get_or_insert(now);
             if let Some(giver) = announcer.subscribers.get_mut(from) {
                 giver.tell_one(piece);
             }
@@ -149,10 +168,7 @@ impl Node {
     pub(super) fn offer(&mut self, now: Timestamp, id: &TaskId) {
         let after = self.options.reveal_after;
         if let Some(task) = self.state.tasks.get_mut(id) {
-            if !task.announcer.later.is_empty() && !task.announcer.is_giving_out(&task.reading) {
-                let later = std::mem::take(&mut task.announcer.later);
-                task.announcer.tell_all(&later);
-            }
+            task.announcer.release(now, &task.reading);
             let Announcer {
                 offers,
                 subscribers,

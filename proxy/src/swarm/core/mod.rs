@@ -503,6 +503,7 @@ impl Node {
         let busy = self.state.tasks.get(id).is_some_and(|task| {
             task.download.is_some()
                 || task.announcer.offers.is_open()
+                || !task.announcer.later.is_empty()
                 || task.announcer.has_pending()
         });
         if !busy {

@@ -152,6 +152,8 @@ pub(super) struct Announcer {
     pub(super) offers: Offers,
     /// Pieces that came from peers and are announced once the others are given out.
     pub(super) later: PieceSet,
+    /// Since when there are any.
+    pub(super) later_since: Option<Timestamp>,
     /// When the last batch left.
     pub(super) flushed: Timestamp,
 }
