@@ -71,7 +71,7 @@ impl Announcer {
 
     pub(super) fn leave(&mut self, host: &HostId) {
         if self.subscribers.remove(host).is_some() {
-            self.offers.gone(host);
+            self.offers.gone(host, &self.subscribers);
         }
     }
 
@@ -191,6 +191,28 @@ impl Node {
                 return;
             }
             task.announcer.heard(now, host, pieces);
+        }
+        self.offer(now, id);
+    }
+
+    /// A subscriber has not got these any more.
+    pub(super) fn lost_elsewhere(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        host: &HostId,
+        pieces: &PieceSet,
+    ) {
+        if let Some(task) = self.state.tasks.get_mut(id) {
+            let Announcer {
+                offers,
+                subscribers,
+                ..
+            } = &mut task.announcer;
+            if let Some(subscriber) = subscribers.get_mut(host) {
+                subscriber.known.subtract(pieces);
+                offers.count_unknown(subscribers);
+            }
         }
         self.offer(now, id);
     }

@@ -97,15 +97,22 @@ impl Offers {
         }
     }
 
-    /// A subscriber is gone: what it was offered goes to others.
-    pub(super) fn gone(&mut self, host: &HostId) {
-        let unknown = &mut self.unknown;
-        self.open.retain(|piece, offer| {
-            if offer.to == *host {
-                unknown.insert(*piece);
-            }
-            offer.to != *host
-        });
+    /// A subscriber is gone, with all that it had and was offered: what nobody else has of
+    /// that is given out again. Else those who are left would wait for it in vain.
+    pub(super) fn gone(&mut self, host: &HostId, others: &BTreeMap<HostId, Subscriber>) {
+        self.open.retain(|_, offer| offer.to != *host);
+        self.count_unknown(others);
+    }
+
+    /// Subscribers have not got all any more that they had.
+    pub(super) fn count_unknown(&mut self, others: &BTreeMap<HostId, Subscriber>) {
+        self.unknown = self.own.clone();
+        for other in others.values() {
+            self.unknown.subtract(&other.known);
+        }
+        for piece in self.open.keys() {
+            self.unknown.remove(*piece);
+        }
     }
 
     /// Offers that were not taken up for at least so long are made to others as well.

@@ -193,6 +193,7 @@ impl Node {
                 self.pick(now, &task);
             }
             LinkMessage::Lost { task, pieces } => {
+                self.lost_elsewhere(now, &task, &host, &pieces);
                 if let Some(download) = self.download(&task) {
                     for sets in [&mut download.available, &mut download.read_by] {
                         if let Some(set) = sets.get_mut(&host) {

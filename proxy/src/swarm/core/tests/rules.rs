@@ -469,3 +469,63 @@ fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
             .any(|command| matches!(command, Command::Fail { .. }))
     );
 }
+
+/// Pieces that the host announced to `name`.
+fn told(commands: &[Command], name: u8) -> PieceSet {
+    let mut all = PieceSet::new();
+    for command in commands {
+        if let Command::Link {
+            host: to,
+            message: LinkMessage::Have { pieces, .. },
+        } = command
+            && *to == host(name)
+        {
+            all.union_with(pieces);
+        }
+    }
+    all
+}
+
+#[test]
+fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
+    for ends_by_link in [true, false] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::full(PIECES)));
+        lab.handle(neighbours(&[1, 2, 3], &[]));
+        let mut offered = PieceSet::new();
+        let mut others = PieceSet::new();
+        for name in [1, 2, 3] {
+            lab.handle(Event::LinkUp(host(name)));
+            let (task, lengths, host) = (task(), lengths(), host(name));
+            let message = LinkMessage::Subscribe { task, lengths };
+            let said = lab.handle(Event::Link { host, message });
+            offered.union_with(&told(&said, 1));
+            others.union_with(&told(&said, 2));
+            others.union_with(&told(&said, 3));
+        }
+        // The first takes what it was offered, and leaves with it.
+        assert!(!offered.is_empty());
+        let said = lab.handle(have(1, offered.clone()));
+        others.union_with(&told(&said, 2));
+        others.union_with(&told(&said, 3));
+        let mut lost = offered;
+        lost.subtract(&others);
+        assert!(!lost.is_empty(), "nobody else was told of them");
+        let gone = if ends_by_link {
+            Event::LinkDown(host(1))
+        } else {
+            let (task, pieces, host) = (task(), lost.clone(), host(1));
+            let message = LinkMessage::Lost { task, pieces };
+            Event::Link { host, message }
+        };
+        let mut said = lab.handle(gone);
+        // The others take nothing: they wait for just these. (After 1.5 s they would have
+        // been offered all else.)
+        for _ in 0..12 {
+            said.extend(lab.pass(100));
+        }
+        let mut again = told(&said, 2);
+        again.union_with(&told(&said, 3));
+        assert!(!lost.intersection(&again).is_empty(), "{lost:?}, {again:?}");
+    }
+}
