@@ -1,8 +1,8 @@
 //! What every part of Darter runs on, and nothing of what it is for.
 //!
-//! [`tasks`] spawns and ends work, [`identity`] keeps the node's key, [`server`]
-//! accepts connections and ends them cleanly, [`membership`] speaks with a manager,
-//! [`operations`] answers for health and
+//! [`tasks`] spawns and ends work, [`identity`] keeps the node's key, [`tls`] its
+//! certificate and the ways to other nodes, [`server`] accepts connections and ends them
+//! cleanly, [`membership`] speaks with a manager, [`operations`] answers for health and
 //! metrics.
 
 pub mod identity;
@@ -10,5 +10,6 @@ pub mod membership;
 pub mod operations;
 pub mod server;
 pub mod tasks;
+pub mod tls;
 
 pub use tasks::Tasks;

@@ -29,6 +29,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use bytes::{Bytes, BytesMut};
+use darter_api::HostId;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -43,7 +44,7 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use crate::tasks::Tasks;
+use crate::{tasks::Tasks, tls::Acceptor};
 pub use body::FlushBeforeError;
 use direct::{Direct, Left};
 use executor::InTasks;
@@ -80,6 +81,9 @@ pub struct ServerOptions {
     /// Bytes that the kernel takes of a connection before it has sent them
     /// (`TCP_NOTSENT_LOWAT`); without it, as many as its buffer holds.
     pub unsent_bytes: Option<u32>,
+    /// Shakes hands on every connection; without it, the port speaks plain text. Requests of
+    /// nodes then have a [`PeerIdentity`].
+    pub tls: Option<Acceptor>,
 }
 
 impl Default for ServerOptions {
@@ -91,6 +95,7 @@ impl Default for ServerOptions {
             drain: Duration::from_secs(10),
             answer_tls: true,
             unsent_bytes: None,
+            tls: None,
         }
     }
 }
@@ -98,6 +103,11 @@ impl Default for ServerOptions {
 /// The address of a connection's other end, as a request extension.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub SocketAddr);
+
+/// Which node is at a connection's other end, proven by its certificate, as a request
+/// extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerIdentity(pub HostId);
 
 /// A port could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +167,7 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks, options: Ar
                 Ok((socket, address)) => {
                     let connection = Connection {
                         address,
+                        identity: None,
                         router: router.clone(),
                         tasks: tasks.clone(),
                         options: Arc::clone(&options),
@@ -187,6 +198,7 @@ pub async fn serve_connection<S>(
 {
     let connection = Connection {
         address,
+        identity: None,
         router,
         tasks: tasks.clone(),
         options,
@@ -197,6 +209,7 @@ pub async fn serve_connection<S>(
 
 struct Connection {
     address: SocketAddr,
+    identity: Option<HostId>,
     router: Router,
     tasks: Tasks,
     options: Arc<ServerOptions>,
@@ -208,6 +221,10 @@ impl Connection {
         if let Some(bytes) = self.options.unsent_bytes {
             // Without it, slots are given back somewhat early.
             let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
+        }
+        if let Some(acceptor) = self.options.tls.clone() {
+            self.secured(&acceptor, socket, place).await;
+            return;
         }
         if self.options.answer_tls {
             match self.first_byte(&socket).await {
@@ -235,6 +252,26 @@ impl Connection {
         }
     }
 
+    async fn secured(
+        mut self,
+        acceptor: &Acceptor,
+        socket: TcpStream,
+        place: OwnedSemaphorePermit,
+    ) {
+        let shake = acceptor.accept(socket, self.options.header_timeout);
+        match self.tasks.token().run_until_cancelled(shake).await {
+            Some(Ok((stream, identity))) => {
+                self.identity = identity;
+                let socket = LingeringSocket::new(stream, self.tasks.clone()).holding(Some(place));
+                self.serve(socket, Bytes::new()).await;
+            }
+            Some(Err(cause)) => {
+                tracing::debug!(%cause, address = %self.address, "a connection without a certificate of the cluster");
+            }
+            None => {}
+        }
+    }
+
     async fn first_byte(&self, socket: &TcpStream) -> Option<u8> {
         let mut first = [0];
         let peek = tokio::time::timeout(self.options.header_timeout, socket.peek(&mut first));
@@ -249,6 +286,7 @@ impl Connection {
     {
         let Self {
             address,
+            identity,
             router,
             tasks,
             options,
@@ -259,7 +297,8 @@ impl Connection {
         let seen = Arc::clone(&asked);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             seen.store(true, Ordering::Relaxed);
-            respond(request, address, router.clone(), Arc::clone(&state))
+            let who = (address, identity);
+            respond(request, who, router.clone(), Arc::clone(&state))
         });
         let builder = builder(&tasks, &options);
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
@@ -310,11 +349,14 @@ fn builder(tasks: &Tasks, options: &ServerOptions) -> auto::Builder<InTasks> {
 
 async fn respond(
     mut request: Request<Incoming>,
-    address: SocketAddr,
+    (address, identity): (SocketAddr, Option<HostId>),
     router: Router,
     state: Arc<ConnectionState>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     request.extensions_mut().insert(ClientAddress(address));
+    if let Some(host) = identity {
+        request.extensions_mut().insert(PeerIdentity(host));
+    }
     let version = request.version();
     let response = router.oneshot(request.map(Body::new)).await?;
     if version >= Version::HTTP_2 {

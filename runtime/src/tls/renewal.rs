@@ -1,0 +1,119 @@
+//! New certificates in time, in the running process.
+//!
+//! Owner of state: one task a node. A certificate is renewed after two thirds of its life,
+//! give or take, so that nodes that joined together don't come together. A renewal that fails
+//! is tried again until it succeeds; the old certificate is shown meanwhile, and when it has
+//! ended, new connections fail at the other end.
+
+use std::{
+    error::Error,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use darter_api::HostId;
+
+use super::{Authority, AuthorityError, Certificate, Credentials, CredentialsError, ObtainError};
+use crate::Tasks;
+
+/// When a certificate is renewed, as a part of its life.
+const DUE: std::ops::Range<f64> = 0.6..0.7;
+/// Between attempts: a twentieth of the life, but from the first to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(600));
+/// Between looks at a file that somebody else renews.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Where a node's next certificate comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// From a file that somebody else writes.
+    File(PathBuf),
+    /// From an authority in this process, for so long each.
+    Authority(Arc<Authority>, Duration),
+}
+
+/// There is no new certificate yet.
+#[derive(Debug, thiserror::Error)]
+enum RenewalError {
+    #[error("the file can't be used")]
+    File(#[source] ObtainError),
+    #[error("the authority can't sign")]
+    Authority(#[source] AuthorityError),
+    #[error("what came is of no use")]
+    Certificate(#[from] super::CertificateError),
+    #[error("what came can't be shown")]
+    Credentials(#[from] CredentialsError),
+}
+
+impl Source {
+    async fn fetch(&self, host: &HostId) -> Result<Certificate, RenewalError> {
+        match self {
+            Self::File(path) => super::options::read_certificate(path).map_err(RenewalError::File),
+            Self::Authority(authority, life) => {
+                let pem = authority
+                    .issue(host, *life)
+                    .map_err(RenewalError::Authority)?;
+                Ok(Certificate::from_pem(pem.as_bytes())?)
+            }
+        }
+    }
+
+    /// How long to wait before the certificate that is shown now is to be replaced.
+    fn due(&self, shown: &Certificate) -> Duration {
+        match self {
+            Self::File(_) => LOOK,
+            _ => {
+                let at = shown.life().mul_f64(rand::random_range(DUE));
+                let due = (shown.issued + at).duration_since(SystemTime::now());
+                due.unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Renews what `credentials` show, which is `shown` now, from `source` until the group ends.
+pub fn keep(credentials: &Credentials, shown: Certificate, source: Source, tasks: &Tasks) {
+    let credentials = credentials.clone();
+    tasks.spawn("certificate", async move {
+        let mut shown = shown;
+        loop {
+            tokio::time::sleep(source.due(&shown)).await;
+            shown = renew(&credentials, &shown, &source).await;
+        }
+    });
+}
+
+/// The next certificate, once it is shown.
+async fn renew(credentials: &Credentials, shown: &Certificate, source: &Source) -> Certificate {
+    let wait = (shown.life() / 20).clamp(AGAIN.0, AGAIN.1);
+    loop {
+        match fresh(credentials, shown, source).await {
+            Ok(None) => return shown.clone(),
+            Ok(Some(next)) => {
+                tracing::info!(life = ?next.life(), "the node's certificate was renewed");
+                return next;
+            }
+            Err(cause) => {
+                let left = shown.expires.duration_since(SystemTime::now());
+                let cause = &cause as &dyn Error;
+                tracing::warn!(cause, left = ?left.unwrap_or_default(), "the node's certificate can't be renewed");
+            }
+        }
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.8..1.2))).await;
+    }
+}
+
+/// A certificate that is not the one shown, and is shown now.
+async fn fresh(
+    credentials: &Credentials,
+    shown: &Certificate,
+    source: &Source,
+) -> Result<Option<Certificate>, RenewalError> {
+    let next = source.fetch(&credentials.host()).await?;
+    if next == *shown {
+        return Ok(None);
+    }
+    credentials.replace(&next)?;
+    Ok(Some(next))
+}
