@@ -60,20 +60,23 @@ impl Member {
     }
 }
 
-/// A part's URL, `http://host:port`: no path, no user, nothing else.
+/// A part's URL, `http://host:port` or `https://host:port`: no path, no user, nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartUrl(String);
 
 /// Why a text is no such URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is no `http://host:port`")]
+#[error("is no `http://host:port` or `https://host:port`")]
 pub struct PartUrlError;
 
 impl FromStr for PartUrl {
     type Err = PartUrlError;
 
     fn from_str(text: &str) -> Result<Self, PartUrlError> {
-        let rest = text.strip_prefix("http://").ok_or(PartUrlError)?;
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"))
+            .ok_or(PartUrlError)?;
         let (host, port) = rest.rsplit_once(':').ok_or(PartUrlError)?;
         let named = |host: &str| {
             !host.is_empty()
@@ -112,6 +115,7 @@ mod tests {
     fn urls_of_parts() {
         for good in [
             "http://10.0.0.2:8002",
+            "https://10.0.0.2:8002",
             "http://scheduler-0.darter:8002",
             "http://[::1]:1",
         ] {
@@ -119,7 +123,7 @@ mod tests {
         }
         for bad in [
             "10.0.0.2:8002",
-            "https://10.0.0.2:8002",
+            "ftp://10.0.0.2:8002",
             "http://10.0.0.2",
             "http://:8002",
             "http://a:0",

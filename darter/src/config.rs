@@ -17,6 +17,7 @@ pub(crate) struct Config {
     pub(crate) proxy: darter_proxy::app::Options,
     pub(crate) scheduler: darter_scheduler::Options,
     pub(crate) manager: darter_manager::Options,
+    pub(crate) cluster: darter_runtime::tls::Options,
     pub(crate) operations: Operations,
     pub(crate) log: Log,
 }
@@ -294,6 +295,13 @@ fn check(config: &Config) -> Vec<Mistake> {
     for (place, url) in urls {
         if let Err(error) = url.parse::<PartUrl>() {
             wrong(place, format!("`{url}` {error}"));
+        } else if url.starts_with("https://") != config.cluster.is_member() {
+            let what = if config.cluster.is_member() {
+                "is plain text, and members of a cluster speak TLS: say https://"
+            } else {
+                "asks for a certificate of a cluster, and [cluster] names none"
+            };
+            wrong(place, format!("`{url}` {what}"));
         }
     }
     let keep_alive = config.manager.keep_alive;
@@ -303,6 +311,9 @@ fn check(config: &Config) -> Vec<Mistake> {
             "manager.keep_alive",
             format!("{keep_alive:?} is not between {least:?} and {most:?}"),
         );
+    }
+    if let Some(mistake) = config.cluster.mistake() {
+        wrong("cluster", mistake.to_owned());
     }
     if let Err(error) = config.proxy.limits.check() {
         wrong("proxy.limits", error.to_string());

@@ -10,6 +10,7 @@ use darter_runtime::{
     Tasks,
     operations::{self, Readiness},
     server::{Server, ServerOptions},
+    tls::Security,
 };
 use darter_scheduler::Scheduler;
 use prometheus_client::registry::Registry;
@@ -29,7 +30,8 @@ const DRAIN: Duration = Duration::from_secs(15);
 pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let proxy = start_proxy(&config, &tasks, &mut registry).await?;
+    let security = config.cluster.obtain(&config.proxy.data, &tasks)?;
+    let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     follow_limits(&proxy, common, &tasks)?;
@@ -44,7 +46,8 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
 pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
+    let security = config.cluster.obtain(&config.scheduler.data, &tasks)?;
+    let scheduler = start_scheduler(&config, &security, &tasks, &mut registry).await?;
     let more = scheduler.router();
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     println!(
@@ -57,7 +60,8 @@ pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<Exi
 pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let manager = start_manager(&config, &tasks, &mut registry).await?;
+    let security = config.cluster.obtain(&config.manager.data, &tasks)?;
+    let manager = start_manager(&config, &security, &tasks, &mut registry).await?;
     let more = Router::new();
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     println!(
@@ -70,29 +74,32 @@ pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitC
 
 pub(crate) async fn start_proxy(
     config: &Config,
+    security: &Security,
     tasks: &Tasks,
     registry: &mut Registry,
 ) -> Result<Proxy> {
     let registry = registry.sub_registry_with_prefix("darter_proxy");
-    Ok(Proxy::start(config.proxy.clone(), tasks, registry).await?)
+    Ok(Proxy::start(config.proxy.clone(), security, tasks, registry).await?)
 }
 
 pub(crate) async fn start_scheduler(
     config: &Config,
+    security: &Security,
     tasks: &Tasks,
     registry: &mut Registry,
 ) -> Result<Scheduler> {
     let registry = registry.sub_registry_with_prefix("darter_scheduler");
-    Ok(Scheduler::start(config.scheduler.clone(), tasks, registry).await?)
+    Ok(Scheduler::start(config.scheduler.clone(), security, tasks, registry).await?)
 }
 
 pub(crate) async fn start_manager(
     config: &Config,
+    security: &Security,
     tasks: &Tasks,
     registry: &mut Registry,
 ) -> Result<Manager> {
     let registry = registry.sub_registry_with_prefix("darter_manager");
-    Ok(Manager::start(config.manager.clone(), tasks, registry).await?)
+    Ok(Manager::start(config.manager.clone(), security, tasks, registry).await?)
 }
 
 /// On SIGHUP the proxy's limits are read again; all else stays as it was at the start.

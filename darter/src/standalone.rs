@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use darter_proxy::{limits, upstream::UpstreamOptions};
-use darter_runtime::Tasks;
+use darter_runtime::{Tasks, tls::Security};
 use prometheus_client::registry::Registry;
 
 use crate::{
@@ -27,13 +27,14 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     config.manager.data = config.proxy.data.join("manager");
     config.manager.listen = free_or_any("the manager", config.manager.listen);
     config.manager.grpc = free_or_any("the manager's members", config.manager.grpc);
-    let manager = start_manager(&config, &tasks, &mut registry).await?;
+    let security = Security::Plain;
+    let manager = start_manager(&config, &security, &tasks, &mut registry).await?;
     let manager_url = Some(format!("http://{}", manager.grpc()));
     config.scheduler.manager.clone_from(&manager_url);
     config.proxy.manager = manager_url;
-    let scheduler = start_scheduler(&config, &tasks, &mut registry).await?;
+    let scheduler = start_scheduler(&config, &security, &tasks, &mut registry).await?;
     config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
-    let proxy = start_proxy(&config, &tasks, &mut registry).await?;
+    let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     follow_limits(&proxy, common, &tasks)?;

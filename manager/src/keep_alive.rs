@@ -10,7 +10,7 @@ use darter_api::{
     HostId, Member, MemberKind,
     wire::v1::{self, manager_server::Manager as ManagerRpc},
 };
-use darter_runtime::Tasks;
+use darter_runtime::{Tasks, server::PeerIdentity};
 use futures::Stream;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -46,12 +46,14 @@ impl ManagerRpc for Service {
         request: Request<Streaming<v1::Beat>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let (replies, receiver) = mpsc::channel(REPLIES);
+        let certified = request.extensions().get().map(|PeerIdentity(host)| *host);
         let beats = Beats {
             stream: self.members.new_stream(),
             members: Arc::clone(&self.members),
             metrics: self.metrics.clone(),
             interval: self.interval,
             grace: self.grace,
+            certified,
             speaks_for: None,
         };
         self.tasks
@@ -92,6 +94,8 @@ struct Beats {
     metrics: Metrics,
     interval: Duration,
     grace: Duration,
+    /// Whose certificate the connection has, where it is TLS.
+    certified: Option<HostId>,
     /// Whom the first beat named.
     speaks_for: Option<(MemberKind, HostId)>,
 }
@@ -137,6 +141,9 @@ impl Beats {
         let member =
             Member::try_from(beat).map_err(|cause| Status::invalid_argument(cause.to_string()))?;
         let who = (member.kind, member.host);
+        if self.certified.is_some_and(|host| host != member.host) {
+            return Err(Status::unauthenticated("the certificate is another host's"));
+        }
         if self.speaks_for.is_some_and(|first| first != who) {
             return Err(Status::invalid_argument("a stream speaks for one member"));
         }

@@ -6,6 +6,7 @@ use darter_api::wire::v1::manager_server::ManagerServer;
 use darter_runtime::{
     Tasks,
     server::{BindError, Server, ServerOptions},
+    tls::Security,
 };
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
@@ -57,13 +58,20 @@ impl Manager {
     /// What is wrong with the options, the database or the ports.
     pub async fn start(
         options: Options,
+        security: &Security,
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
-        for address in [options.listen, options.grpc] {
-            if !address.ip().is_loopback() && !options.insecure {
+        // People's tools have no certificate: REST is plain text in any case.
+        let plain = [options.listen, options.grpc].into_iter();
+        for address in plain.take(if security.is_plain() { 2 } else { 1 }) {
+            if address.ip().is_loopback() {
+                continue;
+            }
+            if !options.insecure {
                 return Err(StartError::PlainText(address));
             }
+            tracing::warn!(%address, "the manager is asked in plain text, which others can read and join");
         }
         let interval = options.keep_alive;
         if !KEEP_ALIVE.contains(&interval) {
@@ -96,6 +104,7 @@ impl Manager {
             max_connections: 65_536,
             answer_tls: false,
             drain: Duration::from_millis(500),
+            tls: security.acceptor(),
             ..ServerOptions::default()
         };
         grpc_port.serve("manager gRPC", grpc, tasks, grpc_options);

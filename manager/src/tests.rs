@@ -10,6 +10,7 @@ use darter_api::{
 use darter_runtime::{
     Tasks,
     membership::{follow_schedulers, keep_alive, list_schedulers},
+    tls::{Connector, Security},
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -45,7 +46,7 @@ impl Bench {
             ..Options::default()
         };
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
-        let manager = Manager::start(options, &tasks, &mut registry).await;
+        let manager = Manager::start(options, &Security::Plain, &tasks, &mut registry).await;
         Self {
             manager: manager.unwrap_or_else(|cause| panic!("{cause:?}")),
             tasks,
@@ -112,14 +113,32 @@ async fn members_are_shown_while_they_live() {
     // Longer than the test: what makes a member inactive here is its stream's end.
     let bench = Bench::start(dir.path(), Duration::from_secs(20)).await;
     assert_eq!(bench.get("/api/v1/schedulers").await, (200, json!([])));
-    assert_eq!(list_schedulers(&bench.url()).await.unwrap(), [""; 0]);
+    assert_eq!(
+        list_schedulers(&bench.url(), &Connector::plain())
+            .await
+            .unwrap(),
+        [""; 0]
+    );
 
     let (scheduler, seed) = (Tasks::new(), Tasks::new());
-    keep_alive(bench.url(), member(MemberKind::Scheduler, 1), &scheduler);
-    keep_alive(bench.url(), member(MemberKind::SeedPeer, 2), &seed);
+    keep_alive(
+        bench.url(),
+        member(MemberKind::Scheduler, 1),
+        Connector::plain(),
+        &scheduler,
+    );
+    keep_alive(
+        bench.url(),
+        member(MemberKind::SeedPeer, 2),
+        Connector::plain(),
+        &seed,
+    );
     eventually("the seed", || async { bench.seeds().await == ["member-2"] }).await;
     eventually("the scheduler", || async {
-        list_schedulers(&bench.url()).await.unwrap() == ["http://10.0.0.1:8002"]
+        list_schedulers(&bench.url(), &Connector::plain())
+            .await
+            .unwrap()
+            == ["http://10.0.0.1:8002"]
     })
     .await;
     let (status, list) = bench.get("/api/v1/schedulers").await;
@@ -224,7 +243,12 @@ async fn nonsense_is_refused_and_silence_ends() {
     sender.try_send(good.clone()).unwrap();
     replies.message().await.unwrap().unwrap();
     let newer = Tasks::new();
-    keep_alive(bench.url(), member(MemberKind::SeedPeer, 1), &newer);
+    keep_alive(
+        bench.url(),
+        member(MemberKind::SeedPeer, 1),
+        Connector::plain(),
+        &newer,
+    );
     let superseded = async {
         loop {
             let _ = sender.send(good.clone()).await;
@@ -247,21 +271,38 @@ async fn members_and_followers_outlive_a_manager() {
     let bench = Bench::start(dir.path(), Duration::from_millis(50)).await;
     let (url, grpc) = (bench.url(), bench.manager.grpc());
     let clients = Tasks::new();
-    keep_alive(url.clone(), member(MemberKind::SeedPeer, 1), &clients);
-    keep_alive(url.clone(), member(MemberKind::Scheduler, 2), &clients);
+    keep_alive(
+        url.clone(),
+        member(MemberKind::SeedPeer, 1),
+        Connector::plain(),
+        &clients,
+    );
+    keep_alive(
+        url.clone(),
+        member(MemberKind::Scheduler, 2),
+        Connector::plain(),
+        &clients,
+    );
     eventually("the seed", || async { bench.seeds().await == ["member-1"] }).await;
     eventually("the scheduler", || async {
-        !list_schedulers(&url).await.unwrap().is_empty()
+        !list_schedulers(&url, &Connector::plain())
+            .await
+            .unwrap()
+            .is_empty()
     })
     .await;
-    let followed = follow_schedulers(url.clone(), &clients).await.unwrap();
+    let followed = follow_schedulers(url.clone(), &Connector::plain(), &clients)
+        .await
+        .unwrap();
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
     bench.stop().await;
 
     // Nobody is there: everybody goes on.
-    let nobody = follow_schedulers(url.clone(), &clients).await.unwrap();
+    let nobody = follow_schedulers(url.clone(), &Connector::plain(), &clients)
+        .await
+        .unwrap();
     assert_eq!(*nobody.borrow(), [""; 0]);
-    assert!(list_schedulers(&url).await.is_err());
+    assert!(list_schedulers(&url, &Connector::plain()).await.is_err());
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
 
     let bench = Bench::start_at(dir.path(), Duration::from_millis(50), grpc).await;
@@ -289,7 +330,7 @@ async fn what_makes_no_sense_does_not_start() {
             ..options
         };
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
-        Manager::start(options, &tasks, &mut registry)
+        Manager::start(options, &Security::Plain, &tasks, &mut registry)
             .await
             .unwrap_err()
     };

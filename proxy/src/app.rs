@@ -20,6 +20,7 @@ use darter_runtime::{
     identity::{self, IdentityError},
     membership::{self, MembershipError},
     server::{BindError, Server, ServerOptions},
+    tls::{Connector, Security},
 };
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -154,7 +155,7 @@ impl From<Locality> for vocabulary::Locality {
 pub enum StartError {
     /// Peers beyond loopback would be spoken to in plain text, unasked.
     #[error(
-        "peers would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
+        "peers would connect to {0} in plain text: be a member of a cluster ([cluster]), listen on loopback, or say `insecure = true`"
     )]
     PlainText(SocketAddr),
     /// Other peers can't be told where this one is.
@@ -207,11 +208,15 @@ impl Proxy {
     /// What is wrong with the options, the directory or the ports.
     pub async fn start(
         options: Options,
+        security: &Security,
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
-        if !options.peer.ip().is_loopback() && !options.insecure {
-            return Err(StartError::PlainText(options.peer));
+        if security.is_plain() && !options.peer.ip().is_loopback() {
+            if !options.insecure {
+                return Err(StartError::PlainText(options.peer));
+            }
+            tracing::warn!(address = %options.peer, "peers connect in plain text, which others can read and join");
         }
         let (clients, inner) = wind_down(tasks);
         let upstreams = Upstreams::new(&options.upstreams)
@@ -233,6 +238,7 @@ impl Proxy {
         let (link_sender, link_events) = mpsc::channel(EVENTS);
         let links = Links::new(
             Arc::clone(&key),
+            security.connector(),
             link_sender,
             inner.clone(),
             transfers.clone(),
@@ -246,7 +252,10 @@ impl Proxy {
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
             .merge(pieces.router());
-        let session = proxy.session(&options, &key, &inner, &transfers).await?;
+        let connector = security.connector();
+        let session = proxy
+            .session(&options, &key, connector, &inner, &transfers)
+            .await?;
 
         let metrics = driver::Metrics::default();
         metrics.register(registry);
@@ -298,7 +307,7 @@ impl Proxy {
         inner.spawn("store upkeep", store::upkeep(store.clone()));
         inner.spawn("scrub", store::scrub(store));
         inner.spawn("limits", limits.watch(options.limits));
-        peer_port.serve("peer port", peer_router, &inner, peer_options());
+        peer_port.serve("peer port", peer_router, &inner, peer_options(security));
         let clients_options = ServerOptions {
             drain: DRAIN,
             ..ServerOptions::default()
@@ -333,6 +342,7 @@ impl Proxy {
         &self,
         options: &Options,
         key: &Arc<NodeKey>,
+        connector: Connector,
         tasks: &Tasks,
         metrics: &transfer::Metrics,
     ) -> Result<Option<(Session, mpsc::Receiver<SessionEvent>)>, StartError> {
@@ -352,7 +362,7 @@ impl Proxy {
                 address: address.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
-            membership::keep_alive(manager.clone(), member, tasks);
+            membership::keep_alive(manager.clone(), member, connector.clone(), tasks);
         }
         let hello = Hello {
             host: self.host,
@@ -367,9 +377,10 @@ impl Proxy {
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let session = Session::start(
-            schedulers(options, tasks).await?,
+            schedulers(options, &connector, tasks).await?,
             hello,
             Arc::clone(key),
+            connector,
             sender,
             tasks,
             metrics.clone(),
@@ -381,11 +392,12 @@ impl Proxy {
 /// The schedulers' URLs as configured, else as the manager knows them now and later.
 async fn schedulers(
     options: &Options,
+    connector: &Connector,
     tasks: &Tasks,
 ) -> Result<watch::Receiver<Vec<String>>, StartError> {
     match &options.manager {
         Some(manager) if options.schedulers.is_empty() => {
-            Ok(membership::follow_schedulers(manager.clone(), tasks).await?)
+            Ok(membership::follow_schedulers(manager.clone(), connector, tasks).await?)
         }
         _ => Ok(watch::channel(options.schedulers.clone()).1),
     }
@@ -439,11 +451,12 @@ fn open_trust(options: &Options, key: &NodeKey) -> Result<Trust, StartError> {
 }
 
 /// Peers keep connections for long, and say what they want at once.
-fn peer_options() -> ServerOptions {
+fn peer_options(security: &Security) -> ServerOptions {
     ServerOptions {
         drain: Duration::from_secs(1),
         answer_tls: false,
         unsent_bytes: Some(UNSENT),
+        tls: security.acceptor(),
         ..ServerOptions::default()
     }
 }

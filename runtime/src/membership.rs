@@ -15,7 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Tasks;
+use crate::{
+    Tasks,
+    tls::{Connector, EndpointError},
+};
 
 /// For a connection, and for one answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,7 +36,7 @@ const MOST_SCHEDULERS: usize = 64;
 pub enum MembershipError {
     /// Its URL makes no sense.
     #[error("the manager's URL")]
-    Url(#[source] tonic::transport::Error),
+    Url(#[from] EndpointError),
     /// It can't be reached, refuses, or does not know what is asked.
     #[error("the manager can't be asked (the port of its gRPC is meant, not that of REST)")]
     Status(#[source] Box<tonic::Status>),
@@ -52,12 +55,12 @@ impl From<tonic::Status> for MembershipError {
 }
 
 /// Keeps `member` alive at the manager whose gRPC is at `url`, until the group ends.
-pub fn keep_alive(url: String, member: Member, tasks: &Tasks) {
+pub fn keep_alive(url: String, member: Member, connector: Connector, tasks: &Tasks) {
     tasks.spawn("keep alive", async move {
         let mut wait = BACKOFF.0;
         loop {
             let mut stood = false;
-            let ended = beat(&url, &member, &mut stood).await;
+            let ended = beat(&url, &member, &connector, &mut stood).await;
             if stood {
                 tracing::warn!(%url, cause = &ended as &dyn Error, "the manager is lost");
                 wait = BACKOFF.0;
@@ -71,9 +74,14 @@ pub fn keep_alive(url: String, member: Member, tasks: &Tasks) {
 }
 
 /// One stream of beats, until it ends.
-async fn beat(url: &str, member: &Member, stood: &mut bool) -> MembershipError {
+async fn beat(
+    url: &str,
+    member: &Member,
+    connector: &Connector,
+    stood: &mut bool,
+) -> MembershipError {
     let stream = async {
-        let mut client = ManagerClient::new(endpoint(url)?.connect_lazy());
+        let mut client = client(url, connector)?;
         let (beats, outbound) = mpsc::channel(1);
         let _ = beats.try_send(v1::Beat::from(member));
         let replies = client.keep_alive(ReceiverStream::new(outbound)).await?;
@@ -115,8 +123,11 @@ async fn beat(url: &str, member: &Member, stood: &mut bool) -> MembershipError {
 ///
 /// # Errors
 /// When it does not answer within two seconds.
-pub async fn list_schedulers(url: &str) -> Result<Vec<String>, MembershipError> {
-    list(&mut ManagerClient::new(endpoint(url)?.connect_lazy())).await
+pub async fn list_schedulers(
+    url: &str,
+    connector: &Connector,
+) -> Result<Vec<String>, MembershipError> {
+    list(&mut client(url, connector)?).await
 }
 
 async fn list(client: &mut ManagerClient<Channel>) -> Result<Vec<String>, MembershipError> {
@@ -134,9 +145,10 @@ async fn list(client: &mut ManagerClient<Channel>) -> Result<Vec<String>, Member
 /// seconds. An empty answer changes nothing: whoever is still there goes on serving.
 pub async fn follow_schedulers(
     url: String,
+    connector: &Connector,
     tasks: &Tasks,
 ) -> Result<watch::Receiver<Vec<String>>, MembershipError> {
-    let mut client = ManagerClient::new(endpoint(&url)?.connect_lazy());
+    let mut client = client(&url, connector)?;
     let first = list(&mut client).await;
     if let Err(cause) = &first {
         let cause = cause as &dyn Error;
@@ -170,13 +182,15 @@ pub async fn follow_schedulers(
     Ok(receiver)
 }
 
-fn endpoint(url: &str) -> Result<Endpoint, MembershipError> {
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(MembershipError::Url)?;
-    Ok(endpoint
+fn client(url: &str, connector: &Connector) -> Result<ManagerClient<Channel>, MembershipError> {
+    let endpoint: Endpoint = connector.endpoint(url)?;
+    let endpoint = endpoint
         .connect_timeout(TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(TIMEOUT))
+        .keep_alive_timeout(TIMEOUT);
+    Ok(ManagerClient::new(
+        endpoint.connect_with_connector_lazy(connector.clone()),
+    ))
 }
 
 /// So that the members of a big cluster don't speak all at once.

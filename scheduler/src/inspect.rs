@@ -116,7 +116,7 @@ fn runs(pieces: &PieceSet) -> Vec<[u32; 2]> {
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, http::Request};
-    use darter_runtime::Tasks;
+    use darter_runtime::{Tasks, tls::Security};
     use prometheus_client::registry::Registry;
     use tower::ServiceExt as _;
 
@@ -133,7 +133,7 @@ mod tests {
         };
         let tasks = Tasks::new();
         let mut registry = Registry::default();
-        let scheduler = Scheduler::start(options, &tasks, &mut registry)
+        let scheduler = Scheduler::start(options, &Security::Plain, &tasks, &mut registry)
             .await
             .unwrap();
         let ask = |path: &str| {

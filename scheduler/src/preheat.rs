@@ -124,7 +124,7 @@ mod tests {
     use std::{net::SocketAddr, time::Duration};
 
     use axum::{body::Body, http::Request};
-    use darter_runtime::Tasks;
+    use darter_runtime::{Tasks, tls::Security};
     use prometheus_client::registry::Registry;
     use tower::ServiceExt as _;
 
@@ -140,7 +140,8 @@ mod tests {
             ..Options::default()
         };
         let tasks = Tasks::new();
-        let scheduler = Scheduler::start(options, &tasks, &mut Registry::default()).await;
+        let mut registry = Registry::default();
+        let scheduler = Scheduler::start(options, &Security::Plain, &tasks, &mut registry).await;
         let scheduler = scheduler.unwrap();
         let ask = async |from: SocketAddr, body: String| {
             let request = Request::post("/preheat").extension(ClientAddress(from));

@@ -25,7 +25,8 @@ use darter_runtime::{
     Tasks,
     identity::{self, IdentityError},
     membership,
-    server::{BindError, Server, ServerOptions},
+    server::{BindError, PeerIdentity, Server, ServerOptions},
+    tls::Security,
 };
 use futures::Stream;
 use prometheus_client::registry::Registry;
@@ -56,7 +57,7 @@ type Frame = Result<v1::SchedulerMessage, Status>;
 pub enum StartError {
     /// Peers beyond loopback would be spoken to in plain text, unasked.
     #[error(
-        "peers would connect to {0} in plain text: listen on loopback, or say `insecure = true`"
+        "peers would connect to {0} in plain text: be a member of a cluster ([cluster]), listen on loopback, or say `insecure = true`"
     )]
     PlainText(SocketAddr),
     /// The manager can't tell proxies where this scheduler is.
@@ -79,23 +80,28 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts a scheduler; its port is open when this returns.
+    /// Starts a scheduler; its port is open when this returns. With TLS, a hello's host is
+    /// the one of its certificate.
     ///
     /// # Errors
     /// When the port or the key can't be had.
     pub async fn start(
         options: Options,
+        security: &Security,
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
-        if !options.listen.ip().is_loopback() && !options.insecure {
-            return Err(StartError::PlainText(options.listen));
+        if security.is_plain() && !options.listen.ip().is_loopback() {
+            if !options.insecure {
+                return Err(StartError::PlainText(options.listen));
+            }
+            tracing::warn!(address = %options.listen, "peers connect in plain text, which others can read and join");
         }
         let key = identity::load_or_create(&options.data)?;
         let id = key.id();
         let server = Server::bind(options.listen).await?;
         let address = server.local_addr();
-        let member = member(&options, id, address)?;
+        let member = member(&options, security, id, address)?;
         let metrics = Metrics::default();
         metrics.register(registry);
         let (inbox, events) = mpsc::channel(INBOX);
@@ -112,11 +118,12 @@ impl Scheduler {
             max_connections: 65_536,
             answer_tls: false,
             drain: Duration::from_millis(500),
+            tls: security.acceptor(),
             ..ServerOptions::default()
         };
         server.serve("scheduler port", router, tasks, server_options);
         if let Some(manager) = manager {
-            membership::keep_alive(manager, member, tasks);
+            membership::keep_alive(manager, member, security.connector(), tasks);
         }
         Ok(Self { address, id, inbox })
     }
@@ -139,13 +146,18 @@ impl Scheduler {
 }
 
 /// What the manager is told of this scheduler.
-fn member(options: &Options, host: HostId, listen: SocketAddr) -> Result<Member, StartError> {
+fn member(
+    options: &Options,
+    security: &Security,
+    host: HostId,
+    listen: SocketAddr,
+) -> Result<Member, StartError> {
     let address = options.advertise.unwrap_or(listen);
     let member = Member {
         kind: MemberKind::Scheduler,
         host,
         name: options.name.clone().unwrap_or_else(identity::host_name),
-        address: format!("http://{address}"),
+        address: format!("{}://{address}", security.scheme()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     if options.manager.is_some() && address.ip().is_unspecified() {
@@ -333,19 +345,43 @@ impl SchedulerRpc for Service {
             kind: Some(scheduler_message::Kind::Challenge(challenge)),
         };
         let _ = sender.try_send(Ok(challenge));
-        let session = session(request.into_inner(), nonce, sender, self.inbox.clone());
+        let proof = match request.extensions().get() {
+            Some(PeerIdentity(host)) => Proof::Certificate(*host),
+            None => Proof::Signature(nonce),
+        };
+        let session = session(request.into_inner(), proof, sender, self.inbox.clone());
         self.tasks.spawn("session", session);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
+/// What proves the id that a hello names.
+#[derive(Debug, Clone, Copy)]
+enum Proof {
+    /// The connection's certificate is this host's.
+    Certificate(HostId),
+    /// In plain text: its signature over this nonce.
+    Signature([u8; 32]),
+}
+
+impl Proof {
+    fn covers(self, hello: &Hello, signature: &[u8]) -> bool {
+        match self {
+            Self::Certificate(host) => hello.host == host,
+            Self::Signature(nonce) => hello
+                .host
+                .verify(&session_challenge(&nonce, hello.epoch), signature),
+        }
+    }
+}
+
 async fn session(
     mut inbound: Streaming<v1::PeerMessage>,
-    nonce: [u8; 32],
+    proof: Proof,
     sender: mpsc::Sender<Frame>,
     inbox: mpsc::Sender<Inbound>,
 ) {
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut inbound, &nonce)).await {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut inbound, proof)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(status)) => {
             tracing::warn!(%status, "a session is refused");
@@ -386,7 +422,7 @@ async fn session(
 }
 
 /// The hello, if it proves the id that it names.
-async fn greeting(inbound: &mut Streaming<v1::PeerMessage>, nonce: &[u8]) -> Result<Hello, Status> {
+async fn greeting(inbound: &mut Streaming<v1::PeerMessage>, proof: Proof) -> Result<Hello, Status> {
     let first = inbound
         .next()
         .await
@@ -397,13 +433,13 @@ async fn greeting(inbound: &mut Streaming<v1::PeerMessage>, nonce: &[u8]) -> Res
     let signature = hello.signature.clone();
     let hello =
         Hello::try_from(hello).map_err(|cause| Status::invalid_argument(cause.to_string()))?;
-    if !hello
-        .host
-        .verify(&session_challenge(nonce, hello.epoch), &signature)
-    {
+    if !proof.covers(&hello, &signature) {
         return Err(Status::unauthenticated(
             "the hello does not prove its host id",
         ));
     }
     Ok(hello)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,10 +18,12 @@ use darter_api::{
         v1::{self, peer_message, scheduler_client::SchedulerClient, scheduler_message},
     },
 };
-use darter_runtime::Tasks;
+use darter_runtime::{
+    Tasks,
+    tls::{Connector, EndpointError},
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::transport::Endpoint;
 
 use crate::transfer::Metrics;
 
@@ -66,6 +68,8 @@ impl Session {
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 enum SessionError {
+    #[error("the scheduler's URL")]
+    Url(#[from] EndpointError),
     #[error("the scheduler can't be reached")]
     Connect(#[source] tonic::transport::Error),
     #[error("the scheduler ended the session")]
@@ -86,6 +90,7 @@ impl Session {
         urls: watch::Receiver<Vec<String>>,
         hello: Hello,
         key: Arc<NodeKey>,
+        connector: Connector,
         events: mpsc::Sender<SessionEvent>,
         tasks: &Tasks,
         metrics: Metrics,
@@ -95,6 +100,7 @@ impl Session {
             urls,
             hello,
             key,
+            connector,
             events,
             metrics,
             session: session.clone(),
@@ -139,6 +145,7 @@ struct Keeper {
     urls: watch::Receiver<Vec<String>>,
     hello: Hello,
     key: Arc<NodeKey>,
+    connector: Connector,
     events: mpsc::Sender<SessionEvent>,
     metrics: Metrics,
     session: Session,
@@ -215,14 +222,14 @@ impl Keeper {
         ),
         SessionError,
     > {
-        let channel = Endpoint::from_shared(url.to_owned())
-            .map_err(SessionError::Connect)?
+        let channel = self
+            .connector
+            .endpoint(url)?
             .connect_timeout(OPEN_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
-            .connect()
+            .connect_with_connector(self.connector.clone())
             .await
             .map_err(SessionError::Connect)?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);

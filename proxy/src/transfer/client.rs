@@ -17,6 +17,7 @@ use darter_api::{
     proof::GroupDigest,
     wire::{WireError, v1},
 };
+use darter_runtime::tls::Connector;
 use http::StatusCode;
 use prost::Message as _;
 
@@ -125,10 +126,10 @@ pub struct PieceClient {
 }
 
 impl PieceClient {
-    /// For this host, within its limits.
-    pub fn new(own: HostId, limits: Limits) -> Self {
+    /// For this host, which connects to others so, within its limits.
+    pub fn new(own: HostId, connector: Connector, limits: Limits) -> Self {
         Self {
-            parents: Parents::default(),
+            parents: Parents::new(connector),
             own: own.to_string(),
             limits,
         }

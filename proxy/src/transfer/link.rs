@@ -28,13 +28,17 @@ use darter_api::{
         },
     },
 };
-use darter_runtime::Tasks;
+use darter_runtime::{
+    Tasks,
+    server::PeerIdentity,
+    tls::{Connector, EndpointError},
+};
 use dashmap::DashMap;
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, transport::Endpoint};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Metrics;
 
@@ -64,6 +68,7 @@ pub struct Links(Arc<Inner>);
 
 struct Inner {
     key: Arc<NodeKey>,
+    connector: Connector,
     addresses: DashMap<HostId, SocketAddr>,
     live: DashMap<HostId, Live>,
     next: AtomicU64,
@@ -82,6 +87,8 @@ struct Live {
 /// Why a link was not made.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
+    #[error("the neighbour's address")]
+    Address(#[from] EndpointError),
     #[error("the neighbour can't be reached")]
     Connect(#[source] tonic::transport::Error),
     #[error("the neighbour refuses the link")]
@@ -96,12 +103,14 @@ impl Links {
     /// Links of the host with this key; what happens goes to `events`.
     pub fn new(
         key: Arc<NodeKey>,
+        connector: Connector,
         events: mpsc::Sender<LinkEvent>,
         tasks: Tasks,
         metrics: Metrics,
     ) -> Self {
         Self(Arc::new(Inner {
             key,
+            connector,
             addresses: DashMap::new(),
             live: DashMap::new(),
             next: AtomicU64::new(1),
@@ -109,6 +118,11 @@ impl Links {
             tasks,
             metrics,
         }))
+    }
+
+    /// What connects to other hosts.
+    pub fn connector(&self) -> &Connector {
+        &self.0.connector
     }
 
     /// The gRPC service that accepts links.
@@ -183,14 +197,14 @@ impl Links {
     async fn connect(&self, host: HostId, address: SocketAddr) -> Result<(), LinkError> {
         let (outbox, frames) = mpsc::channel(OUTBOX);
         let open = async {
-            let channel = Endpoint::from_shared(format!("http://{address}"))
-                .map_err(LinkError::Connect)?
+            let connector = self.0.connector.clone().expecting(host);
+            let channel = connector
+                .to_address(address)?
                 .connect_timeout(HANDSHAKE_TIMEOUT)
-                .tcp_nodelay(true)
                 .http2_keep_alive_interval(Duration::from_secs(1))
                 .keep_alive_timeout(Duration::from_secs(2))
                 .keep_alive_while_idle(true)
-                .connect()
+                .connect_with_connector(connector)
                 .await
                 .map_err(LinkError::Connect)?;
             let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -343,6 +357,7 @@ impl Peer for Accept {
         &self,
         request: Request<Streaming<LinkFrame>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
+        let certified = request.extensions().get().map(|PeerIdentity(host)| *host);
         let mut inbound = request.into_inner();
         let (outbox, frames) = mpsc::channel(OUTBOX);
         let links = self.0.clone();
@@ -352,6 +367,13 @@ impl Peer for Accept {
         self.0.0.tasks.spawn("accepted link", async move {
             let handshake = links.handshake(&mut inbound, &outbox, &nonce);
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                Ok(Ok(host)) if certified.is_some_and(|certified| certified != host) => {
+                    tracing::warn!(
+                        ?host,
+                        ?certified,
+                        "an incoming link is refused: the certificate is another host's"
+                    );
+                }
                 Ok(Ok(host)) => links.run(host, host, inbound, outbox).await,
                 Ok(Err(cause)) => tracing::debug!(%cause, "an incoming link is refused"),
                 Err(_) => tracing::debug!("an incoming link did not shake hands in time"),

@@ -14,11 +14,11 @@ use std::{
 };
 
 use darter_api::GROUP_BYTES;
+use darter_runtime::tls::{Connector, Stream};
 use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -38,8 +38,11 @@ const MOST_HEADERS: usize = 32;
 const MOST_REFUSAL: u64 = 4 * 1024;
 
 /// See the module. Cheap to clone; clones share their connections.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Parents(Arc<Mutex<HashMap<SocketAddr, Vec<Unused>>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Parents {
+    unused: Arc<Mutex<HashMap<SocketAddr, Vec<Unused>>>>,
+    connector: Connector,
+}
 
 #[derive(Debug)]
 struct Unused {
@@ -59,6 +62,14 @@ pub(super) struct Head {
 }
 
 impl Parents {
+    /// Connects to parents so.
+    pub(super) fn new(connector: Connector) -> Self {
+        Self {
+            unused: Arc::default(),
+            connector,
+        }
+    }
+
     /// Sends a request's head and reads the reply's.
     ///
     /// # Errors
@@ -73,15 +84,19 @@ impl Parents {
         {
             return Ok((connection, head));
         }
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(&self.connector, address).await?;
         let head = connection.ask(request).await?;
         Ok((connection, head))
     }
 
     fn take(&self, address: SocketAddr) -> Option<Connection> {
-        let mut all = self.0.lock();
+        let mut all = self.unused.lock();
         let unused = all.get_mut(&address)?;
-        while let Some(Unused { connection, since }) = unused.pop() {
+        while let Some(Unused {
+            mut connection,
+            since,
+        }) = unused.pop()
+        {
             if since.elapsed() < KEPT && connection.is_quiet() {
                 return Some(connection);
             }
@@ -97,7 +112,7 @@ impl Parents {
         }
         connection.buffer = Vec::new();
         connection.given = 0;
-        let mut all = self.0.lock();
+        let mut all = self.unused.lock();
         all.retain(|_, unused| {
             unused.retain(|unused| unused.since.elapsed() < KEPT);
             !unused.is_empty()
@@ -113,16 +128,15 @@ impl Parents {
 /// One connection, and what was read of it too early.
 #[derive(Debug)]
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Stream,
     buffer: Vec<u8>,
     /// Bytes of the buffer that were given out.
     given: usize,
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> io::Result<Self> {
-        let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-        socket.set_nodelay(true)?;
+    async fn open(connector: &Connector, address: SocketAddr) -> io::Result<Self> {
+        let socket = timeout(CONNECT_TIMEOUT, connector.connect(address)).await??;
         Ok(Self {
             socket,
             buffer: Vec::new(),
@@ -131,9 +145,8 @@ impl Connection {
     }
 
     /// Whether nothing came that was not asked for, not even its end.
-    fn is_quiet(&self) -> bool {
-        let read = self.socket.try_read(&mut [0]);
-        matches!(read, Err(cause) if cause.kind() == io::ErrorKind::WouldBlock)
+    fn is_quiet(&mut self) -> bool {
+        self.socket.is_quiet()
     }
 
     fn has_more(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use axum::{
-    BoxError, Router,
+    BoxError, Extension, Router,
     body::Body,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
@@ -12,7 +12,10 @@ use axum::{
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
 use darter_api::{PieceIndex, TaskId, wire::v1};
-use darter_runtime::server::span::{Span, set_spans};
+use darter_runtime::server::{
+    PeerIdentity,
+    span::{Span, set_spans},
+};
 use futures::StreamExt as _;
 use prost::Message as _;
 use serde::Deserialize;
@@ -85,6 +88,7 @@ async fn piece(
     State(server): State<Arc<PieceServer>>,
     Path((task, index)): Path<(String, String)>,
     Query(geometry): Query<Geometry>,
+    identity: Option<Extension<PeerIdentity>>,
     headers: HeaderMap,
 ) -> Response {
     let piece = match server.find(&task, &index, geometry.size) {
@@ -98,9 +102,13 @@ async fn piece(
             return status.into_response();
         }
     };
-    let child = headers
-        .get(HOST_HEADER)
-        .map_or(&b""[..], |name| name.as_bytes());
+    // A certificate knows better than the requester itself.
+    let child = match &identity {
+        Some(Extension(PeerIdentity(host))) => &host.as_bytes()[..],
+        None => headers
+            .get(HOST_HEADER)
+            .map_or(&b""[..], |name| name.as_bytes()),
+    };
     let class = class(&headers);
     let Ok(slot) = server.slots.acquire(child.into(), class).await else {
         server.metrics.upload("busy");

@@ -20,6 +20,7 @@ use darter_api::{
 use darter_runtime::{
     Tasks,
     server::{Server, ServerOptions},
+    tls::{Connector, Security},
 };
 use tokio::sync::mpsc;
 
@@ -32,6 +33,8 @@ use crate::{
     limits::{self, Class, Limits, Rates},
     store::{self, Store},
 };
+
+mod secured;
 
 struct Parent {
     _dir: tempfile::TempDir,
@@ -50,6 +53,15 @@ async fn parent(size: usize, spoil: Option<(u64, &[u8])>) -> Parent {
 }
 
 async fn parent_within(size: usize, spoil: Option<(u64, &[u8])>, limits: Limits) -> Parent {
+    parent_as(size, spoil, limits, &Security::Plain).await
+}
+
+async fn parent_as(
+    size: usize,
+    spoil: Option<(u64, &[u8])>,
+    limits: Limits,
+    security: &Security,
+) -> Parent {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(
         dir.path(),
@@ -109,7 +121,7 @@ async fn parent_within(size: usize, spoil: Option<(u64, &[u8])>, limits: Limits)
         Metrics::default(),
     )
     .router();
-    server.serve("peer", router, &tasks, ServerOptions::default());
+    server.serve("peer", router, &tasks, server_options(security));
     Parent {
         _dir: dir,
         store,
@@ -129,7 +141,11 @@ impl Sink for Collected {
 }
 
 fn client() -> PieceClient {
-    PieceClient::new(NodeKey::from_seed([2; 32]).id(), Limits::default())
+    PieceClient::new(
+        NodeKey::from_seed([2; 32]).id(),
+        Connector::plain(),
+        Limits::default(),
+    )
 }
 
 #[tokio::test]
@@ -214,7 +230,7 @@ async fn a_greedy_child_gets_no_more_than_another() {
     let pieces = [AtomicU32::new(0), AtomicU32::new(0)];
     let pull = |child: usize| {
         let key = NodeKey::from_seed([child as u8 + 2; 32]);
-        let client = PieceClient::new(key.id(), Limits::default());
+        let client = PieceClient::new(key.id(), Connector::plain(), Limits::default());
         let (wanted, pieces) = (&parent.wanted, &pieces);
         async move {
             while pieces[0].load(Ordering::Relaxed) < 40 {
@@ -276,11 +292,28 @@ struct End {
     tasks: Tasks,
 }
 
+fn server_options(security: &Security) -> ServerOptions {
+    ServerOptions {
+        tls: security.acceptor(),
+        ..ServerOptions::default()
+    }
+}
+
 async fn end(seed: u8) -> End {
+    end_as(seed, &Security::Plain).await
+}
+
+async fn end_as(seed: u8, security: &Security) -> End {
     let key = Arc::new(NodeKey::from_seed([seed; 32]));
     let (sender, events) = mpsc::channel(100);
     let tasks = Tasks::new();
-    let links = Links::new(Arc::clone(&key), sender, tasks.clone(), Metrics::default());
+    let links = Links::new(
+        Arc::clone(&key),
+        security.connector(),
+        sender,
+        tasks.clone(),
+        Metrics::default(),
+    );
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let neighbour = Neighbour {
         host: key.id(),
@@ -288,7 +321,7 @@ async fn end(seed: u8) -> End {
         role: Role::Peer,
     };
     let router = tonic::service::Routes::new(links.service()).into_axum_router();
-    server.serve("peer", router, &tasks, ServerOptions::default());
+    server.serve("peer", router, &tasks, server_options(security));
     End {
         links,
         events,

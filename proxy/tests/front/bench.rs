@@ -11,7 +11,7 @@ use darter_proxy::{
     app::{Options, Proxy},
     upstream::UpstreamOptions,
 };
-use darter_runtime::Tasks;
+use darter_runtime::{Tasks, tls::Security};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
@@ -87,7 +87,7 @@ impl Bench {
             ..Options::default()
         };
         change(&mut options);
-        let proxy = Proxy::start(options, &tasks, &mut Metrics::default()).await;
+        let proxy = Proxy::start(options, &Security::Plain, &tasks, &mut Metrics::default()).await;
         let address = proxy.expect("a proxy starts").listen();
         Self {
             address,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use darter_api::Digest;
-use darter_runtime::{Tasks, server::ClientAddress};
+use darter_runtime::{Tasks, server::ClientAddress, tls::Security};
 use darter_scheduler::Scheduler;
 use futures::future::join_all;
 use http::{Request, StatusCode};
@@ -42,7 +42,8 @@ impl Swarm {
             settle: Duration::from_millis(100),
             ..Default::default()
         };
-        let scheduler = Scheduler::start(options, &tasks, &mut Metrics::default()).await;
+        let scheduler =
+            Scheduler::start(options, &Security::Plain, &tasks, &mut Metrics::default()).await;
         let scheduler = scheduler.expect("a scheduler starts");
         let address = scheduler.address();
         let registry = Registry::twisted(shelf, &tasks, twist).await;

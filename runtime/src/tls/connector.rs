@@ -4,9 +4,10 @@ use std::{
     fmt,
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -92,13 +93,6 @@ impl Connector {
         }
     }
 
-    /// Gives up a TCP connection that is not made within `timeout`. Default 3 s.
-    #[must_use]
-    pub fn within(mut self, timeout: Duration) -> Self {
-        self.http.set_connect_timeout(Some(timeout));
-        self
-    }
-
     /// Refuses whoever has another host's certificate. Plain text says nothing of that.
     #[must_use]
     pub fn expecting(mut self, host: HostId) -> Self {
@@ -124,6 +118,33 @@ impl Connector {
             cause,
         })?;
         Ok(endpoint.connect_timeout(TIMEOUT).tcp_nodelay(true))
+    }
+
+    /// A gRPC endpoint at an address.
+    ///
+    /// # Errors
+    /// When the address makes no URL.
+    pub fn to_address(&self, address: SocketAddr) -> Result<Endpoint, EndpointError> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.endpoint(&format!("{scheme}://{address}"))
+    }
+}
+
+impl Connector {
+    /// A connection to an address. The caller bounds its time.
+    ///
+    /// # Errors
+    /// When nobody is there, or nobody of the cluster.
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Stream::Plain(socket)),
+            Some(tls) => {
+                let stream = shake(tls, socket, self.expected).await?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+        }
     }
 }
 
@@ -180,6 +201,24 @@ pub enum Stream {
     Plain(TcpStream),
     /// Over TLS.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whether nothing came that was not read, not even the end.
+    pub fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Plain(socket) => {
+                let read = socket.try_read(&mut [0]);
+                matches!(read, Err(cause) if cause.kind() == io::ErrorKind::WouldBlock)
+            }
+            Self::Tls(stream) => {
+                let mut byte = [0];
+                let mut context = Context::from_waker(Waker::noop());
+                let read = Pin::new(stream).poll_read(&mut context, &mut ReadBuf::new(&mut byte));
+                read.is_pending()
+            }
+        }
+    }
 }
 
 impl Connection for Stream {

@@ -61,6 +61,11 @@ pub enum ObtainError {
 }
 
 impl Options {
+    /// Whether there is a cluster at all.
+    pub const fn is_member(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// What is wrong with them, if anything is.
     pub fn mistake(&self) -> Option<&'static str> {
         match (&self.ca, &self.certificate) {

@@ -128,7 +128,11 @@ impl Swarm {
         let (session, session_events) = parts.session.unzip();
         let session = session.unwrap_or_default();
         let shared = Arc::new(Shared {
-            client: PieceClient::new(parts.key.id(), parts.limits.clone()),
+            client: PieceClient::new(
+                parts.key.id(),
+                parts.links.connector().clone(),
+                parts.limits.clone(),
+            ),
             key: parts.key,
             store: parts.store,
             source: parts.source,

@@ -12,6 +12,7 @@ use darter_api::{
 use darter_runtime::{
     Tasks,
     server::{Server, ServerOptions},
+    tls::Connector,
 };
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
@@ -103,6 +104,7 @@ impl Host {
         let (link_events, links_received) = mpsc::channel(1024);
         let links = Links::new(
             Arc::clone(&key),
+            Connector::plain(),
             link_events,
             tasks.clone(),
             transfers.clone(),

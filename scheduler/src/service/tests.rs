@@ -1,0 +1,125 @@
+//! Who may have a session.
+
+use std::{path::Path, time::Duration};
+
+use darter_api::{
+    session::{Locality, Role},
+    wire::v1::scheduler_client::SchedulerClient,
+};
+use darter_runtime::tls::{Authority, Certificate, Connector, Credentials};
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn key(seed: u8) -> NodeKey {
+    NodeKey::from_seed([seed; 32])
+}
+
+fn credentials(authority: &Authority, key: &NodeKey) -> Credentials {
+    let pem = authority.issue(&key.id(), HOUR).unwrap();
+    let certificate = Certificate::from_pem(pem.as_bytes()).unwrap();
+    Credentials::new(key, &certificate, authority.pem().as_bytes()).unwrap()
+}
+
+async fn start(dir: &Path, security: &Security) -> (Scheduler, Tasks) {
+    let options = Options {
+        listen: ([127, 0, 0, 1], 0).into(),
+        data: dir.join("scheduler"),
+        ..Options::default()
+    };
+    let (tasks, mut registry) = (Tasks::new(), Registry::default());
+    let scheduler = Scheduler::start(options, security, &tasks, &mut registry).await;
+    (scheduler.unwrap(), tasks)
+}
+
+/// What the scheduler says to a hello of `named`, signed by `signer`.
+async fn greet(
+    scheduler: &Scheduler,
+    connector: Connector,
+    named: HostId,
+    signer: &NodeKey,
+) -> Result<SchedulerMessage, String> {
+    let endpoint = connector.to_address(scheduler.address()).unwrap();
+    let channel = endpoint.connect_with_connector(connector).await;
+    let mut client = SchedulerClient::new(channel.map_err(|cause| cause.to_string())?);
+    let (outbox, messages) = mpsc::channel(4);
+    let opened = client.session(ReceiverStream::new(messages)).await;
+    let mut inbound = opened
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    let first = inbound.next().await.unwrap().unwrap();
+    let Some(scheduler_message::Kind::Challenge(challenge)) = first.kind else {
+        panic!("a challenge comes first");
+    };
+    let hello = Hello {
+        host: named,
+        epoch: 7,
+        name: "node".to_owned(),
+        address: ([10, 0, 0, 1], 4000).into(),
+        role: Role::Peer,
+        locality: Locality::default(),
+        upload_slots: 4,
+        cores: None,
+        shares: true,
+    };
+    let signature = signer.sign(&session_challenge(&challenge.nonce, hello.epoch));
+    let hello = v1::Hello {
+        signature: signature.to_vec().into(),
+        ..(&hello).into()
+    };
+    let kind = Some(peer_message::Kind::Hello(hello));
+    outbox.send(v1::PeerMessage { kind }).await.unwrap();
+    let said = inbound.next().await.unwrap();
+    let said = said.map_err(|status| status.message().to_owned())?;
+    Ok(SchedulerMessage::try_from(said).unwrap())
+}
+
+#[tokio::test]
+async fn over_tls_a_host_is_whose_certificate_it_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::create(&dir.path().join("authority")).unwrap();
+    let own = identity::load_or_create(&dir.path().join("scheduler")).unwrap();
+    let security = Security::Tls(credentials(&authority, &own));
+    let (scheduler, tasks) = start(dir.path(), &security).await;
+
+    let (node, other) = (key(1), key(2));
+    let connector = Connector::secured(&credentials(&authority, &node));
+    let welcome = greet(&scheduler, connector.clone(), node.id(), &node).await;
+    assert!(matches!(welcome, Ok(SchedulerMessage::Welcome { .. })));
+    // Another's name is not taken, though the hello has the other's signature.
+    let mismatch = greet(&scheduler, connector, other.id(), &other).await;
+    assert!(mismatch.unwrap_err().contains("does not prove"));
+
+    let elsewhere = Authority::create(&dir.path().join("elsewhere")).unwrap();
+    let stranger = Connector::secured(&credentials(&elsewhere, &node));
+    assert!(greet(&scheduler, stranger, node.id(), &node).await.is_err());
+    let plain = greet(&scheduler, Connector::plain(), node.id(), &node).await;
+    assert!(plain.is_err(), "plain text");
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn in_plain_text_a_host_is_whose_key_signs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scheduler, tasks) = start(dir.path(), &Security::Plain).await;
+    let (node, other) = (key(1), key(2));
+    let welcome = greet(&scheduler, Connector::plain(), node.id(), &node).await;
+    assert!(matches!(welcome, Ok(SchedulerMessage::Welcome { .. })));
+    let forged = greet(&scheduler, Connector::plain(), other.id(), &node).await;
+    assert!(forged.unwrap_err().contains("does not prove"));
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn plain_text_beyond_loopback_has_to_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        listen: ([0, 0, 0, 0], 0).into(),
+        data: dir.path().to_owned(),
+        ..Options::default()
+    };
+    let (tasks, mut registry) = (Tasks::new(), Registry::default());
+    let refused = Scheduler::start(options, &Security::Plain, &tasks, &mut registry).await;
+    assert!(matches!(refused, Err(StartError::PlainText(_))));
+}
