@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Setting, simulate::Simulate};
+use crate::{bench::Bench, config::Setting, simulate::Simulate};
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ pub(crate) enum Command {
     Manager(Common),
     /// Play a swarm of any size in virtual time.
     Simulate(Box<Simulate>),
+    /// Measure what a scheduler takes.
+    #[command(subcommand)]
+    Bench(Bench),
     /// See it work: an image, a registry, a swarm of processes, a table.
     Demo(Demo),
     /// The registry of the demo.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 for a clean end, 1 when something failed, 2 for a command line or
 //! configuration that makes no sense.
 
+mod bench;
 mod cli;
 mod config;
 mod demo;
@@ -14,6 +15,7 @@ mod standalone;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use cli::{Cli, Command};
 
@@ -24,6 +26,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // Buffers come and go; cleared two megabytes at a time they cost more than they hold.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    // A connection is a descriptor, and the usual limit is of another age.
+    let mut descriptors = getrlimit(Resource::Nofile);
+    descriptors.current = descriptors.maximum;
+    let _ = setrlimit(Resource::Nofile, descriptors);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(options) => demo::run(options).await,
+        Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,
         Command::Standalone(common) => match settle(&common, true) {

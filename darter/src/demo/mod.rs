@@ -7,7 +7,7 @@
 
 mod http;
 mod image;
-mod processes;
+pub(crate) mod processes;
 mod pull;
 pub(crate) mod registry;
 mod report;

@@ -11,8 +11,8 @@ use tokio::{
 use super::http::{client, get};
 
 /// A part and where it listens.
-pub(super) struct Part {
-    _child: Child,
+pub(crate) struct Part {
+    child: Child,
     _stdin: ChildStdin,
     ready: String,
 }
@@ -20,7 +20,7 @@ pub(super) struct Part {
 impl Part {
     /// Starts `darter <arguments>` with data and log under `dir`, and waits for its
     /// `ready` line.
-    pub(super) async fn start(dir: &Path, name: &str, arguments: &[&str]) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path, name: &str, arguments: &[&str]) -> Result<Self> {
         let log = std::fs::File::create(dir.join(format!("{name}.log")))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(arguments);
@@ -58,14 +58,14 @@ impl Part {
         let ready = tokio::time::timeout(Duration::from_secs(20), ready).await;
         let ready = ready.with_context(|| format!("the {name} is not ready"))??;
         Ok(Self {
-            _child: child,
+            child,
             _stdin: stdin,
             ready,
         })
     }
 
     /// An address of the `ready` line.
-    pub(super) fn address(&self, part: &str) -> Result<&str> {
+    pub(crate) fn address(&self, part: &str) -> Result<&str> {
         let pairs = self
             .ready
             .split_whitespace()
@@ -76,8 +76,18 @@ impl Part {
             .with_context(|| format!("no {part} in `{}`", self.ready))
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.id().context("the process has ended")
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     /// Content bytes from source, from peers, and from the own cache.
-    pub(super) async fn content_bytes(&self) -> Result<[u64; 3]> {
+    pub(crate) async fn content_bytes(&self) -> Result<[u64; 3]> {
         let url = format!("http://{}/metrics", self.address("operations")?);
         let text = get(&client(), &url).await?;
         let text = std::str::from_utf8(&text)?;
