@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench::Bench, config::Setting, simulate::Simulate};
+use crate::{bench::Bench, ca::Ca, config::Setting, simulate::Simulate};
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Scheduler(Common),
     /// Run a manager: who is a scheduler, who is a seed peer.
     Manager(Common),
+    /// The cluster's certificate authority: who may be a member.
+    #[command(subcommand)]
+    Ca(Ca),
     /// Play a swarm of any size in virtual time.
     Simulate(Box<Simulate>),
     /// Measure what a scheduler takes.
@@ -63,6 +66,12 @@ pub(crate) struct Common {
     /// Be a seed peer, which reads registries first so that others need not.
     #[arg(long)]
     seed: bool,
+    /// Where the cluster's authority gives certificates: mutual TLS with all other nodes.
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// A file with what `darter ca token` printed; needed for the first start.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     /// Speak plain text to other nodes beyond loopback.
     #[arg(long)]
     insecure: bool,
@@ -88,6 +97,13 @@ impl Common {
         let mut settings = Vec::new();
         for text in &self.set {
             settings.push(Setting::parse("--set", text));
+        }
+        let cluster = [
+            ("--join", "cluster.join", &self.join),
+            ("--token-file", "cluster.token_file", &self.token_file),
+        ];
+        for (flag, key, text) in cluster {
+            settings.extend(text.as_ref().map(|text| Setting::text(flag, key, text)));
         }
         settings.extend(
             self.operations_listen

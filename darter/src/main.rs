@@ -4,6 +4,7 @@
 //! configuration that makes no sense.
 
 mod bench;
+mod ca;
 mod cli;
 mod config;
 mod demo;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(options) => demo::run(options).await,
+        Command::Ca(command) => ca::run(command).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,

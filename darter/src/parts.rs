@@ -30,7 +30,7 @@ const DRAIN: Duration = Duration::from_secs(15);
 pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let security = config.cluster.obtain(&config.proxy.data, &tasks)?;
+    let security = config.cluster.obtain(&config.proxy.data, &tasks).await?;
     let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
@@ -46,7 +46,10 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
 pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let security = config.cluster.obtain(&config.scheduler.data, &tasks)?;
+    let security = config
+        .cluster
+        .obtain(&config.scheduler.data, &tasks)
+        .await?;
     let scheduler = start_scheduler(&config, &security, &tasks, &mut registry).await?;
     let more = scheduler.router();
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
@@ -60,7 +63,7 @@ pub(crate) async fn run_scheduler(config: Config, common: &Common) -> Result<Exi
 pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitCode> {
     let tasks = Tasks::new();
     let mut registry = Registry::default();
-    let security = config.cluster.obtain(&config.manager.data, &tasks)?;
+    let security = config.cluster.obtain(&config.manager.data, &tasks).await?;
     let manager = start_manager(&config, &security, &tasks, &mut registry).await?;
     let more = Router::new();
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;

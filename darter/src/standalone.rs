@@ -1,10 +1,16 @@
 //! Everything in one process, on embedded defaults.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use darter_proxy::{limits, upstream::UpstreamOptions};
-use darter_runtime::{Tasks, tls::Security};
+use darter_runtime::{
+    Tasks, identity,
+    tls::{
+        Authority, Certificate, Credentials, DEFAULT_LIFE, Security,
+        renewal::{self, Source},
+    },
+};
 use prometheus_client::registry::Registry;
 
 use crate::{
@@ -27,13 +33,17 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     config.manager.data = config.proxy.data.join("manager");
     config.manager.listen = free_or_any("the manager", config.manager.listen);
     config.manager.grpc = free_or_any("the manager's members", config.manager.grpc);
-    let security = Security::Plain;
+    let authority = Arc::new(Authority::load_or_create(&config.proxy.data.join("ca"))?);
+    let member = |data: &Path| member(&authority, data, &tasks);
+    let security = member(&config.manager.data)?;
     let manager = start_manager(&config, &security, &tasks, &mut registry).await?;
-    let manager_url = Some(format!("http://{}", manager.grpc()));
+    let manager_url = Some(format!("https://{}", manager.grpc()));
     config.scheduler.manager.clone_from(&manager_url);
     config.proxy.manager = manager_url;
+    let security = member(&config.scheduler.data)?;
     let scheduler = start_scheduler(&config, &security, &tasks, &mut registry).await?;
-    config.proxy.schedulers = vec![format!("http://{}", scheduler.address())];
+    config.proxy.schedulers = vec![format!("https://{}", scheduler.address())];
+    let security = member(&config.proxy.data)?;
     let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
@@ -49,6 +59,18 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
         println!("\n{}", hosts_toml(upstream, proxy.listen()));
     }
     until_signal(&tasks, common.exit_with_stdin).await
+}
+
+/// Makes the part whose key is in `data` a member of this process's own cluster, so that
+/// nobody else on the machine is one.
+fn member(authority: &Arc<Authority>, data: &Path, tasks: &Tasks) -> Result<Security> {
+    let key = identity::load_or_create(data)?;
+    let pem = authority.issue(&key.id(), DEFAULT_LIFE)?;
+    let certificate = Certificate::from_pem(pem.as_bytes())?;
+    let credentials = Credentials::new(&key, &certificate, authority.pem().as_bytes())?;
+    let source = Source::Authority(Arc::clone(authority), DEFAULT_LIFE);
+    renewal::keep(&credentials, certificate, source, tasks);
+    Ok(Security::Tls(credentials))
 }
 
 /// A default port that somebody else has is no reason not to start.

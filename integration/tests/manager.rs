@@ -171,7 +171,7 @@ async fn standalone_shows_its_own_parts() -> Result<()> {
         arguments.extend(["--set", setting]);
     }
     let all = Part::start("standalone", dir.path(), &arguments).await?;
-    let scheduler = format!("http://{}", all.address("scheduler"));
+    let scheduler = format!("https://{}", all.address("scheduler"));
     shown(&all, "schedulers", &[&scheduler]).await?;
     shown(&all, "seed-peers", &[all.address("peer")]).await?;
     let url = format!("http://{}/healthy", all.address("manager"));

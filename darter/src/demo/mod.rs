@@ -1,7 +1,8 @@
 //! `darter demo`: the main job on one machine, with nothing else installed.
 //!
 //! An image of incompressible layers, a registry that counts what leaves it, a scheduler,
-//! a seed and some peers, each a process of its own on free ports; then the image is
+//! a seed and some peers, each a process of its own on free ports and a member of a cluster
+//! made for them; then the image is
 //! pulled through every peer at the same moment, every digest is checked, and a table
 //! says what came from where. All of it ends with this process.
 
@@ -12,9 +13,20 @@ mod pull;
 pub(crate) mod registry;
 mod report;
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
+use darter_runtime::{
+    Tasks,
+    identity::write_private,
+    tls::{self, Authority, DEFAULT_LIFE},
+};
 use futures::future::try_join_all;
 
 use crate::cli::Demo;
@@ -62,11 +74,17 @@ async fn demo(options: &Demo) -> Result<Report> {
     let registry_url = format!("http://{}", registry.address("registry")?);
     let plain = plain_pull(&registry_url, &image).await?;
 
+    let tasks = Tasks::new();
+    let (authority, token) = authority(&dir.path().join("ca"), options.peers, &tasks).await?;
     let scheduler = Part::start(
         dir.path(),
         "scheduler",
         &[
             "scheduler",
+            "--join",
+            &authority,
+            "--token-file",
+            &token,
             "--listen",
             "127.0.0.1:0",
             "--set",
@@ -74,11 +92,15 @@ async fn demo(options: &Demo) -> Result<Report> {
         ],
     )
     .await?;
-    let scheduler_url = format!("http://{}", scheduler.address("scheduler")?);
+    let scheduler_url = format!("https://{}", scheduler.address("scheduler")?);
     let upstream = format!("demo.local={registry_url}");
     let proxy = |name: String, seed: bool| {
         let mut arguments = vec![
             "proxy",
+            "--join",
+            &authority,
+            "--token-file",
+            &token,
             "--listen",
             "127.0.0.1:0",
             "--set",
@@ -134,7 +156,21 @@ async fn demo(options: &Demo) -> Result<Report> {
             bytes,
         ));
     }
+    tasks.stop(Duration::from_secs(1)).await;
     Ok(Report::new(seconds, plain, sent, image.size(), rows))
+}
+
+/// The demo's own cluster: where its authority is, and the file of a token for all parts.
+async fn authority(dir: &Path, peers: usize, tasks: &Tasks) -> Result<(String, String)> {
+    let authority = Arc::new(Authority::create(dir)?);
+    // A scheduler and a seed beside the peers.
+    let parts = u32::try_from(peers + 2)?;
+    let token = crate::ca::token(&authority, Duration::from_secs(3600), parts)?;
+    let file = dir.join("token");
+    write_private(&file, token.reveal().as_bytes())?;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = tls::serve(authority, DEFAULT_LIFE, any, tasks).await?;
+    Ok((address.to_string(), file.display().to_string()))
 }
 
 /// Seconds of one pull straight from the registry: what the source can do here.

@@ -17,8 +17,10 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SerialNumber,
     SignatureAlgorithm,
 };
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
-use super::{NODE_NAME, certificate};
+use super::{AUTHORITY_NAME, Fingerprint, NODE_NAME, certificate};
 use crate::identity::write_private;
 
 const KEY: &str = "ca.key";
@@ -57,11 +59,15 @@ pub enum AuthorityError {
     /// A certificate can't be made.
     #[error("the cluster's authority can't sign")]
     Sign(#[source] rcgen::Error),
+    /// The own port's key is refused.
+    #[error("the authority's own port has no usable key")]
+    Key(#[source] rustls::Error),
 }
 
 /// Signs the certificates of one cluster.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
     pem: String,
     dir: PathBuf,
 }
@@ -133,6 +139,7 @@ impl Authority {
             issuer,
             pem,
             dir: dir.to_owned(),
+            der,
         })
     }
 
@@ -157,6 +164,11 @@ impl Authority {
         &self.pem
     }
 
+    /// What a token carries, so that the joiner knows the authority when it sees it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.der)
+    }
+
     /// A certificate for a node's key, in PEM form, valid from now on for `life`.
     ///
     /// # Errors
@@ -169,6 +181,23 @@ impl Authority {
         ];
         let signed = params.signed_by(&NodeKey(host), &self.issuer);
         Ok(signed.map_err(AuthorityError::Sign)?.pem())
+    }
+
+    /// What its own port shows: a key that nobody else has seen, and the chain with the
+    /// authority's certificate, whose fingerprint joiners know.
+    pub(super) fn port_certificate(&self) -> Result<CertifiedKey, AuthorityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Sign)?;
+        let mut params = leaf(AUTHORITY_NAME, "authority", LIFE)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let signed = params.signed_by(&key, &self.issuer);
+        let chain = vec![
+            signed.map_err(AuthorityError::Sign)?.der().clone(),
+            self.der.clone(),
+        ];
+        let der = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)
+            .map_err(AuthorityError::Key)?;
+        Ok(CertifiedKey::new(chain, key))
     }
 }
 

@@ -6,6 +6,10 @@
 //! has to be believed. Certificates live for days and are renewed long before they end
 //! ([`renewal`]), in the running process.
 //!
+//! A node gets its first certificate from the authority's port ([`serve`]) by a [`Token`], which
+//! carries the authority's fingerprint, so that nothing is said to anybody else; the
+//! authority's [`Register`] knows members and tokens.
+//!
 //! Owner of state: [`Credentials`] owns the certificate that is shown now. Invariants: both
 //! ends of a connection show a certificate of the cluster's authority; TLS 1.3 only; no
 //! session is resumed, so that every connection has seen a certificate that was valid when it
@@ -15,8 +19,12 @@ mod authority;
 mod certificate;
 mod connector;
 mod credentials;
+mod join;
 mod options;
+mod register;
+mod registrar;
 pub mod renewal;
+mod token;
 
 use std::sync::Arc;
 
@@ -24,10 +32,16 @@ pub use authority::{Authority, AuthorityError, DEFAULT_LIFE};
 pub use certificate::{Certificate, CertificateError, host_of};
 pub use connector::{Connector, EndpointError, Stream};
 pub use credentials::{Acceptor, Credentials, CredentialsError};
+pub use join::JoinError;
 pub use options::{ObtainError, Options};
+pub use register::{MemberRecord, Register, RegisterError, TokenRecord};
+pub use registrar::{ServeError, serve};
+pub use token::{Fingerprint, Token, TokenError};
 
 /// The name in every node's certificate: who a node is says its key, not its name.
 const NODE_NAME: &str = "node.darter.internal";
+/// The name in the certificate of the authority's own port, which no node's certificate has.
+const AUTHORITY_NAME: &str = "authority.darter.internal";
 
 /// How a part speaks with the other nodes of its cluster.
 #[derive(Debug, Clone, Default)]
@@ -75,5 +89,7 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod tests;

@@ -12,9 +12,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use darter_api::HostId;
+use darter_api::NodeKey;
 
-use super::{Authority, AuthorityError, Certificate, Credentials, CredentialsError, ObtainError};
+use super::{
+    Authority, AuthorityError, Certificate, Credentials, CredentialsError, Fingerprint, JoinError,
+    ObtainError, join,
+    options::{self, Place},
+};
 use crate::Tasks;
 
 /// When a certificate is renewed, as a part of its life.
@@ -31,11 +35,25 @@ pub enum Source {
     File(PathBuf),
     /// From an authority in this process, for so long each.
     Authority(Arc<Authority>, Duration),
+    /// From the cluster's authority, of which this node is a member.
+    Registrar(Registrar),
+}
+
+/// Where a member asks, and as whom.
+#[derive(Debug)]
+pub struct Registrar {
+    /// `HOST:PORT`.
+    pub(super) address: String,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) key: Arc<NodeKey>,
+    pub(super) place: Place,
 }
 
 /// There is no new certificate yet.
 #[derive(Debug, thiserror::Error)]
 enum RenewalError {
+    #[error("the authority gives none")]
+    Join(#[from] JoinError),
     #[error("the file can't be used")]
     File(#[source] ObtainError),
     #[error("the authority can't sign")]
@@ -47,14 +65,29 @@ enum RenewalError {
 }
 
 impl Source {
-    async fn fetch(&self, host: &HostId) -> Result<Certificate, RenewalError> {
+    async fn fetch(&self, credentials: &Credentials) -> Result<Certificate, RenewalError> {
         match self {
-            Self::File(path) => super::options::read_certificate(path).map_err(RenewalError::File),
+            Self::File(path) => options::read_certificate(path).map_err(RenewalError::File),
             Self::Authority(authority, life) => {
                 let pem = authority
-                    .issue(host, *life)
+                    .issue(&credentials.host(), *life)
                     .map_err(RenewalError::Authority)?;
                 Ok(Certificate::from_pem(pem.as_bytes())?)
+            }
+            Self::Registrar(registrar) => {
+                let Registrar {
+                    address,
+                    fingerprint,
+                    key,
+                    place,
+                } = registrar;
+                let joined = join::request(address, *fingerprint, key, None).await?;
+                // Shown even if the disk does not take it.
+                if let Err(cause) = place.keep(&joined) {
+                    let cause = &cause as &dyn Error;
+                    tracing::warn!(cause, "the node's certificate can't be kept");
+                }
+                Ok(joined.certificate)
             }
         }
     }
@@ -110,7 +143,7 @@ async fn fresh(
     shown: &Certificate,
     source: &Source,
 ) -> Result<Option<Certificate>, RenewalError> {
-    let next = source.fetch(&credentials.host()).await?;
+    let next = source.fetch(credentials).await?;
     if next == *shown {
         return Ok(None);
     }

@@ -186,6 +186,7 @@ async fn a_file_that_changes_is_shown() {
     let options = Options {
         ca: Some(dir.path().join("ca.crt")),
         certificate: Some(dir.path().join("node.crt")),
+        ..Options::default()
     };
     let write = |life| {
         let pem = authority.issue(&host, life).unwrap();
@@ -193,7 +194,7 @@ async fn a_file_that_changes_is_shown() {
     };
     write(HOUR);
     let tasks = Tasks::new();
-    let Security::Tls(credentials) = options.obtain(&data, &tasks).unwrap() else {
+    let Security::Tls(credentials) = options.obtain(&data, &tasks).await.unwrap() else {
         panic!("it has a certificate");
     };
     let first = credentials.expires();

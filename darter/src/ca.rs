@@ -1,0 +1,196 @@
+//! `darter ca`: the cluster's certificate authority.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use darter_api::HostId;
+use darter_runtime::{
+    Tasks, identity,
+    tls::{self, Authority, DEFAULT_LIFE, Register, Token},
+};
+
+use crate::parts::until_signal;
+
+/// Who belongs to the cluster. Whoever has the authority's directory decides it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// Make an authority.
+    Init(Place),
+    /// Make a token that lets nodes in, and print it.
+    Token {
+        #[command(flatten)]
+        place: Place,
+        /// How long it lets nodes in.
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime)]
+        valid: Duration,
+        /// How many nodes it lets in.
+        #[arg(long, default_value_t = 1)]
+        uses: u32,
+    },
+    /// Give certificates to who has a token, and new ones to members, until a signal.
+    Serve {
+        #[command(flatten)]
+        place: Place,
+        /// Where nodes ask for them.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8003")]
+        listen: SocketAddr,
+        /// How long a certificate lives; nodes renew it after two thirds of that.
+        #[arg(long, value_name = "TIME", value_parser = humantime)]
+        life: Option<Duration>,
+        /// End when standard input does.
+        #[arg(long, hide = true)]
+        exit_with_stdin: bool,
+    },
+    /// Make a certificate by hand: for `cluster.certificate`, where no authority is served.
+    Issue {
+        #[command(flatten)]
+        place: Place,
+        /// The host's id, as 64 hex digits; the certificate is printed.
+        #[arg(long, conflicts_with = "node", required_unless_present = "node")]
+        host: Option<HostId>,
+        /// A part's data directory on this machine, where key, `node.crt` and `ca.crt` are to
+        /// be.
+        #[arg(long, value_name = "DIR")]
+        node: Option<PathBuf>,
+        /// How long it lives.
+        #[arg(long, value_name = "TIME", default_value = "365days", value_parser = humantime)]
+        life: Duration,
+    },
+    /// Show the authority, its tokens and its members.
+    Show(Place),
+    /// Give a member no new certificates; the one it has counts until its end.
+    Remove {
+        #[command(flatten)]
+        place: Place,
+        /// The host's id.
+        host: HostId,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/darter/ca")]
+    data: PathBuf,
+}
+
+fn humantime(text: &str) -> Result<Duration, String> {
+    let value = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text);
+    humantime_serde::deserialize(value).map_err(|cause| cause.to_string())
+}
+
+pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
+    match command {
+        Ca::Init(place) => {
+            let authority = Authority::create(&place.data)?;
+            println!("{}", authority.fingerprint());
+        }
+        Ca::Token { place, valid, uses } => {
+            let authority = Authority::load(&place.data)?;
+            println!("{}", token(&authority, valid, uses)?.reveal());
+        }
+        Ca::Serve {
+            place,
+            listen,
+            life,
+            exit_with_stdin,
+        } => return serve(place, listen, life.unwrap_or(DEFAULT_LIFE), exit_with_stdin).await,
+        Ca::Issue {
+            place,
+            host,
+            node,
+            life,
+        } => issue(&Authority::load(&place.data)?, host, node, life)?,
+        Ca::Show(place) => show(&Authority::load(&place.data)?)?,
+        Ca::Remove { place, host } => {
+            let authority = Authority::load(&place.data)?;
+            let was = Register::new(authority.dir()).remove(&host)?;
+            anyhow::ensure!(was, "{host} is no member");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A fresh token of this authority.
+pub(crate) fn token(authority: &Authority, valid: Duration, uses: u32) -> Result<Token> {
+    let token = Token::generate(authority.fingerprint());
+    Register::new(authority.dir()).add_token(&token, valid, uses)?;
+    Ok(token)
+}
+
+async fn serve(
+    place: Place,
+    listen: SocketAddr,
+    life: Duration,
+    exit_with_stdin: bool,
+) -> Result<ExitCode> {
+    crate::logs::start(&crate::config::Log::default());
+    let authority = Arc::new(Authority::load_or_create(&place.data)?);
+    let tasks = Tasks::new();
+    let address = tls::serve(authority, life, listen, &tasks).await?;
+    println!("ready authority={address}");
+    until_signal(&tasks, exit_with_stdin).await
+}
+
+fn issue(
+    authority: &Authority,
+    host: Option<HostId>,
+    node: Option<PathBuf>,
+    life: Duration,
+) -> Result<()> {
+    let (host, dir) = match (host, node) {
+        (Some(host), _) => (host, None),
+        (None, Some(dir)) => (identity::load_or_create(&dir)?.id(), Some(dir)),
+        (None, None) => anyhow::bail!("for whom? say --host or --node"),
+    };
+    let certificate = authority.issue(&host, life)?;
+    let Some(dir) = dir else {
+        print!("{certificate}");
+        return Ok(());
+    };
+    for (name, content) in [
+        ("node.crt", certificate.as_str()),
+        ("ca.crt", authority.pem()),
+    ] {
+        let path = dir.join(name);
+        std::fs::write(&path, content)
+            .with_context(|| format!("can't write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn show(authority: &Authority) -> Result<()> {
+    println!("authority {}", authority.fingerprint());
+    let register = Register::new(authority.dir());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    for (name, token) in register.tokens()? {
+        let left = Duration::from_secs(token.expires).saturating_sub(now);
+        let short: String = name.chars().take(8).collect();
+        println!("token {short} uses={} valid={left:?}", token.uses);
+    }
+    for (host, member) in register.members()? {
+        let ago = now.saturating_sub(Duration::from_secs(member.joined));
+        println!("member {host} token={} joined={ago:?} ago", member.token);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_runtime::tls::Certificate;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_by_hand_is_for_the_nodes_own_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create(&dir.path().join("ca")).unwrap();
+        let node = dir.path().join("node");
+        issue(&authority, None, Some(node.clone()), DEFAULT_LIFE).unwrap();
+        let pem = std::fs::read(node.join("node.crt")).unwrap();
+        let key = identity::load_or_create(&node).unwrap();
+        assert_eq!(Certificate::from_pem(&pem).unwrap().host, key.id());
+    }
+}
