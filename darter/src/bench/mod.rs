@@ -55,6 +55,9 @@ pub(crate) struct Scheduler {
     /// Joins a second whose delay is measured.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Sessions that are made at the same time.
+    #[arg(long, default_value_t = 64)]
+    opening: usize,
     /// Plain text instead of mutual TLS.
     #[arg(long)]
     plain: bool,
@@ -92,7 +95,7 @@ async fn scheduler(options: &Scheduler, tasks: &Tasks) -> Result<Report> {
     let address = process.address("scheduler")?.to_owned();
     let mut phases = Vec::new();
     let alone = usage(process.pid()?)?;
-    let crowd = Arc::new(Crowd::new(peers));
+    let crowd = Arc::new(Crowd::new(peers, options.opening));
     crowd.come(&format!("{}://{address}", cluster.scheme()), tasks);
     phases.push(all_known("sessions with nothing", &crowd, &process).await?);
     phases.push(idle(&process).await?);

@@ -25,7 +25,7 @@ use darter_api::{
     },
 };
 use darter_runtime::{Tasks, tls::Connector};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::Streaming;
 
@@ -59,15 +59,18 @@ pub(super) struct Crowd {
     /// Whether they say what they hold.
     filled: AtomicBool,
     known: AtomicUsize,
+    /// Sessions that are made at the same time: this machine is no thousand machines.
+    opening: Semaphore,
     changed: Notify,
 }
 
 impl Crowd {
-    pub(super) fn new(peers: Vec<Peer>) -> Self {
+    pub(super) fn new(peers: Vec<Peer>, opening: usize) -> Self {
         Self {
             peers: peers.into_iter().map(Arc::new).collect(),
             filled: AtomicBool::new(false),
             known: AtomicUsize::new(0),
+            opening: Semaphore::new(opening.max(1)),
             changed: Notify::new(),
         }
     }
@@ -186,7 +189,9 @@ impl Peer {
     }
 
     async fn session(&self, crowd: &Crowd, url: &str) -> Result<()> {
+        let place = crowd.opening.acquire().await?;
         let mut inbound = tokio::time::timeout(OPEN_TIMEOUT, self.open(url)).await??;
+        drop(place);
         let holdings = match crowd.filled.load(Ordering::Acquire) {
             true => self.holdings(),
             false => Vec::new(),
