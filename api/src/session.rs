@@ -298,6 +298,15 @@ pub enum PeerMessage {
         /// The tasks.
         tasks: Vec<TaskId>,
     },
+    /// These were another scheduler's until now: others will soon say what they have of
+    /// them, or read. Said before anything else about them.
+    Moved {
+        /// The tasks.
+        tasks: Vec<TaskId>,
+    },
+    /// I end this session because nothing goes on. What I have told stays true; I come back
+    /// before it changes.
+    Resting,
     /// What an upstream said.
     Observed(Observation),
     /// What has any host observed of this? Answered by [`SchedulerMessage::Found`].
@@ -318,6 +327,35 @@ pub enum PeerMessage {
         /// What the host does about it.
         state: Sizing,
     },
+}
+
+impl PeerMessage {
+    /// The task that it is about, where it is about one.
+    pub const fn task(&self) -> Option<&TaskId> {
+        match self {
+            Self::Join(join) => Some(&join.task),
+            Self::Progress { task, .. }
+            | Self::Starved { task, .. }
+            | Self::Done { task }
+            | Self::Leave { task }
+            | Self::LeaseAccepted { task }
+            | Self::LeaseFirstByte { task, .. }
+            | Self::LeaseReturned { task, .. }
+            | Self::SelfLeased { task, .. }
+            | Self::Report { task, .. }
+            | Self::Sizing { task, .. } => Some(task),
+            Self::Hello(_)
+            | Self::Inventory { .. }
+            | Self::Interest { .. }
+            | Self::Load { .. }
+            | Self::Parents { .. }
+            | Self::Evicted { .. }
+            | Self::Moved { .. }
+            | Self::Resting
+            | Self::Observed(_)
+            | Self::Lookup { .. } => None,
+        }
+    }
 }
 
 /// A host to exchange pieces with.

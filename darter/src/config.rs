@@ -275,6 +275,9 @@ fn check(config: &Config) -> Vec<Mistake> {
             wrong("proxy.upstreams", error.to_string());
         }
     }
+    for error in config.proxy.check_peers() {
+        wrong("proxy.peers", error);
+    }
     let schedulers = config.proxy.schedulers.iter();
     let urls = schedulers
         .map(|url| ("proxy.schedulers", url))
@@ -362,7 +365,7 @@ mod tests {
     fn every_mistake_is_said_at_once_with_its_place() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
-        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\nmanager = \"here\"\n[manager]\nkeep_alive = \"0s\"\n[log]\nformat = \"xml\"\n[proxy.limits]\ndisk = \"9 KiB\"\n").unwrap();
+        std::fs::write(&file, "[scheduler]\ndegree = \"many\"\nnonsense = 1\n[proxy]\nlisten = \"here\"\nschedulers = [\"ftp://x\"]\npeers = [\"node-1\"]\nmanager = \"here\"\n[manager]\nkeep_alive = \"0s\"\n[log]\nformat = \"xml\"\n[proxy.limits]\ndisk = \"9 KiB\"\n").unwrap();
         let flags = vec![
             Setting::upstreams("--upstream", &["BAD NAME".to_owned()]),
             Setting::parse("--set", "proxy.nothing=1"),
@@ -382,11 +385,13 @@ mod tests {
             "BAD NAME",
             "ftp://x",
             "disk: 9.0 KiB",
+            "`node-1` is neither",
+            "there are `schedulers`",
         ] {
             assert!(text.contains(wanted), "{wanted} in:\n{text}");
         }
         assert!(text.contains("c.toml: scheduler.degree"), "{text}");
-        assert_eq!(mistakes.len(), 10, "{text}");
+        assert_eq!(mistakes.len(), 12, "{text}");
     }
 
     /// `config.toml.example` has every key with its default, commented out.

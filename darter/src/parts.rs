@@ -7,12 +7,12 @@ use axum::Router;
 use darter_manager::Manager;
 use darter_proxy::{app::Proxy, limits};
 use darter_runtime::{
-    Tasks,
+    Tasks, identity,
     operations::{self, Readiness},
     server::{Server, ServerOptions},
     tls::Security,
 };
-use darter_scheduler::Scheduler;
+use darter_scheduler::{Home, Scheduler};
 use prometheus_client::registry::Registry;
 use tokio::{
     io::AsyncReadExt as _,
@@ -31,8 +31,11 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
     let tasks = Tasks::new();
     let mut registry = Registry::default();
     let security = config.cluster.obtain(&config.proxy.data, &tasks).await?;
-    let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
-    let more = limits::router(proxy.limits().clone());
+    let home = start_home(&config, &tasks, &mut registry)?;
+    let beside = home.as_ref().map(Home::sessions).unwrap_or_default();
+    let proxy = start_proxy(&config, &security, beside, &tasks, &mut registry).await?;
+    let limits = limits::router(proxy.limits().clone());
+    let more = limits.merge(home.as_ref().map(Home::router).unwrap_or_default());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     follow_limits(&proxy, common, &tasks)?;
     println!(
@@ -75,14 +78,26 @@ pub(crate) async fn run_manager(config: Config, common: &Common) -> Result<ExitC
     until_signal(&tasks, common.exit_with_stdin).await
 }
 
+/// Where every peer is a scheduler, this one's share of it; it signs with the node's key.
+fn start_home(config: &Config, tasks: &Tasks, registry: &mut Registry) -> Result<Option<Home>> {
+    if !config.proxy.is_home() {
+        return Ok(None);
+    }
+    let key = identity::load_or_create(&config.proxy.data)?;
+    let registry = registry.sub_registry_with_prefix("darter_scheduler");
+    let home = Home::start(config.scheduler.clone(), key, tasks, registry);
+    Ok(Some(home))
+}
+
 pub(crate) async fn start_proxy(
     config: &Config,
     security: &Security,
+    beside: Router,
     tasks: &Tasks,
     registry: &mut Registry,
 ) -> Result<Proxy> {
     let registry = registry.sub_registry_with_prefix("darter_proxy");
-    Ok(Proxy::start(config.proxy.clone(), security, tasks, registry).await?)
+    Ok(Proxy::start(config.proxy.clone(), security, beside, tasks, registry).await?)
 }
 
 pub(crate) async fn start_scheduler(

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Result;
+use axum::Router;
 use darter_proxy::{limits, upstream::UpstreamOptions};
 use darter_runtime::{
     Tasks, identity,
@@ -44,7 +45,7 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let scheduler = start_scheduler(&config, &security, &tasks, &mut registry).await?;
     config.proxy.schedulers = vec![format!("https://{}", scheduler.address())];
     let security = member(&config.proxy.data)?;
-    let proxy = start_proxy(&config, &security, &tasks, &mut registry).await?;
+    let proxy = start_proxy(&config, &security, Router::new(), &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     follow_limits(&proxy, common, &tasks)?;

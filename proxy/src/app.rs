@@ -24,7 +24,7 @@ use darter_runtime::{
 };
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::{
     content::Contents,
@@ -32,7 +32,7 @@ use crate::{
     limits::{self, Limits},
     mirror::{self, Mirror},
     rights::{self, Proofs, Rights},
-    session::{Session, SessionEvent},
+    session::{List, ListError, PeerAddress, Peers, Schedulers, Session, SessionEvent},
     store::{self, Found, Store},
     swarm::{
         core,
@@ -72,8 +72,13 @@ pub struct Options {
     pub seed: bool,
     /// Where the host stands, for preferring near neighbours. Default: unknown.
     pub locality: Locality,
-    /// Schedulers, as URLs. Default none: a pull-through mirror that works alone.
+    /// Schedulers, as URLs that are the same on all hosts. A content belongs to one of
+    /// them. Default none: a pull-through mirror that works alone.
     pub schedulers: Vec<String>,
+    /// Instead of schedulers: the peer ports of all hosts, this one among them, as
+    /// `ADDRESS:PORT` or `dns:NAME:PORT`. Each is the scheduler of its share of the contents.
+    /// The same on all hosts. Default none.
+    pub peers: Vec<String>,
     /// The manager's gRPC, as a URL. Schedulers are found through it where none are named,
     /// and a seed is shown there. Default none.
     pub manager: Option<String>,
@@ -113,6 +118,7 @@ impl Default for Options {
             seed: false,
             locality: Locality::default(),
             schedulers: Vec::new(),
+            peers: Vec::new(),
             manager: None,
             insecure: false,
             trust: Policy::default(),
@@ -125,6 +131,31 @@ impl Default for Options {
             transfer: transfer::Options::default(),
             limits: limits::Options::default(),
         }
+    }
+}
+
+impl Options {
+    /// Whether the host is to serve a scheduler on its peer port, for its share of the
+    /// contents.
+    pub const fn is_home(&self) -> bool {
+        !self.peers.is_empty() && self.schedulers.is_empty()
+    }
+
+    /// What is wrong with the list of peers.
+    pub fn check_peers(&self) -> Vec<String> {
+        let entries = self.peers.iter();
+        let parsed = entries.filter_map(|entry| entry.parse::<PeerAddress>().err());
+        let mut mistakes: Vec<String> = parsed.map(|error| error.to_string()).collect();
+        if self.peers.is_empty() {
+            return mistakes;
+        }
+        if !self.schedulers.is_empty() {
+            mistakes.push("there are `schedulers` already".to_owned());
+        }
+        if self.trust == Policy::Schedulers {
+            mistakes.push("every peer is a scheduler: `trust` has to be \"members\"".to_owned());
+        }
+        mistakes
     }
 }
 
@@ -161,6 +192,9 @@ pub enum StartError {
     /// Other peers can't be told where this one is.
     #[error("peers can't be told to connect to {0}: say `advertise = \"ADDRESS:PORT\"`")]
     Advertise(SocketAddr),
+    /// The list of peers makes no sense.
+    #[error("peers")]
+    Peers(#[from] ListError),
     /// A file or directory can't be used.
     #[error("{what} {path}")]
     File {
@@ -202,13 +236,15 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts everything and returns when both ports are open.
+    /// Starts everything and returns when both ports are open. `beside` is served on the
+    /// peer port too.
     ///
     /// # Errors
     /// What is wrong with the options, the directory or the ports.
     pub async fn start(
         options: Options,
         security: &Security,
+        beside: axum::Router,
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, StartError> {
@@ -251,7 +287,8 @@ impl Proxy {
         );
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
-            .merge(pieces.router());
+            .merge(pieces.router())
+            .merge(beside);
         let connector = security.connector();
         let session = proxy
             .session(&options, &key, connector, &inner, &transfers)
@@ -336,8 +373,7 @@ impl Proxy {
         &self.limits
     }
 
-    /// The session with the schedulers, where any are configured or may be found; and a
-    /// seed's place in the manager's list.
+    /// The sessions with schedulers, where any are configured or may be found; and a seed's place in the manager's list.
     async fn session(
         &self,
         options: &Options,
@@ -346,9 +382,9 @@ impl Proxy {
         tasks: &Tasks,
         metrics: &transfer::Metrics,
     ) -> Result<Option<(Session, mpsc::Receiver<SessionEvent>)>, StartError> {
-        if options.schedulers.is_empty() && options.manager.is_none() {
+        let Some(schedulers) = schedulers(options, &connector, tasks).await? else {
             return Ok(None);
-        }
+        };
         let address = options.advertise.unwrap_or(self.peer);
         if address.ip().is_unspecified() || address.port() == 0 {
             return Err(StartError::Advertise(address));
@@ -377,7 +413,7 @@ impl Proxy {
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let session = Session::start(
-            schedulers(options, &connector, tasks).await?,
+            schedulers,
             hello,
             Arc::clone(key),
             connector,
@@ -389,18 +425,30 @@ impl Proxy {
     }
 }
 
-/// The schedulers' URLs as configured, else as the manager knows them now and later.
+/// The schedulers as configured; else every peer; else as the manager knows them now and
+/// later.
 async fn schedulers(
     options: &Options,
     connector: &Connector,
     tasks: &Tasks,
-) -> Result<watch::Receiver<Vec<String>>, StartError> {
-    match &options.manager {
-        Some(manager) if options.schedulers.is_empty() => {
-            Ok(membership::follow_schedulers(manager.clone(), connector, tasks).await?)
-        }
-        _ => Ok(watch::channel(options.schedulers.clone()).1),
+) -> Result<Option<Schedulers>, StartError> {
+    if !options.schedulers.is_empty() {
+        let list = List::new(&options.schedulers, false);
+        return Ok(Some(Schedulers::Named(list)));
     }
+    if !options.peers.is_empty() {
+        let entries = options.peers.iter().map(|entry| entry.parse());
+        let entries = entries.collect::<Result<Vec<PeerAddress>, _>>()?;
+        // A scheduler asks a seed, which has to be there for that.
+        let on_demand = !options.seed;
+        let peers = Peers::resolve(entries, connector, on_demand).await;
+        return Ok(Some(Schedulers::Peers(peers)));
+    }
+    let Some(manager) = &options.manager else {
+        return Ok(None);
+    };
+    let urls = membership::follow_schedulers(manager.clone(), connector, tasks).await?;
+    Ok(Some(Schedulers::Managed(urls)))
 }
 
 fn cores() -> Option<u32> {

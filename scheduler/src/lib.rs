@@ -12,4 +12,4 @@ pub mod service;
 
 pub use metrics::Metrics;
 pub use options::Options;
-pub use service::{Scheduler, StartError};
+pub use service::{Home, Scheduler, StartError};

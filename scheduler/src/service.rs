@@ -102,18 +102,8 @@ impl Scheduler {
         let server = Server::bind(options.listen).await?;
         let address = server.local_addr();
         let member = member(&options, security, id, address)?;
-        let metrics = Metrics::default();
-        metrics.register(registry);
-        let (inbox, events) = mpsc::channel(INBOX);
         let manager = options.manager.clone();
-        let actor = Actor::new(options, key, metrics);
-        tasks.spawn("scheduler", actor.run(events));
-        let service = Service {
-            inbox: inbox.clone(),
-            tasks: tasks.clone(),
-        };
-        let service = SchedulerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let router = tonic::service::Routes::new(service).into_axum_router();
+        let Home { sessions, inbox } = Home::start(options, key, tasks, registry);
         let server_options = ServerOptions {
             max_connections: 65_536,
             answer_tls: false,
@@ -121,7 +111,7 @@ impl Scheduler {
             tls: security.acceptor(),
             ..ServerOptions::default()
         };
-        server.serve("scheduler port", router, tasks, server_options);
+        server.serve("scheduler port", sessions, tasks, server_options);
         if let Some(manager) = manager {
             membership::keep_alive(manager, member, security.connector(), tasks);
         }
@@ -142,6 +132,45 @@ impl Scheduler {
     /// Its public key, whose grants count.
     pub const fn id(&self) -> HostId {
         self.id
+    }
+}
+
+/// A scheduler without a port of its own, for whoever has one: every host of a list of
+/// peers. It ends with the tasks it was started in.
+#[derive(Debug)]
+pub struct Home {
+    sessions: axum::Router,
+    inbox: mpsc::Sender<Inbound>,
+}
+
+impl Home {
+    /// Starts it. It signs with `key`; of the options those of ports and places say nothing.
+    pub fn start(options: Options, key: NodeKey, tasks: &Tasks, registry: &mut Registry) -> Self {
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let (inbox, events) = mpsc::channel(INBOX);
+        let actor = Actor::new(options, key, metrics);
+        tasks.spawn("scheduler", actor.run(events));
+        let service = Service {
+            inbox: inbox.clone(),
+            tasks: tasks.clone(),
+        };
+        let service = SchedulerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let sessions = tonic::service::Routes::new(service).into_axum_router();
+        // What is asked beside it is the port's owner's business.
+        let sessions = sessions.reset_fallback();
+        Self { sessions, inbox }
+    }
+
+    /// The gRPC service, to be served where peers connect.
+    pub fn sessions(&self) -> axum::Router {
+        self.sessions.clone()
+    }
+
+    /// As [`Scheduler::router`], without `/preheat`: of a list of peers few have a session at
+    /// a time.
+    pub fn router(&self) -> axum::Router {
+        inspect::router(self.inbox.clone())
     }
 }
 
@@ -262,7 +291,13 @@ impl Actor {
                 {
                     return;
                 }
-                self.cluster.handle(now, Event::Message { host, message })
+                if message == PeerMessage::Resting {
+                    self.outboxes.remove(&host);
+                    self.metrics.sessions.dec();
+                    self.cluster.handle(now, Event::HostRests { host, epoch })
+                } else {
+                    self.cluster.handle(now, Event::Message { host, message })
+                }
             }
         };
         self.say(commands);

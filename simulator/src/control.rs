@@ -1,8 +1,9 @@
-//! The scheduler: the real scheduling core, and what its shell keeps.
+//! A scheduler: the real scheduling core, and what its shell keeps. There is one, or several,
+//! or every host is one beside.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use darter_api::{NodeKey, Timestamp, session::SchedulerMessage};
+use darter_api::{NodeKey, SchedulerName, Timestamp, session::SchedulerMessage};
 use darter_scheduler::core::{Cluster, Command, Event};
 
 use crate::network::Place;
@@ -13,6 +14,8 @@ const UNIX_MS: u64 = 1_800_000_000_000;
 /// See the module. Dead while there is no cluster.
 #[derive(Debug)]
 pub(crate) struct Control {
+    pub(crate) name: SchedulerName,
+    key: [u8; 32],
     pub(crate) cluster: Option<Cluster>,
     /// When the core wants to be woken.
     pub(crate) deadline: Option<Timestamp>,
@@ -26,8 +29,17 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(options: darter_scheduler::Options, delay: Duration, seed: u64) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        options: darter_scheduler::Options,
+        delay: Duration,
+        seed: u64,
+    ) -> Self {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&(number as u64).to_be_bytes());
         Self {
+            name: SchedulerName::new(&format!("http://scheduler-{number}:8002")),
+            key,
             cluster: None,
             deadline: None,
             sessions: BTreeMap::new(),
@@ -40,7 +52,7 @@ impl Control {
 
     /// A cluster without memory.
     pub(crate) fn start(&mut self, now: Timestamp) {
-        let key = NodeKey::from_seed([7; 32]);
+        let key = NodeKey::from_seed(self.key);
         let unix = UNIX_MS;
         self.seed += 1;
         self.deadline = None;

@@ -34,11 +34,10 @@ pub(crate) struct Host {
     pub(crate) alive: bool,
     /// When the core wants to be woken.
     pub(crate) deadline: Option<Timestamp>,
-    /// The session's number, while there is one.
-    pub(crate) session: Option<u64>,
+    /// Its sessions that are wanted, by scheduler.
+    pub(crate) lines: BTreeMap<usize, Line>,
+    /// How many there have been.
     pub(crate) sessions: u64,
-    /// Attempts at a session since the last one.
-    pub(crate) tries: u32,
     pub(crate) links: BTreeSet<Place>,
     pub(crate) requests: BTreeMap<RequestId, Asked>,
     /// When requests are next looked at for stalls.
@@ -46,6 +45,22 @@ pub(crate) struct Host {
     pub(crate) slots: Slots,
     pub(crate) tasks: BTreeMap<TaskId, Local>,
     pub(crate) next_reader: u64,
+}
+
+/// A session that is wanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Line {
+    /// Its number, while there is one.
+    pub(crate) session: Option<u64>,
+    /// Attempts since the last one.
+    pub(crate) tries: u32,
+}
+
+impl Host {
+    /// The number of the session with a scheduler, while there is one.
+    pub(crate) fn session(&self, scheduler: usize) -> Option<u64> {
+        self.lines.get(&scheduler)?.session
+    }
 }
 
 /// What is wrong with a host.

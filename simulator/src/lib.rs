@@ -6,8 +6,8 @@
 //! there is no wall clock, and all randomness comes from the scenario's seed.
 //!
 //! [`network`] moves bytes (over [`borders`] where there are zones), [`host`] is a peer's
-//! shell, [`control`] the scheduler's, [`world`] the loop of events, [`setup`] who comes and
-//! goes, [`shell`] what commands and chunks do, [`client`] who reads, [`outcome`] what is
+//! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
+//! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do, [`client`] who reads, [`outcome`] what is
 //! noted. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 
@@ -21,6 +21,7 @@ mod outcome;
 mod queue;
 mod report;
 mod scenario;
+mod sessions;
 mod setup;
 mod shell;
 mod spec;

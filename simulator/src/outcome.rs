@@ -6,6 +6,7 @@ use darter_api::TaskId;
 
 use crate::{
     Action, Report, Who,
+    control::Control,
     host::Kind,
     network::Place,
     report::{Pull, Traffic},
@@ -95,7 +96,7 @@ impl World {
             peer_bytes: places.map(|host| self.network.sent(host)).sum(),
             border_bytes: self.network.crossed_borders(),
             self_leases: self.self_leases,
-            grants: self.control.granted(),
+            grants: self.controls.iter().map(Control::granted).sum(),
             bound: self.scenario.bound(),
             plain: self.scenario.plain(),
             seed_use: outcome.seeds_sent as f64 / capacity.max(1.0),

@@ -59,9 +59,9 @@ pub enum Client {
 pub enum Action {
     /// The host is killed and does not come back.
     Kill(Who),
-    /// The scheduler is killed.
+    /// The scheduler is killed; of several the one that the first content belongs to.
     KillScheduler,
-    /// A new scheduler with the same key and no memory.
+    /// The schedulers that were killed are back, with the same keys and no memory.
     StartScheduler,
 }
 
@@ -92,6 +92,11 @@ pub struct Scenario {
     pub quantum: u64,
     /// Whether there is a scheduler, at first.
     pub scheduler: bool,
+    /// How many there are, if any.
+    pub schedulers: usize,
+    /// Without one: whether all hosts know each other from a list, and each is the scheduler
+    /// of its share of the contents.
+    pub homes: bool,
     /// How long it takes the scheduler to look at a message.
     pub scheduler_delay: Duration,
     /// When the clients come.
@@ -142,6 +147,8 @@ impl Default for Scenario {
             latency: Duration::from_micros(500),
             quantum: 64 * 1024,
             scheduler: true,
+            schedulers: 1,
+            homes: false,
             scheduler_delay: Duration::ZERO,
             arrival: Arrival::AtOnce,
             churn: 0.0,

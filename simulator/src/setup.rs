@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use darter_api::{Digest, HostId, Lengths, TaskId, Timestamp, session::Role};
-use darter_proxy::swarm::core::Node;
+use darter_api::{Digest, HostId, Lengths, SchedulerName, TaskId, Timestamp, session::Role};
+use darter_proxy::swarm::core::{Node, event::Event};
 use rand::RngExt as _;
 
 use crate::{
     arrival::Arrival,
+    control::Control,
     host::{Host, Kind, Local, Slots},
     network::Place,
     scenario::{Client, Megabits},
@@ -75,7 +76,6 @@ impl World {
     fn host(&mut self, role: Role, kind: Kind, zone: usize) -> Host {
         let id = HostId::from_bytes(self.rng.random());
         let options = self.scenario.swarm.clone();
-        let has_scheduler = self.scenario.scheduler;
         let transfer = &self.scenario.transfer;
         let tasks = self.contents.iter();
         Host {
@@ -84,12 +84,11 @@ impl World {
             kind,
             zone,
             began: None,
-            node: Node::new(options, id, has_scheduler, self.rng.random()),
+            node: Node::new(options, id, self.rng.random()),
             alive: true,
             deadline: None,
-            session: None,
+            lines: std::collections::BTreeMap::new(),
             sessions: 0,
-            tries: 0,
             links: BTreeSet::new(),
             requests: std::collections::BTreeMap::new(),
             stall_watch: None,
@@ -103,13 +102,12 @@ impl World {
 
     /// What is known to happen.
     pub(crate) fn arrange(&mut self) {
-        if self.scenario.scheduler {
-            self.control.start(Timestamp::ZERO);
-            for host in 0..self.hosts.len() {
-                let jitter = Duration::from_micros(self.rng.random_range(0..100_000));
-                self.queue
-                    .put(Timestamp::ZERO + jitter, Happening::Connects(host));
-            }
+        self.schedulers();
+        let names: Vec<SchedulerName> = self.controls.iter().map(|one| one.name.clone()).collect();
+        for host in 0..self.hosts.len() {
+            let on_demand = self.scenario.homes && self.hosts[host].role == Role::Peer;
+            let names = names.clone();
+            self.handle(host, Event::Schedulers { names, on_demand });
         }
         self.invite();
         for (at, action) in self.scenario.actions.clone() {
@@ -118,6 +116,23 @@ impl World {
         if self.scenario.churn > 0.0 {
             let first = self.until_somebody_leaves();
             self.queue.put(self.begin + first, Happening::Churns);
+        }
+    }
+
+    /// Schedulers on machines of their own, or beside every host.
+    fn schedulers(&mut self) {
+        let scenario = &self.scenario;
+        let number = match (scenario.scheduler, scenario.homes) {
+            (true, _) => scenario.schedulers,
+            (false, true) => self.hosts.len(),
+            (false, false) => 0,
+        };
+        for number in 0..number {
+            let options = self.scenario.cluster.clone();
+            let (delay, seed) = (self.scenario.scheduler_delay, self.scenario.seed);
+            let mut control = Control::new(number, options, delay, seed);
+            control.start(Timestamp::ZERO);
+            self.controls.push(control);
         }
     }
 

@@ -17,13 +17,9 @@ const COMMIT: Duration = Duration::from_millis(1);
 impl World {
     pub(crate) fn execute_one(&mut self, host: Place, command: Command) {
         match command {
-            Command::Session(message) => {
-                if let Some(session) = self.hosts[host].session {
-                    let takes = self.scenario.latency + self.control.delay;
-                    let says = Happening::Says(host, session, Box::new(message));
-                    self.queue.put(self.now + takes, says);
-                }
-            }
+            Command::Session(name, message) => self.tells(host, &name, message),
+            Command::Open(name) => self.opens(host, &name),
+            Command::Close(name) => self.closes(host, &name),
             Command::Dial(neighbour) => {
                 if let Some(other) = self.places.get(&neighbour.host).copied() {
                     let takes = self.network.latency(host, other) * 4;
@@ -483,8 +479,14 @@ impl World {
                 self.queue.put(seen, refused);
             }
         }
-        if let Some(session) = self.hosts[host].session {
-            self.queue.put(seen, Happening::Misses(host, session));
+        for (scheduler, line) in std::mem::take(&mut self.hosts[host].lines) {
+            if let Some(session) = line.session {
+                let misses = Happening::Misses(host, scheduler, session);
+                self.queue.put(seen, misses);
+            }
+        }
+        if self.scenario.homes {
+            self.kill_scheduler(host);
         }
     }
 }

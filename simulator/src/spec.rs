@@ -74,6 +74,11 @@ pub struct Spec {
     pub zone_latency: Duration,
     /// Whether there is a scheduler. Default true.
     pub scheduler: bool,
+    /// How many there are. Default 1.
+    pub schedulers: usize,
+    /// Without one: whether each host is the scheduler of its share of the contents, as with a
+    /// list of peers. Default false.
+    pub homes: bool,
     /// How long it takes the scheduler to look at a message. Default 0.
     #[serde(with = "humantime_serde")]
     pub scheduler_delay: Duration,
@@ -135,6 +140,8 @@ impl Default for Spec {
             zone_rate: scenario.zone_rate,
             zone_latency: scenario.zone_latency,
             scheduler: scenario.scheduler,
+            schedulers: scenario.schedulers,
+            homes: scenario.homes,
             scheduler_delay: scenario.scheduler_delay,
             scheduler_dies: None,
             scheduler_back: None,
@@ -192,6 +199,8 @@ impl Spec {
             latency: self.latency,
             quantum: self.quantum(),
             scheduler: self.scheduler,
+            schedulers: self.schedulers,
+            homes: self.homes,
             scheduler_delay: self.scheduler_delay,
             arrival: self.arrival,
             churn: self.churn,
@@ -252,6 +261,7 @@ impl Spec {
         within(&mut mistakes, "churn", self.churn, 0.0, 10_000.0);
         within(&mut mistakes, "hosts", self.hosts, 1, MAX_HOSTS);
         within(&mut mistakes, "seeds", self.seeds, 0, MAX_HOSTS);
+        within(&mut mistakes, "schedulers", self.schedulers, 1, 1024);
         within(&mut mistakes, "zones", self.zones, 1, MAX_HOSTS);
         within(&mut mistakes, "layers", self.layers, 1, MAX_LAYERS);
         within(&mut mistakes, "slow_factor", self.slow_factor, 1, 1_000_000);

@@ -260,6 +260,81 @@ fn without_any_scheduler_every_host_reads_for_itself() {
 }
 
 #[test]
+fn a_hundred_peers_in_a_list_make_one_copy_without_a_scheduler() {
+    let scenario = Scenario {
+        scheduler: false,
+        homes: true,
+        seeds: 0,
+        peers: 100,
+        contents: vec![15_000_000, 1_000_000],
+        quantum: 256 * 1024,
+        ..Scenario::default()
+    };
+    let report = play("100 peers in a list", &scenario);
+    assert!(report.origin_copies() <= 1.0001, "{report}");
+}
+
+/// Whoever reads the source dies, and whoever is home to the content dies.
+#[test]
+fn homes_that_die_cost_a_part_of_a_copy() {
+    let killed = |number| Action::Kill(Who::Peer(number));
+    let mut actions: Vec<(Duration, Action)> = (0..20)
+        .map(|number| (SECOND / 4 * (number as u32 % 4 + 1), killed(number * 5)))
+        .collect();
+    actions.push((SECOND / 2, Action::KillScheduler));
+    let scenario = Scenario {
+        scheduler: false,
+        homes: true,
+        seeds: 0,
+        peers: 100,
+        contents: vec![15_000_000],
+        quantum: 256 * 1024,
+        actions,
+        ..Scenario::default()
+    };
+    let report = play("100 peers in a list, 20 die", &scenario);
+    assert!(report.origin_copies() <= 1.3, "{report}");
+}
+
+/// The owner of the content dies in mid-pull, and is back later or never.
+#[test]
+fn of_two_schedulers_the_next_takes_over() {
+    for (name, back) in [("dies", None), ("is back", Some(SECOND * 3 / 4))] {
+        for peers in [10, 40] {
+            let back = back.map(|at| (at, Action::StartScheduler));
+            let actions = [(SECOND / 4, Action::KillScheduler)]
+                .into_iter()
+                .chain(back);
+            let scenario = Scenario {
+                schedulers: 2,
+                peers,
+                contents: vec![15_000_000],
+                quantum: 256 * 1024,
+                actions: actions.collect(),
+                ..Scenario::default()
+            };
+            let report = play(&format!("owner {name}, {peers} hosts"), &scenario);
+            assert!(report.origin_copies() <= 1.001, "{report}");
+        }
+    }
+}
+
+/// Hosts that come when the owner is dead already ask the next one.
+#[test]
+fn a_content_whose_owner_is_dead_is_read_once() {
+    let scenario = Scenario {
+        schedulers: 3,
+        peers: 50,
+        contents: vec![5_000_000],
+        arrival: Arrival::Within(SECOND * 4),
+        actions: vec![(Duration::ZERO, Action::KillScheduler)],
+        ..Scenario::default()
+    };
+    let report = play("owner is dead", &scenario);
+    assert!(report.origin_copies() <= 1.001, "{report}");
+}
+
+#[test]
 fn a_hundred_hosts() {
     let scenario = Scenario {
         peers: 100,

@@ -1,6 +1,6 @@
 //! The loop of events.
 //!
-//! Owner of state: [`World`] owns hosts, scheduler, links and what is due. Invariant: what
+//! Owner of state: [`World`] owns hosts, schedulers, links and what is due. Invariant: what
 //! happens next depends on the scenario alone.
 
 use std::{
@@ -11,17 +11,16 @@ use std::{
 use darter_api::{
     HostId, Lengths, Origin, OriginKind, TaskId, Timestamp,
     link::LinkMessage,
-    session::{Hello, Locality, PeerMessage, SchedulerMessage},
+    session::{PeerMessage, SchedulerMessage},
 };
 use darter_proxy::swarm::core::event::{Command, Event, PieceFailure, ReaderId, RequestId};
-use darter_scheduler::core as scheduling;
-use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+use rand::{SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     Report, Scenario,
     borders::Borders,
     client::Chunks,
-    control::{Control, is_welcome},
+    control::Control,
     host::{Host, Upload},
     network::{Chunk, Network, Place, TransferId},
     outcome::Outcome,
@@ -52,8 +51,8 @@ pub(crate) enum Happening {
     },
     /// A core may be due.
     Tick(Place),
-    /// The scheduler's core may be due.
-    SchedulerTick,
+    /// A scheduler's core may be due.
+    SchedulerTick(usize),
     /// A piece is asked of a host.
     Asks(Place, Upload),
     /// It will not come.
@@ -70,18 +69,18 @@ pub(crate) enum Happening {
         to: Place,
         message: LinkMessage,
     },
-    /// A host seeks the scheduler.
-    Connects(Place),
+    /// A host seeks a scheduler.
+    Connects(Place, usize),
     /// A host's hello reaches it.
-    Greets(Place, u64),
-    /// A host speaks to the scheduler.
-    Says(Place, u64, Box<PeerMessage>),
-    /// The scheduler speaks to a host.
-    Hears(Place, u64, Box<SchedulerMessage>),
-    /// The scheduler is gone, as a host sees it.
-    Loses(Place, u64),
-    /// A host is gone, as the scheduler sees it.
-    Misses(Place, u64),
+    Greets(Place, usize, u64),
+    /// A host speaks to a scheduler.
+    Says(Place, usize, u64, Box<PeerMessage>),
+    /// A scheduler speaks to a host.
+    Hears(Place, usize, u64, Box<SchedulerMessage>),
+    /// A scheduler is gone, as a host sees it.
+    Loses(Place, usize, u64),
+    /// A host is gone, as a scheduler sees it.
+    Misses(Place, usize, u64),
     /// A host has checked a content.
     Completed(Place, TaskId),
     /// A client comes.
@@ -117,7 +116,7 @@ pub(crate) struct World {
     /// Never iterated: its order is no part of a run.
     pub(crate) places: HashMap<HostId, Place>,
     pub(crate) contents: Vec<(TaskId, Lengths)>,
-    pub(crate) control: Control,
+    pub(crate) controls: Vec<Control>,
     pub(crate) chunks: BTreeMap<(Place, TaskId), Chunks>,
     /// Transfers that hold an upload slot.
     pub(crate) in_slots: BTreeSet<TransferId>,
@@ -134,7 +133,6 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(scenario: &Scenario) -> Self {
-        let cluster = scenario.cluster.clone();
         let delay = scenario.scheduler_delay;
         let borders = Borders::new(
             scenario.zones.max(1),
@@ -150,7 +148,7 @@ impl World {
             hosts: Vec::new(),
             places: HashMap::new(),
             contents: contents(&scenario.contents),
-            control: Control::new(cluster, delay, scenario.seed),
+            controls: Vec::new(),
             chunks: BTreeMap::new(),
             in_slots: BTreeSet::new(),
             next_stream: 0,
@@ -195,12 +193,7 @@ impl World {
                 self.stream_begins(host, task, number);
             }
             Happening::Tick(host) => self.tick(host),
-            Happening::SchedulerTick => {
-                if self.control.deadline.is_some_and(|at| at <= self.now) {
-                    let commands = self.control.tick(self.now);
-                    self.scheduler_says(commands);
-                }
-            }
+            Happening::SchedulerTick(scheduler) => self.scheduler_tick(scheduler),
             Happening::Asks(parent, upload) => self.asks(parent, upload),
             Happening::Refused(host, request, failure) => self.refused(host, request, failure),
             Happening::Stalls(host) => self.stalls(host),
@@ -212,28 +205,16 @@ impl World {
                     self.handle(to, Event::Link { host, message });
                 }
             }
-            Happening::Connects(host) => self.connects(host),
-            Happening::Greets(host, session) => self.greets(host, session),
-            Happening::Says(host, session, message) => {
-                if self.control.sessions.get(&host) == Some(&session) {
-                    let host = self.hosts[host].id;
-                    let message = *message;
-                    self.tell_scheduler(scheduling::Event::Message { host, message });
-                }
+            Happening::Connects(host, scheduler) => self.connects(host, scheduler),
+            Happening::Greets(host, scheduler, session) => self.greets(host, scheduler, session),
+            Happening::Says(host, scheduler, session, message) => {
+                self.says(host, scheduler, session, *message);
             }
-            Happening::Hears(host, session, message) => self.hears(host, session, *message),
-            Happening::Loses(host, session) => {
-                if self.hosts[host].session == Some(session) {
-                    self.hosts[host].session = None;
-                    self.handle(host, Event::SessionDown);
-                    self.connects_later(host);
-                }
+            Happening::Hears(host, scheduler, session, message) => {
+                self.hears(host, scheduler, session, *message);
             }
-            Happening::Misses(host, epoch) => {
-                self.control.sessions.remove(&host);
-                let host = self.hosts[host].id;
-                self.tell_scheduler(scheduling::Event::HostDown { host, epoch });
-            }
+            Happening::Loses(host, scheduler, session) => self.loses(host, scheduler, session),
+            Happening::Misses(host, scheduler, session) => self.misses(host, scheduler, session),
             Happening::Completed(host, task) => self.completed(host, task),
             Happening::Starts(host) => self.client_starts(host),
             Happening::Leaves { host, task, reader } => self.close(host, task, reader),
@@ -294,89 +275,6 @@ impl World {
             .client(host.saturating_sub(self.scenario.seeds))
     }
 
-    fn tell_scheduler(&mut self, event: scheduling::Event) {
-        let commands = self.control.handle(self.now, event);
-        self.scheduler_says(commands);
-    }
-
-    fn scheduler_says(&mut self, commands: Vec<scheduling::Command>) {
-        for command in commands {
-            let Some(host) = self.places.get(&command.host).copied() else {
-                continue;
-            };
-            if let Some(session) = self.control.sessions.get(&host).copied() {
-                let hears = Happening::Hears(host, session, Box::new(command.message));
-                self.queue.put(self.now + self.scenario.latency, hears);
-            }
-        }
-        if let Some(at) = self.control.deadline {
-            self.queue.put(at.max(self.now), Happening::SchedulerTick);
-        }
-    }
-
-    fn connects_later(&mut self, host: Place) {
-        // As the proxy's session: from 100 ms, doubled up to 2 s.
-        let tries = self.hosts[host].tries;
-        self.hosts[host].tries += 1;
-        let pause = Duration::from_millis(100 << tries.min(5)).min(Duration::from_secs(2));
-        let pause = pause.mul_f64(self.rng.random_range(0.9..1.1));
-        self.queue.put(self.now + pause, Happening::Connects(host));
-    }
-
-    fn connects(&mut self, host: Place) {
-        if !self.hosts[host].alive {
-            return;
-        }
-        if self.control.cluster.is_none() {
-            self.connects_later(host);
-            return;
-        }
-        let peer = &mut self.hosts[host];
-        peer.sessions += 1;
-        peer.session = Some(peer.sessions);
-        let greets = Happening::Greets(host, peer.sessions);
-        let takes = self.scenario.latency * 3 + self.control.delay;
-        self.queue.put(self.now + takes, greets);
-    }
-
-    fn greets(&mut self, host: Place, session: u64) {
-        if self.control.cluster.is_none() {
-            self.queue.put(
-                self.now + self.scenario.latency,
-                Happening::Loses(host, session),
-            );
-            return;
-        }
-        self.control.sessions.insert(host, session);
-        let peer = &self.hosts[host];
-        let hello = Hello {
-            host: peer.id,
-            epoch: session,
-            name: format!("host {host}"),
-            address: ([127, 0, 0, 1], 4000).into(),
-            role: peer.role,
-            locality: Locality {
-                idc: peer.zone_name(self.scenario.zones),
-                ..Locality::default()
-            },
-            upload_slots: self.scenario.transfer.upload_slots as u32,
-            cores: None,
-            shares: true,
-        };
-        self.tell_scheduler(scheduling::Event::HostUp(hello));
-    }
-
-    fn hears(&mut self, host: Place, session: u64, message: SchedulerMessage) {
-        if self.hosts[host].session != Some(session) {
-            return;
-        }
-        if is_welcome(&message) {
-            self.hosts[host].tries = 0;
-            self.handle(host, Event::SessionUp);
-        }
-        self.handle(host, Event::Session(message));
-    }
-
     pub(crate) fn act(&mut self, action: Action) {
         match action {
             Action::Kill(who) => {
@@ -384,14 +282,20 @@ impl World {
                 self.lose(host);
             }
             Action::KillScheduler => {
-                let sessions = self.control.sessions.clone();
-                self.control.kill();
-                for (host, session) in sessions {
-                    let loses = Happening::Loses(host, session);
-                    self.queue.put(self.now + self.scenario.latency, loses);
+                let first = self.contents[0].0;
+                let owner = self.controls.iter().enumerate();
+                let owner = owner.min_by_key(|(_, control)| control.name.rank(&first));
+                if let Some((scheduler, _)) = owner {
+                    self.kill_scheduler(scheduler);
                 }
             }
-            Action::StartScheduler => self.control.start(self.now),
+            Action::StartScheduler => {
+                for control in &mut self.controls {
+                    if control.cluster.is_none() {
+                        control.start(self.now);
+                    }
+                }
+            }
         }
     }
 

@@ -315,6 +315,10 @@ impl From<&PeerMessage> for v1::PeerMessage {
                 task: task.to_string(),
                 state: v1::Sizing::from(*state).into(),
             }),
+            PeerMessage::Moved { tasks } => Up::Moved(v1::Tasks {
+                tasks: tasks.iter().map(ToString::to_string).collect(),
+            }),
+            PeerMessage::Resting => Up::Resting(v1::Resting {}),
             PeerMessage::Observed(seen) => Up::Observed(seen.into()),
             PeerMessage::Lookup {
                 id,
@@ -411,6 +415,10 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             Up::Evicted(v) => Self::Evicted {
                 tasks: tasks(&v.tasks)?,
             },
+            Up::Moved(v) => Self::Moved {
+                tasks: tasks(&v.tasks)?,
+            },
+            Up::Resting(v1::Resting {}) => Self::Resting,
             Up::Observed(v) => Self::Observed(v.try_into()?),
             Up::Sizing(v) => Self::Sizing {
                 task: task(&v.task)?,

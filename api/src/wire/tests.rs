@@ -145,6 +145,10 @@ fn peer_messages() -> Vec<PeerMessage> {
             task: task(),
             state: Sizing::GaveUp,
         },
+        PeerMessage::Moved {
+            tasks: vec![task()],
+        },
+        PeerMessage::Resting,
         PeerMessage::Observed(observation(Reference::Tag("1.0".into()))),
         PeerMessage::Lookup {
             id: 5,

@@ -1,17 +1,25 @@
-//! The session with a scheduler: one stream, for ever made again.
+//! The sessions with schedulers: a stream each, made again for as long as it is wanted.
 //!
-//! Owner of state: the session's task. A scheduler that says nothing for
-//! [`SILENCE`] is dead. An outbox that is full means that the scheduler does not read:
-//! the session is dropped, and the next one begins with a whole inventory.
+//! Which are wanted, and what is said in them, the swarm's core decides; the list of
+//! schedulers comes from [`lists`].
+//!
+//! Owner of state: each session's task; [`Session`] owns the outboxes. A scheduler that says
+//! nothing for [`SILENCE`] is dead. An outbox that is full means that the scheduler does not
+//! read: the session is dropped, and the next one begins with a whole inventory.
+
+mod lists;
 
 use std::{
+    collections::BTreeMap,
+    error::Error,
+    io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwapOption;
 use darter_api::{
-    NodeKey,
+    NodeKey, SchedulerName,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -22,10 +30,14 @@ use darter_runtime::{
     Tasks,
     tls::{Connector, EndpointError},
 };
-use tokio::sync::{mpsc, watch};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 
 use crate::transfer::Metrics;
+
+pub use lists::{List, ListError, PeerAddress, Peers, Schedulers};
 
 /// Messages that wait for the scheduler to read them.
 const OUTBOX: usize = 4096;
@@ -35,34 +47,48 @@ const SILENCE: Duration = Duration::from_secs(3);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between attempts, growing from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Shortly after a session was lost not more than this lies between attempts: a scheduler that
+/// restarts is to know what there is before it grants reads, a second after its start.
+const SOON: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(600));
+/// To say all that was said before the end of a session.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Tasks in one inventory message: far under the size of a message.
 const INVENTORY: usize = 1000;
 
-/// What happened to the session.
+/// What happened to sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionEvent {
+    /// These are the schedulers.
+    Listed(List),
     /// The hello was accepted.
-    Up,
-    /// The scheduler spoke.
-    Message(Box<SchedulerMessage>),
-    /// It ended; another one is being made.
-    Down,
+    Up(SchedulerName),
+    /// A scheduler spoke.
+    Message(SchedulerName, Box<SchedulerMessage>),
+    /// Nobody listens there; it is tried again.
+    Refused(SchedulerName),
+    /// A session that stood ended; another one is being made.
+    Down(SchedulerName),
 }
 
-/// The way to the scheduler. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Session {
+/// The ways to the schedulers. Cheap to clone.
+#[derive(Clone)]
+pub struct Session(Arc<Shared>);
+
+struct Shared {
+    lines: Mutex<BTreeMap<SchedulerName, Line>>,
+    hello: Hello,
+    key: Arc<NodeKey>,
+    connector: Connector,
+    events: mpsc::Sender<SessionEvent>,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+/// One session that is wanted.
+#[derive(Clone)]
+struct Line {
     outbox: Arc<ArcSwapOption<mpsc::Sender<v1::PeerMessage>>>,
-}
-
-#[cfg(test)]
-impl Session {
-    /// One that stands, and what is said in it.
-    pub(crate) fn recorded() -> (Self, mpsc::Receiver<v1::PeerMessage>) {
-        let (outbox, said) = mpsc::channel(OUTBOX);
-        let outbox = Arc::new(ArcSwapOption::from_pointee(outbox));
-        (Self { outbox }, said)
-    }
+    closed: CancellationToken,
 }
 
 /// Why a session ended.
@@ -83,11 +109,10 @@ enum SessionError {
 }
 
 impl Session {
-    /// Keeps a session with the first of `urls` that can be had; the list may change,
-    /// which a session that stands does not mind. `hello` is said each time with a new
-    /// epoch.
+    /// Sessions of the host that `hello` tells of, which is said each time with a new
+    /// epoch. None is made before it is asked for; `schedulers` says of whom there are.
     pub fn start(
-        urls: watch::Receiver<Vec<String>>,
+        schedulers: Schedulers,
         hello: Hello,
         key: Arc<NodeKey>,
         connector: Connector,
@@ -95,31 +120,93 @@ impl Session {
         tasks: &Tasks,
         metrics: Metrics,
     ) -> Self {
-        let session = Self::default();
-        let keeper = Keeper {
-            urls,
+        schedulers.follow(events.clone(), tasks);
+        Self(Arc::new(Shared {
+            lines: Mutex::default(),
             hello,
             key,
             connector,
             events,
             metrics,
-            session: session.clone(),
+            tasks: tasks.clone(),
+        }))
+    }
+
+    /// Has a session with a scheduler from now on.
+    pub fn open(&self, name: &SchedulerName) {
+        let mut lines = self.0.lines.lock();
+        if lines.contains_key(name) {
+            return;
+        }
+        let line = Line {
+            outbox: Arc::default(),
+            closed: CancellationToken::new(),
         };
-        tasks.spawn("session", keeper.keep());
-        session
+        lines.insert(name.clone(), line.clone());
+        let keeper = Keeper {
+            name: name.clone(),
+            line,
+            shared: Arc::clone(&self.0),
+        };
+        self.0.tasks.spawn("session", keeper.keep());
+    }
+
+    /// Has none any more; what was said before is still sent.
+    pub fn close(&self, name: &SchedulerName) {
+        if let Some(line) = self.0.lines.lock().remove(name) {
+            line.outbox.store(None);
+            line.closed.cancel();
+        }
     }
 
     /// Says something, if the session stands.
-    pub fn send(&self, message: &PeerMessage) {
-        let Some(outbox) = self.outbox.load_full() else {
+    pub fn send(&self, name: &SchedulerName, message: &PeerMessage) {
+        let Some(line) = self.0.lines.lock().get(name).cloned() else {
+            return;
+        };
+        let Some(outbox) = line.outbox.load_full() else {
             return;
         };
         for part in parts(message) {
             if outbox.try_send((&part).into()).is_err() {
-                self.outbox.store(None);
+                line.outbox.store(None);
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    /// One that stands with this scheduler, and what is said in it.
+    pub(crate) fn recorded(name: &SchedulerName) -> (Self, mpsc::Receiver<v1::PeerMessage>) {
+        let (outbox, said) = mpsc::channel(OUTBOX);
+        let line = Line {
+            outbox: Arc::new(ArcSwapOption::from_pointee(outbox)),
+            closed: CancellationToken::new(),
+        };
+        let key = NodeKey::from_seed([0; 32]);
+        let hello = Hello {
+            host: key.id(),
+            epoch: 0,
+            name: String::new(),
+            address: ([127, 0, 0, 1], 1).into(),
+            role: darter_api::session::Role::Peer,
+            locality: darter_api::session::Locality::default(),
+            upload_slots: 0,
+            cores: None,
+            shares: true,
+        };
+        let shared = Shared {
+            lines: Mutex::new(BTreeMap::from([(name.clone(), line)])),
+            hello,
+            key: Arc::new(key),
+            connector: Connector::plain(),
+            events: mpsc::channel(1).0,
+            metrics: Metrics::default(),
+            tasks: Tasks::new(),
+        };
+        (Self(Arc::new(shared)), said)
     }
 }
 
@@ -141,75 +228,97 @@ fn parts(message: &PeerMessage) -> Vec<PeerMessage> {
         .collect()
 }
 
+/// Makes one session again and again.
 struct Keeper {
-    urls: watch::Receiver<Vec<String>>,
-    hello: Hello,
-    key: Arc<NodeKey>,
-    connector: Connector,
-    events: mpsc::Sender<SessionEvent>,
-    metrics: Metrics,
-    session: Session,
+    name: SchedulerName,
+    line: Line,
+    shared: Arc<Shared>,
 }
 
 impl Keeper {
-    async fn keep(mut self) {
+    async fn keep(self) {
+        let closed = self.line.closed.clone();
         let mut wait = BACKOFF.0;
+        let mut lost: Option<Instant> = None;
         loop {
-            let urls = self.urls.borrow_and_update().clone();
-            for url in &urls {
-                let mut stood = false;
-                let ended = self.one(url, &mut stood).await;
-                self.session.outbox.store(None);
-                if stood {
-                    self.metrics.sessions.dec();
-                    tracing::warn!(%url, cause = &ended as &dyn std::error::Error, "the session with the scheduler ended");
-                    let _ = self.events.send(SessionEvent::Down).await;
-                    wait = BACKOFF.0;
-                } else {
-                    tracing::debug!(%url, cause = &ended as &dyn std::error::Error, "no session with the scheduler");
+            let mut stood = false;
+            let ended = tokio::select! {
+                ended = self.one(&mut stood) => Some(ended),
+                () = self.over() => None,
+            };
+            self.line.outbox.store(None);
+            if stood {
+                self.shared.metrics.sessions.dec();
+            }
+            let Some(ended) = ended.filter(|_| !closed.is_cancelled()) else {
+                return;
+            };
+            let url = &self.name;
+            if stood {
+                tracing::warn!(%url, cause = &ended as &dyn Error, "the session with the scheduler ended");
+                self.tell(SessionEvent::Down(self.name.clone())).await;
+                wait = BACKOFF.0;
+                lost = Some(Instant::now());
+            } else {
+                tracing::debug!(%url, cause = &ended as &dyn Error, "no session with the scheduler");
+                if is_refused(&ended) {
+                    self.tell(SessionEvent::Refused(self.name.clone())).await;
                 }
             }
-            let pause = wait.mul_f64(rand::random_range(0.7..1.3));
-            // A changed list is tried at once; one that nobody changes any more never is.
-            let changed = async {
-                if self.urls.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
+            // Whoever lost a session is back soon, but not all at the same moment.
+            let spread = if stood { 0.0..1.0 } else { 0.7..1.3 };
+            let pause = wait.mul_f64(rand::random_range(spread));
             tokio::select! {
-                () = tokio::time::sleep(pause) => wait = (wait * 2).min(BACKOFF.1),
-                () = changed => wait = BACKOFF.0,
+                () = tokio::time::sleep(pause) => {}
+                () = closed.cancelled() => return,
+            }
+            if !stood {
+                let soon = lost.is_some_and(|at| at.elapsed() < SOON.0);
+                wait = (wait * 2).min(if soon { SOON.1 } else { BACKOFF.1 });
             }
         }
     }
 
-    async fn one(&self, url: &str, stood: &mut bool) -> SessionError {
-        self.metrics.session_attempts.inc();
-        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open(url)).await;
+    /// Ends when the session is not wanted any more and had time to say the last words.
+    async fn over(&self) {
+        self.line.closed.cancelled().await;
+        tokio::time::sleep(CLOSE_TIMEOUT).await;
+    }
+
+    async fn tell(&self, event: SessionEvent) {
+        if !self.line.closed.is_cancelled() {
+            // Who should hear it ends with the same group.
+            let _ = self.shared.events.send(event).await;
+        }
+    }
+
+    async fn one(&self, stood: &mut bool) -> SessionError {
+        self.shared.metrics.session_attempts.inc();
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open(self.name.url())).await;
         let (mut inbound, outbox) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(cause)) => return cause,
             Err(_) => return SessionError::Silent,
         };
-        self.session.outbox.store(Some(Arc::new(outbox)));
+        self.line.outbox.store(Some(Arc::new(outbox)));
         *stood = true;
-        self.metrics.sessions.inc();
-        tracing::info!(%url, "the session with the scheduler stands");
-        let _ = self.events.send(SessionEvent::Up).await;
+        self.shared.metrics.sessions.inc();
+        tracing::info!(url = %self.name, "the session with the scheduler stands");
+        self.tell(SessionEvent::Up(self.name.clone())).await;
         loop {
-            if self.session.outbox.load().is_none() {
+            if self.line.outbox.load().is_none() && !self.line.closed.is_cancelled() {
                 return SessionError::Silent;
             }
             match next(&mut inbound).await {
-                Ok(message) => {
-                    let _ = self
-                        .events
-                        .send(SessionEvent::Message(Box::new(message)))
-                        .await;
-                }
+                Ok(message) => self.hear(message).await,
                 Err(cause) => return cause,
             }
         }
+    }
+
+    async fn hear(&self, message: SchedulerMessage) {
+        let message = SessionEvent::Message(self.name.clone(), Box::new(message));
+        self.tell(message).await;
     }
 
     async fn open(
@@ -223,13 +332,14 @@ impl Keeper {
         SessionError,
     > {
         let channel = self
+            .shared
             .connector
             .endpoint(url)?
             .connect_timeout(OPEN_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
-            .connect_with_connector(self.connector.clone())
+            .connect_with_connector(self.shared.connector.clone())
             .await
             .map_err(SessionError::Connect)?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -256,10 +366,7 @@ impl Keeper {
         if !matches!(welcome, SchedulerMessage::Welcome { .. }) {
             return Err(SessionError::Ended);
         }
-        let _ = self
-            .events
-            .send(SessionEvent::Message(Box::new(welcome)))
-            .await;
+        self.hear(welcome).await;
         Ok((inbound, outbox))
     }
 
@@ -268,10 +375,10 @@ impl Keeper {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let epoch = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let signature = self.key.sign(&session_challenge(nonce, epoch));
+        let signature = self.shared.key.sign(&session_challenge(nonce, epoch));
         let hello = Hello {
             epoch,
-            ..self.hello.clone()
+            ..self.shared.hello.clone()
         };
         v1::Hello {
             signature: signature.to_vec().into(),
@@ -290,3 +397,15 @@ async fn next(
         .map_err(|status| SessionError::Status(Box::new(status)))?;
     message.try_into().map_err(SessionError::Wire)
 }
+
+/// Whether a connection was refused: nobody listens there.
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused)
+    })
+}
+
+#[cfg(test)]
+mod tests;

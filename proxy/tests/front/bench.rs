@@ -87,7 +87,14 @@ impl Bench {
             ..Options::default()
         };
         change(&mut options);
-        let proxy = Proxy::start(options, &Security::Plain, &tasks, &mut Metrics::default()).await;
+        let proxy = Proxy::start(
+            options,
+            &Security::Plain,
+            axum::Router::new(),
+            &tasks,
+            &mut Metrics::default(),
+        )
+        .await;
         let address = proxy.expect("a proxy starts").listen();
         Self {
             address,

@@ -125,8 +125,12 @@ impl Connector {
     /// # Errors
     /// When the address makes no URL.
     pub fn to_address(&self, address: SocketAddr) -> Result<Endpoint, EndpointError> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        self.endpoint(&format!("{scheme}://{address}"))
+        self.endpoint(&format!("{}://{address}", self.scheme()))
+    }
+
+    /// Of the URLs of other parts.
+    pub const fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 }
 

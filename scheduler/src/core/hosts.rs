@@ -25,12 +25,16 @@ const MAX_CATCHERS: usize = 16;
 /// Zones to which a host's rate is kept.
 const MAX_ZONES: usize = 16;
 
-/// A host with a session.
+/// A host with a session, or one that rests.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) hello: Hello,
     pub(super) place: Arc<Locality>,
     pub(super) tasks: BTreeSet<TaskId>,
+    /// Since when its session rests.
+    pub(super) resting: Option<Timestamp>,
+    /// What it has named since it came back from a rest, until it has named all.
+    pub(super) listed: Option<BTreeSet<TaskId>>,
     /// When its memberships are looked at next.
     pub(super) sweep_at: Timestamp,
     /// When it was welcomed, until it has answered.
@@ -63,6 +67,8 @@ impl Host {
             place: Arc::new(hello.locality.clone()),
             hello,
             tasks: BTreeSet::new(),
+            resting: None,
+            listed: None,
             sweep_at: now,
             welcomed: Some(now),
             granted: None,

@@ -34,7 +34,7 @@ impl Cluster {
             return;
         }
         self.live.insert(*id);
-        if task.waiting() == 0 || now.since(self.started) < self.options.settle {
+        if task.waiting() == 0 || self.settles(now, id) {
             return;
         }
         let uncovered = task.uncovered();

@@ -14,6 +14,7 @@ mod deal;
 mod hosts;
 mod leases;
 mod mesh;
+mod moves;
 mod observations;
 mod policy;
 mod preheat;
@@ -60,6 +61,13 @@ pub enum Event {
     HostUp(Hello),
     /// A host's session ended; `epoch` says which session.
     HostDown {
+        /// Which.
+        host: HostId,
+        /// The hello's.
+        epoch: u64,
+    },
+    /// A host's session is about to end, and the host stays: what it told holds.
+    HostRests {
         /// Which.
         host: HostId,
         /// The hello's.
@@ -117,6 +125,8 @@ pub struct Cluster {
     observations: Observations,
     followed: Followed,
     unsized_tasks: Unsized,
+    /// Tasks that came from another scheduler, and until when nobody is granted a read.
+    settling: HashMap<TaskId, Timestamp>,
     /// When each host's memberships are looked at.
     sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
@@ -145,6 +155,7 @@ impl Cluster {
             observations: Observations::default(),
             followed: Followed::default(),
             unsized_tasks: Unsized::default(),
+            settling: HashMap::new(),
             sweeps: BTreeSet::new(),
             usual_rate: None,
             counts: Counts::default(),
@@ -160,14 +171,12 @@ impl Cluster {
         match event {
             Event::HostUp(hello) => self.host_up(now, hello),
             Event::HostDown { host, epoch } => {
-                if self
-                    .hosts
-                    .get(&host)
-                    .is_some_and(|known| known.hello.epoch == epoch)
-                {
+                let current = |known: &Host| known.hello.epoch == epoch;
+                if self.hosts.get(&host).is_some_and(current) && !self.is_resting(&host) {
                     self.host_down(now, &host);
                 }
             }
+            Event::HostRests { host, epoch } => self.host_rests(now, &host, epoch),
             Event::Message { host, message } => {
                 if let Some(known) = self.hosts.get_mut(&host) {
                     known.heard = now;
@@ -250,17 +259,25 @@ impl Cluster {
 
     fn host_up(&mut self, now: Timestamp, mut hello: Hello) {
         let host = hello.host;
-        if let Some(known) = self.hosts.get(&host) {
-            if known.hello.epoch > hello.epoch {
-                return;
-            }
-            self.host_down(now, &host);
+        let newer = |known: &Host| known.hello.epoch > hello.epoch;
+        if self.hosts.get(&host).is_some_and(newer) {
+            return;
         }
+        let stays = |known: &Host| known.resting.is_some() && *known.place == hello.locality;
+        let known = if self.hosts.get(&host).is_some_and(stays) {
+            self.hosts.remove(&host)
+        } else {
+            self.host_down(now, &host);
+            None
+        };
         hello.role = self.role_of(&hello);
         if hello.role == Role::Seed {
             self.seeds.insert(host);
         }
-        self.hosts.insert(host, Host::new(now, hello));
+        match known {
+            Some(known) => self.host_returned(now, known, hello),
+            None => drop(self.hosts.insert(host, Host::new(now, hello))),
+        }
         self.sweep_later(now, host);
         let scheduler = self.key.id();
         let trusted = vec![scheduler];
@@ -346,6 +363,9 @@ impl Cluster {
                 for holding in holdings {
                     self.holding(now, host, holding);
                 }
+                if last {
+                    self.told_all(now, host);
+                }
             }
             PeerMessage::Interest { tasks, origin } => {
                 let ids = tasks.iter().map(|(task, _)| *task);
@@ -379,7 +399,10 @@ impl Cluster {
                 neighbour,
                 complaint,
                 ..
-            } => self.report(host, neighbour, complaint),
+            } => self.report(now, host, neighbour, complaint),
+            PeerMessage::Moved { tasks } => self.moved(now, tasks),
+            // An event of its own, since the session ends with it.
+            PeerMessage::Resting => {}
             PeerMessage::Evicted { tasks } => {
                 for task in tasks {
                     self.forget_member(now, &task, &host);
@@ -437,6 +460,10 @@ impl Cluster {
 
     fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
         let id = holding.task;
+        let known = self.hosts.get_mut(&host);
+        if let Some(listed) = known.and_then(|known| known.listed.as_mut()) {
+            listed.insert(id);
+        }
         let Some(task) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
             return;
         };
@@ -595,7 +622,17 @@ impl Cluster {
         }
     }
 
-    fn report(&mut self, reporter: HostId, neighbour: HostId, complaint: Complaint) {
+    fn report(
+        &mut self,
+        now: Timestamp,
+        reporter: HostId,
+        neighbour: HostId,
+        complaint: Complaint,
+    ) {
+        if complaint == Complaint::Unreachable && self.is_resting(&neighbour) {
+            self.host_down(now, &neighbour);
+            return;
+        }
         if complaint == Complaint::Rot
             && let Some(host) = self.hosts.get_mut(&neighbour)
         {

@@ -33,6 +33,7 @@ impl Cluster {
                     self.forget_member(now, &task, &host);
                 }
             }
+            self.expire_rest(now, &host);
             self.sweep_later(now, host);
         }
     }

@@ -389,6 +389,11 @@ impl Task {
         self.ranges.is_none() && self.leases.iter().any(awaits)
     }
 
+    /// Whether anybody is known to hold any of it, or to read it.
+    pub(super) fn is_held_or_read(&self) -> bool {
+        self.whole > 0 || !self.somewhere.is_empty() || !self.leases.is_empty()
+    }
+
     /// Whether each piece is held by somebody.
     pub(super) fn is_held(&self) -> bool {
         self.whole > 0 || self.somewhere.len() == self.lengths.pieces()

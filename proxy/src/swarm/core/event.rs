@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use darter_api::{
-    HostId, Lengths, Origin, PieceIndex, PieceSet, TaskId,
+    HostId, Lengths, Origin, PieceIndex, PieceSet, SchedulerName, TaskId,
     link::LinkMessage,
     session::{LeaseEnd, Neighbour, PeerMessage, Purpose, SchedulerMessage},
 };
@@ -95,13 +95,24 @@ pub enum Event {
         task: TaskId,
     },
 
-    /// The session with the scheduler stands (its hello is accepted). The core answers
-    /// with its inventory and its joins.
-    SessionUp,
-    /// The session ended.
-    SessionDown,
-    /// The scheduler spoke.
-    Session(SchedulerMessage),
+    /// These are the schedulers from now on.
+    Schedulers {
+        /// All of them, in any order.
+        names: Vec<SchedulerName>,
+        /// Whether sessions stand only while something goes on; else all stand all the time.
+        on_demand: bool,
+    },
+    /// A session that was wanted stands (its hello is accepted). The core answers with its
+    /// inventory and its joins.
+    SessionUp(SchedulerName),
+    /// A session that stood ended; it is made again.
+    SessionDown(SchedulerName),
+    /// Nobody listens where a scheduler should be; it is tried again.
+    SessionRefused(SchedulerName),
+    /// A scheduler spoke.
+    Session(SchedulerName, SchedulerMessage),
+    /// Something that is not the core's own for the scheduler whose business it is.
+    Say(PeerMessage),
 
     /// The link to a neighbour stands.
     LinkUp(HostId),
@@ -185,8 +196,13 @@ pub enum DownloadFailure {
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Tell the scheduler.
-    Session(PeerMessage),
+    /// Tell a scheduler.
+    Session(SchedulerName, PeerMessage),
+    /// Have a session with a scheduler, and make it again whenever it ends:
+    /// [`Event::SessionUp`], [`Event::SessionDown`] and [`Event::SessionRefused`] tell of it.
+    Open(SchedulerName),
+    /// End the session once all is said; no event of it follows.
+    Close(SchedulerName),
     /// Have a link to this neighbour: [`Event::LinkUp`] or [`Event::LinkDown`] follows.
     Dial(Neighbour),
     /// The link is not needed any more.

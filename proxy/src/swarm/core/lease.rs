@@ -7,13 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use darter_api::{
-    Grant, HostId, PieceSet, TaskId, Timestamp,
+    Grant, HostId, PieceSet, SchedulerName, TaskId, Timestamp,
     session::{LeaseEnd, PeerMessage, Purpose},
 };
 
 use super::{
     Node,
     event::{Authority, Command, DownloadFailure},
+    sessions::Standing,
     state::Lease,
 };
 
@@ -25,11 +26,19 @@ const QUIET: Duration = Duration::from_secs(1);
 const STARVED_INTERVAL: Duration = Duration::from_secs(1);
 /// After its own read failed a host waits so long for the scheduler to find another way.
 const FAILED_WAIT: Duration = Duration::from_secs(3);
+/// A task's new scheduler may not know for so long who reads what.
+const NEWS_TAKES: Duration = Duration::from_secs(3);
 
 impl Node {
     /// A grant came; its download may not be open yet.
-    pub(super) fn granted(&mut self, now: Timestamp, grant: Arc<Grant>) {
+    pub(super) fn granted(&mut self, now: Timestamp, from: &SchedulerName, grant: Arc<Grant>) {
         if grant.holder != self.own {
+            return;
+        }
+        if !self.is_home(from, &grant.task) {
+            let pieces = PieceSet::from_range(grant.pieces.clone());
+            let (task, why) = (grant.task, LeaseEnd::NotNeeded);
+            self.say_to(from, PeerMessage::LeaseReturned { task, pieces, why });
             return;
         }
         self.say(PeerMessage::LeaseAccepted { task: grant.task });
@@ -70,6 +79,21 @@ impl Node {
         for available in download.available.values() {
             pieces.subtract(available);
         }
+        if download.moved.is_some_and(|at| now.since(at) < NEWS_TAKES) {
+            let before = pieces.clone();
+            for reading in download.read_by.values() {
+                pieces.subtract(reading);
+            }
+            let mut elsewhere = before;
+            elsewhere.subtract(&pieces);
+            if !pieces.is_empty() && !elsewhere.is_empty() {
+                self.say(PeerMessage::LeaseReturned {
+                    task: id,
+                    pieces: elsewhere,
+                    why: LeaseEnd::NotNeeded,
+                });
+            }
+        }
         if pieces.is_empty() {
             let pieces = PieceSet::from_range(grant.pieces.clone());
             self.say(PeerMessage::LeaseReturned {
@@ -79,6 +103,12 @@ impl Node {
             });
             return;
         }
+        let Some(task) = self.state.tasks.get_mut(&id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
         // What was being read stays so: the same stream goes on under the new word.
         pieces.union_with(&task.reading);
         download.lease = Lease::Granted(Arc::clone(&grant));
@@ -334,16 +364,21 @@ impl Node {
 
     fn review_unpromised(&mut self, now: Timestamp, id: &TaskId, unpromised: PieceSet) {
         let (grace, starved) = (self.options.session_grace, self.options.starved_timeout);
-        let (up, lost, has_scheduler) = (self.session_up, self.session_lost, self.has_scheduler);
-        let (answered, wait) = (self.last_answer, self.options.join_timeout);
+        let (standing, answered) = (self.standing(id), self.last_answer_of(id));
+        let wait = self.options.join_timeout;
         let Some(download) = self.download(id) else {
             return;
         };
         let (alone, quiet) = (download.is_alone(), download.quiet(now));
         // While neighbours have news, what they lack may be on its way to them.
         let hopeful = !alone && quiet < QUIET + download.jitter;
-        if !up {
-            let over = !has_scheduler || now.since(lost) >= grace;
+        let over = match standing {
+            Standing::Alone => true,
+            Standing::Gone(since) => now.since(since) >= grace,
+            Standing::Awaited => now >= download.answer_by,
+            Standing::Up => false,
+        };
+        if standing != Standing::Up {
             if over && !hopeful {
                 self.self_lease(now, id);
             }
@@ -387,6 +422,7 @@ impl Node {
         why: LeaseEnd,
         at: Timestamp,
     ) {
+        let is_up = self.is_up(id);
         let Some(download) = self.download(id) else {
             return;
         };
@@ -394,7 +430,7 @@ impl Node {
         if unpromised.is_empty() {
             return;
         }
-        let hopeless = !self.session_up || why == LeaseEnd::Missing;
+        let hopeless = !is_up || why == LeaseEnd::Missing;
         if hopeless || now.since(at) >= FAILED_WAIT {
             self.fail(id, DownloadFailure::Source(why));
         }

@@ -10,11 +10,12 @@
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
 //! [`offers`] who is given what only this host has, [`lease`] when the source is read and
-//! [`reads`] in which order,
-//! [`reports`] what the scheduler hears of parents.
+//! [`reads`] in which order, [`reports`] what the scheduler hears of parents, [`homes`] which
+//! scheduler has a task, [`sessions`] what is said to whom of them.
 
 mod announce;
 pub mod event;
+mod homes;
 mod lease;
 mod offers;
 mod options;
@@ -22,6 +23,7 @@ mod peers;
 mod pick;
 mod reads;
 mod reports;
+mod sessions;
 mod state;
 mod view;
 
@@ -36,6 +38,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 pub use options::Options;
 
 use event::{Command, DownloadFailure, Event};
+use homes::Homes;
 use state::{Download, Lease, State, Task};
 
 /// Downloads are looked at so often.
@@ -52,37 +55,32 @@ pub struct Node {
     own: HostId,
     rng: SmallRng,
     state: State,
-    /// Whether a scheduler is configured at all.
-    has_scheduler: bool,
-    session_up: bool,
-    /// When the session was lost (or the node began without one).
-    session_lost: Timestamp,
-    /// When the scheduler last answered about any task.
-    last_answer: Timestamp,
+    homes: Homes,
     next_request: u64,
     /// When the scheduler was last told of parents, and whether there is more to tell.
     reported: Timestamp,
     has_report: bool,
+    /// When something last happened.
+    now: Timestamp,
     /// When it was last woken.
     ticked: Timestamp,
     commands: Vec<Command>,
 }
 
 impl Node {
-    /// The core of host `own`. Same seed and events, same commands.
-    pub fn new(options: Options, own: HostId, has_scheduler: bool, seed: u64) -> Self {
+    /// The core of host `own`, without schedulers until it is told of some. Same seed and
+    /// events, same commands.
+    pub fn new(options: Options, own: HostId, seed: u64) -> Self {
         Self {
             options,
             own,
             rng: SmallRng::seed_from_u64(seed),
             state: State::default(),
-            has_scheduler,
-            session_up: false,
-            session_lost: Timestamp::ZERO,
-            last_answer: Timestamp::ZERO,
+            homes: Homes::default(),
             next_request: 1,
             reported: Timestamp::ZERO,
             has_report: false,
+            now: Timestamp::ZERO,
             ticked: Timestamp::ZERO,
             commands: Vec::new(),
         }
@@ -90,6 +88,7 @@ impl Node {
 
     /// Takes what happened; what is to be done, in order.
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Command> {
+        self.now = now;
         self.dispatch(now, event);
         self.begin_reads(now);
         std::mem::take(&mut self.commands)
@@ -98,6 +97,8 @@ impl Node {
     /// Does what has become due; call it at [`Node::next_deadline`].
     pub fn tick(&mut self, now: Timestamp) -> Vec<Command> {
         self.ticked = now;
+        self.now = now;
+        self.tend_sessions(now);
         self.redial(now);
         self.expire_early_grants(now);
         self.report_parents(now);
@@ -123,7 +124,10 @@ impl Node {
             .filter_map(|host| host.redial_at)
             .min();
         let report = self.report_due().map(|due| due.max(now));
-        let redial = report.into_iter().chain(redial).min();
+        // One that is idle but for something under way is looked at with the downloads.
+        let homes = self.homes.next_deadline();
+        let homes = homes.map(|due| due.max(self.ticked + TICK).max(now));
+        let redial = report.into_iter().chain(redial).chain(homes).min();
         if self.state.busy.is_empty() && self.state.granted.is_empty() {
             return redial;
         }
@@ -184,12 +188,12 @@ impl Node {
                 origin,
             } => self.stored(now, task, lengths, held, origin),
             Event::Evicted { task } => self.evicted(&task),
-            Event::SessionUp => self.session_up(now),
-            Event::SessionDown => {
-                self.session_up = false;
-                self.session_lost = now;
-            }
-            Event::Session(message) => self.session(now, message),
+            Event::Schedulers { names, on_demand } => self.listed(now, &names, on_demand),
+            Event::SessionUp(name) => self.session_up(now, &name),
+            Event::SessionDown(name) => self.homes.went_down(now, &name),
+            Event::SessionRefused(name) => self.session_refused(now, &name),
+            Event::Session(name, message) => self.session(now, &name, message),
+            Event::Say(message) => self.say(message),
             Event::LinkUp(host) => self.link_up(&host),
             Event::LinkDown(host) => self.link_down(now, &host),
             Event::Link { host, message } => self.link(now, host, message),
@@ -217,12 +221,6 @@ impl Node {
         self.state.tasks.get_mut(task)?.download.as_mut()
     }
 
-    fn say(&mut self, message: PeerMessage) {
-        if self.session_up {
-            self.commands.push(Command::Session(message));
-        }
-    }
-
     fn start(
         &mut self,
         now: Timestamp,
@@ -233,7 +231,7 @@ impl Node {
         purpose: Purpose,
     ) {
         let task = self.state.tasks.entry(id);
-        let task = task.or_insert_with(|| Task::new(lengths));
+        let task = task.or_insert_with(|| Task::new(lengths, self.homes.of(&id).cloned()));
         let found = found_beside(&task.held, &held);
         task.lengths = lengths;
         task.origin = Some(origin);
@@ -263,15 +261,21 @@ impl Node {
     }
 
     fn join(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(home) = self.home_of(id).cloned() else {
+            return;
+        };
+        if !self.homes.is_up(&home) {
+            self.open(now, &home);
+            return;
+        }
+        self.say_moved(&home, &[*id]);
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
         let (Some(origin), Some(download)) = (task.origin.clone(), task.download.as_mut()) else {
             return;
         };
-        if !self.session_up {
-            return;
-        }
+        task.told = Some(home);
         download.joined = Some(now);
         download.answered = false;
         download.told = task.held.clone();
@@ -295,7 +299,7 @@ impl Node {
     ) {
         let whole = held.len() == lengths.pieces();
         let task = self.state.tasks.entry(id);
-        let task = task.or_insert_with(|| Task::new(lengths));
+        let task = task.or_insert_with(|| Task::new(lengths, self.homes.of(&id).cloned()));
         let found = found_beside(&task.held, &held);
         task.lengths = lengths;
         task.held = held;
@@ -303,15 +307,18 @@ impl Node {
         self.give_out(now, &id, &found);
         self.rest(&id);
         self.adopt_early_subscribers(now, &id);
-        if self.session_up {
-            let holdings = self.holding(&id).into_iter().collect();
-            self.say(PeerMessage::Inventory {
-                holdings,
-                last: false,
-            });
-            if whole {
-                self.say(PeerMessage::Done { task: id });
-            }
+        let Some(home) = self.home_of(&id).cloned() else {
+            return;
+        };
+        if !self.homes.is_up(&home) {
+            self.homes.owe(&home);
+            return;
+        }
+        let holdings = self.holding(&id).into_iter().collect();
+        let last = false;
+        self.say_to(&home, PeerMessage::Inventory { holdings, last });
+        if whole {
+            self.say(PeerMessage::Done { task: id });
         }
     }
 
@@ -328,26 +335,6 @@ impl Node {
             });
         }
         self.say(PeerMessage::Evicted { tasks: vec![*id] });
-    }
-
-    fn session_up(&mut self, now: Timestamp) {
-        self.session_up = true;
-        let tasks: Vec<TaskId> = self.state.tasks.keys().copied().collect();
-        let holdings = tasks.iter().filter_map(|task| self.holding(task)).collect();
-        self.say(PeerMessage::Inventory {
-            holdings,
-            last: true,
-        });
-        for task in self.state.busy.clone() {
-            let wait = self.options.join_timeout;
-            if let Some(download) = self.download(&task) {
-                download.answer_by = now + wait + download.jitter;
-                // The inventory has told the scheduler; its word is awaited.
-                download.unanswered = false;
-                download.yields = None;
-                self.join(now, &task);
-            }
-        }
     }
 
     fn holding(&self, id: &TaskId) -> Option<Holding> {
@@ -389,11 +376,17 @@ impl Node {
         self.unsubscribe_all(id);
         if let Some(task) = self.state.tasks.get_mut(id) {
             task.download = None;
-            if task.held.is_empty() {
-                self.state.tasks.remove(id);
-            }
         }
         self.say(PeerMessage::Leave { task: *id });
+        self.homes.no_longer_asked(id);
+        if self
+            .state
+            .tasks
+            .get(id)
+            .is_some_and(|task| task.held.is_empty())
+        {
+            self.state.tasks.remove(id);
+        }
         self.rest(id);
     }
 
@@ -409,6 +402,9 @@ impl Node {
             task.reading = PieceSet::new();
             task.held = PieceSet::full(task.lengths.pieces());
             self.say(PeerMessage::Done { task: *id });
+        }
+        if self.homes.no_longer_asked(id) {
+            self.rehome(self.now, None);
         }
         self.lose_interest(id);
         self.rest(id);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_api::{
-    HostId, PieceSet, TaskId, Timestamp,
+    HostId, PieceSet, SchedulerName, TaskId, Timestamp,
     link::LinkMessage,
     session::{Complaint, Neighbour, PeerMessage, SchedulerMessage},
 };
@@ -24,7 +24,15 @@ const GRANT_FOLLOWS: Duration = Duration::from_millis(100);
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub(super) fn session(&mut self, now: Timestamp, message: SchedulerMessage) {
+    pub(super) fn session(
+        &mut self,
+        now: Timestamp,
+        from: &SchedulerName,
+        message: SchedulerMessage,
+    ) {
+        if !self.is_heard(from, &message) {
+            return;
+        }
         match message {
             SchedulerMessage::Welcome { trusted, .. } => {
                 self.commands.push(Command::Trust(trusted))
@@ -34,9 +42,10 @@ impl Node {
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::Size { .. } => {}
             SchedulerMessage::Neighbours { task, add, remove } => {
+                self.homes.answered(now, from);
                 self.introduced(now, &task, add, &remove)
             }
-            SchedulerMessage::Grant(grant) => self.granted(now, grant.into()),
+            SchedulerMessage::Grant(grant) => self.granted(now, from, grant.into()),
             SchedulerMessage::Revoked { task, pieces } => self.revoked(now, &task, &pieces),
             SchedulerMessage::Fetch {
                 task,
@@ -44,6 +53,7 @@ impl Node {
                 origin,
                 purpose,
             } => {
+                self.asked_by(from, task);
                 self.commands.push(Command::Fetch {
                     task,
                     lengths,
@@ -73,7 +83,6 @@ impl Node {
     }
 
     fn introduced(&mut self, now: Timestamp, id: &TaskId, add: Vec<Neighbour>, remove: &[HostId]) {
-        self.last_answer = now;
         if let Some(download) = self.download(id) {
             download.answered = true;
             download.last_word = now;

@@ -81,7 +81,7 @@ impl Node {
 
     /// When the next report is to be made, if there is anything to say.
     pub(super) fn report_due(&self) -> Option<Timestamp> {
-        (self.has_report && self.session_up).then(|| self.reported + INTERVAL)
+        (self.has_report && self.homes.up().next().is_some()).then(|| self.reported + INTERVAL)
     }
 
     pub(super) fn report_parents(&mut self, now: Timestamp) {

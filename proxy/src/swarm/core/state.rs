@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use darter_api::{Grant, HostId, Lengths, Origin, PieceSet, TaskId, Timestamp, session::Purpose};
+use darter_api::{
+    Grant, HostId, Lengths, Origin, PieceSet, SchedulerName, TaskId, Timestamp, session::Purpose,
+};
 
 use super::{
     event::{ReaderId, RequestId},
@@ -26,11 +28,16 @@ pub(super) struct Task {
     pub(super) reading: PieceSet,
     pub(super) download: Option<Download>,
     pub(super) announcer: Announcer,
+    /// The scheduler that has it, and the one that was last told of it.
+    pub(super) home: Option<SchedulerName>,
+    pub(super) told: Option<SchedulerName>,
 }
 
 impl Task {
-    pub(super) fn new(lengths: Lengths) -> Self {
+    pub(super) fn new(lengths: Lengths, home: Option<SchedulerName>) -> Self {
         Self {
+            home,
+            told: None,
             lengths,
             origin: None,
             held: PieceSet::new(),
@@ -61,6 +68,8 @@ pub(super) struct Download {
     pub(super) unanswered: bool,
     /// When it ends, unless a grant comes first.
     pub(super) yields: Option<Timestamp>,
+    /// When it last got another scheduler, or the same one anew.
+    pub(super) moved: Option<Timestamp>,
     /// When the join was sent, and whether it was answered.
     pub(super) joined: Option<Timestamp>,
     pub(super) answered: bool,
@@ -105,6 +114,7 @@ impl Download {
             lease: Lease::None,
             unanswered: false,
             yields: None,
+            moved: None,
             joined: None,
             answered: false,
             answer_by: now,

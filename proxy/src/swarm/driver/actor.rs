@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     content::ReadError,
-    session::SessionEvent,
+    session::{Session, SessionEvent},
     source::SourceError,
     store::Found,
     swarm::core::{
@@ -78,8 +78,8 @@ struct Reading {
 }
 
 impl Actor {
-    pub(super) fn new(shared: Arc<Shared>, options: core::Options, has_scheduler: bool) -> Self {
-        let node = Node::new(options, shared.key.id(), has_scheduler, rand::random());
+    pub(super) fn new(shared: Arc<Shared>, options: core::Options) -> Self {
+        let node = Node::new(options, shared.key.id(), rand::random());
         Self {
             shared,
             node,
@@ -246,9 +246,14 @@ impl Actor {
 
     fn session(&mut self, event: SessionEvent) {
         self.handle(match event {
-            SessionEvent::Up => Event::SessionUp,
-            SessionEvent::Down => Event::SessionDown,
-            SessionEvent::Message(message) => {
+            SessionEvent::Listed(list) => Event::Schedulers {
+                names: list.names,
+                on_demand: list.on_demand,
+            },
+            SessionEvent::Up(name) => Event::SessionUp(name),
+            SessionEvent::Down(name) => Event::SessionDown(name),
+            SessionEvent::Refused(name) => Event::SessionRefused(name),
+            SessionEvent::Message(name, message) => {
                 match &*message {
                     SchedulerMessage::Public {
                         upstream,
@@ -264,7 +269,7 @@ impl Actor {
                     SchedulerMessage::Neighbours { add, .. } => self.shared.links.note(add),
                     _ => {}
                 }
-                Event::Session(*message)
+                Event::Session(name, *message)
             }
         });
     }
@@ -280,11 +285,12 @@ impl Actor {
         let transfers = &self.shared.transfers;
         let uploaded = transfers.upload_bytes.get();
         let upload_bytes = uploaded - std::mem::replace(&mut self.uploaded, uploaded);
-        self.shared.session.send(&PeerMessage::Load {
+        let load = PeerMessage::Load {
             uploads: u32::try_from(transfers.uploading.get()).unwrap_or(0),
             downloads: u32::try_from(self.requests.len()).unwrap_or(u32::MAX),
             upload_bytes,
-        });
+        };
+        self.handle(Event::Say(load));
     }
 
     fn execute(&mut self, commands: Vec<Command>) {
@@ -295,7 +301,9 @@ impl Actor {
 
     fn execute_one(&mut self, command: Command) {
         match command {
-            Command::Session(message) => self.shared.session.send(&message),
+            Command::Session(name, message) => self.with_session(|one| one.send(&name, &message)),
+            Command::Open(name) => self.with_session(|session| session.open(&name)),
+            Command::Close(name) => self.with_session(|session| session.close(&name)),
             Command::Dial(neighbour) => self.shared.links.dial(&neighbour),
             Command::HangUp(host) => self.shared.links.hang_up(&host),
             Command::Link { host, message } => self.shared.links.send(&host, &message),
@@ -339,6 +347,13 @@ impl Actor {
                 }
             }
             Command::Trust(keys) => self.shared.trust.add(&keys),
+        }
+    }
+
+    /// Without schedulers the core wants no sessions.
+    fn with_session(&self, wish: impl FnOnce(&Session)) {
+        if let Some(session) = &self.shared.session {
+            wish(session);
         }
     }
 

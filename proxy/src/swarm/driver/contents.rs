@@ -62,7 +62,9 @@ impl Contents for Swarm {
     }
 
     fn observed(&self, observation: Observation) {
-        self.0.session.send(&PeerMessage::Observed(observation));
+        let said = Event::Say(PeerMessage::Observed(observation));
+        // As with interest.
+        let _ = self.0.inbox.try_send(Input::Event(said));
     }
 
     fn lookup(
@@ -236,7 +238,7 @@ impl Shared {
             }
         };
         let mut size = stat.size.or(known);
-        if size.is_none() && self.has_scheduler && !manifest {
+        if size.is_none() && self.session.is_some() && !manifest {
             size = self.unsized_contents.find(task, entry).await;
         }
         let Some(size) = size else {
@@ -367,9 +369,7 @@ impl Shared {
         repository: Repository,
         reference: Reference,
     ) -> Option<Observation> {
-        if !self.has_scheduler {
-            return None;
-        }
+        self.session.as_ref()?;
         let id = self.next_id();
         let (answer, answered) = oneshot::channel();
         {
@@ -380,12 +380,14 @@ impl Shared {
             lookups.insert(id, answer);
         }
         let _forget = Forget(self, id);
-        self.session.send(&PeerMessage::Lookup {
+        let lookup = PeerMessage::Lookup {
             id,
             upstream,
             repository,
             reference,
-        });
+        };
+        let lookup = Input::Event(Event::Say(lookup));
+        self.inbox.send(lookup).await.ok()?;
         tokio::time::timeout(LOOKUP_TIMEOUT, answered)
             .await
             .ok()?

@@ -100,7 +100,7 @@ pub struct Parts {
     pub links: Links,
     /// What happens to links.
     pub link_events: mpsc::Receiver<LinkEvent>,
-    /// The session with the scheduler, if one is configured, and what happens to it.
+    /// The sessions with schedulers, if there may be any, and what happens to them.
     pub session: Option<(Session, mpsc::Receiver<SessionEvent>)>,
     /// A directory of its own, emptied at start, for contents whose size is not known
     /// beforehand.
@@ -124,9 +124,7 @@ impl Swarm {
         let _ = std::fs::remove_dir_all(&parts.spool);
         let (inbox, received) = mpsc::channel(INBOX);
         let mailbox = Arc::new(Mailbox::default());
-        let has_scheduler = parts.session.is_some();
         let (session, session_events) = parts.session.unzip();
-        let session = session.unwrap_or_default();
         let shared = Arc::new(Shared {
             client: PieceClient::new(
                 parts.key.id(),
@@ -140,16 +138,15 @@ impl Swarm {
             links: parts.links,
             proven: Proven {
                 proofs: parts.proofs,
-                session: session.clone(),
+                inbox: inbox.clone(),
             },
-            session: session.clone(),
-            has_scheduler,
+            session,
             live: Arc::new(Live::new(Arc::clone(&mailbox))),
             mailbox,
+            unsized_contents: Sizes::new(inbox.clone()),
             inbox,
             sizes: moka::sync::Cache::new(MOST_SIZES),
             lookups: Mutex::default(),
-            unsized_contents: Sizes::new(session.clone()),
             next_id: AtomicU64::new(1),
             spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
@@ -159,7 +156,7 @@ impl Swarm {
             transfers: parts.transfers,
             tasks: tasks.clone(),
         });
-        let actor = actor::Actor::new(Arc::clone(&shared), parts.options, has_scheduler);
+        let actor = actor::Actor::new(Arc::clone(&shared), parts.options);
         let inputs = actor::Inputs {
             received,
             links: parts.link_events,
@@ -182,9 +179,8 @@ struct Shared {
     source: Arc<dyn Source>,
     trust: Trust,
     links: Links,
-    session: Session,
+    session: Option<Session>,
     proven: Proven,
-    has_scheduler: bool,
     client: PieceClient,
     live: Arc<Live>,
     mailbox: Arc<Mailbox>,

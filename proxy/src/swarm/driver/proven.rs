@@ -4,12 +4,14 @@ use darter_api::{
     Digest, Origin, Repository, UpstreamName,
     session::{PeerMessage, PublicContent},
 };
+use tokio::sync::mpsc;
 
+use super::Input;
 use crate::{
     credential::Credential,
     rights::{self, Proofs},
-    session::Session,
     source::Body,
+    swarm::core::event::Event,
 };
 
 /// Passes proofs on: to this host's rights, and of what anybody may read to the other members,
@@ -17,7 +19,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Proven {
     pub(super) proofs: Proofs,
-    pub(super) session: Session,
+    pub(super) inbox: mpsc::Sender<Input>,
 }
 
 impl Proven {
@@ -37,7 +39,9 @@ impl Proven {
         let is_new = self.proofs.given(origin, digest, credential, stat);
         if is_new && credential.is_none() {
             let seen = rights::observation(origin, digest, &body.stat);
-            self.session.send(&PeerMessage::Observed(seen));
+            let said = Event::Say(PeerMessage::Observed(seen));
+            // Who is not told of it asks the upstream.
+            let _ = self.inbox.try_send(Input::Event(said));
         }
     }
 

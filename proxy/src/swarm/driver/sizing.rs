@@ -13,10 +13,13 @@ use darter_api::{
     session::{PeerMessage, Sizing},
 };
 use parking_lot::Mutex;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
-use super::live::Entry;
-use crate::session::Session;
+use super::{Input, live::Entry};
+use crate::swarm::core::event::Event;
 
 /// For a scheduler to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,7 +28,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Sizes {
-    session: Session,
+    inbox: mpsc::Sender<Input>,
     waiting: Mutex<HashMap<TaskId, oneshot::Sender<Answer>>>,
 }
 
@@ -35,9 +38,9 @@ struct Answer {
 }
 
 impl Sizes {
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(inbox: mpsc::Sender<Input>) -> Self {
         Self {
-            session,
+            inbox,
             waiting: Mutex::default(),
         }
     }
@@ -60,7 +63,8 @@ impl Sizes {
         self.waiting.lock().insert(task, answer);
         let _forget = Forget(self, task);
         let state = Sizing::Asks;
-        self.session.send(&PeerMessage::Sizing { task, state });
+        let asks = Event::Say(PeerMessage::Sizing { task, state });
+        self.inbox.send(Input::Event(asks)).await.ok()?;
         let timed = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
         timed.ok()?.ok()
     }
@@ -109,9 +113,9 @@ impl Reading<'_> {
 
     fn say(&self, state: Sizing) {
         let task = self.task;
-        self.sizes
-            .session
-            .send(&PeerMessage::Sizing { task, state });
+        let said = Event::Say(PeerMessage::Sizing { task, state });
+        // Said again a second later, or the scheduler takes silence for it.
+        let _ = self.sizes.inbox.try_send(Input::Event(said));
     }
 }
 

@@ -21,7 +21,8 @@ const MOST_KEYS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// Members may lease to themselves, so that a swarm works without a scheduler.
+    /// Members may lease to themselves, so that a swarm works without a scheduler. Then
+    /// anybody's grant counts: whoever holds a forged one could have leased to itself.
     #[default]
     Members,
     /// Only what a scheduler granted counts, and what this host read itself.
@@ -60,7 +61,7 @@ impl Trust {
     /// Whether the granter's word counts. The signature is the caller's to check.
     pub fn covers(&self, grant: &Grant) -> bool {
         grant.granter == self.own
-            || (grant.is_self_lease() && self.policy == Policy::Members)
+            || self.policy == Policy::Members
             || self.keys.read().contains(&grant.granter)
     }
 
@@ -112,6 +113,10 @@ mod tests {
         let again = Trust::open(&path, own, Policy::Members).unwrap();
         assert!(again.covers(&grant(1, 2)));
         assert!(again.covers(&grant(2, 2)));
-        assert!(!again.covers(&grant(3, 2)));
+        // The word of a scheduler that is gone, and that this host never met.
+        assert!(again.covers(&grant(3, 2)));
+        let strict = Trust::open(&path, own, Policy::Schedulers).unwrap();
+        assert!(strict.covers(&grant(1, 2)));
+        assert!(!strict.covers(&grant(3, 2)));
     }
 }

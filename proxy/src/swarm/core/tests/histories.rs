@@ -14,7 +14,9 @@ use super::{
         event::{PieceFailure, ReaderId, RequestId},
         *,
     },
-    rules::{PIECES, grant, have, host, lengths, neighbours, start, task},
+    rules::{
+        PIECES, grant, have, host, lengths, neighbours, scheduler, start, task, with_scheduler,
+    },
 };
 
 /// Something that may happen.
@@ -114,7 +116,7 @@ impl History {
             ..Options::default()
         };
         Self {
-            node: Node::new(options, host(100), true, 3),
+            node: with_scheduler(Node::new(options, host(100), 3), true),
             now: Timestamp::ZERO,
             linked: BTreeSet::new(),
             announced: BTreeMap::new(),
@@ -240,8 +242,8 @@ impl History {
                 task: task(),
                 reader: ReaderId(reader),
             }),
-            Step::Session(true) => self.handle(Event::SessionUp),
-            Step::Session(false) => self.handle(Event::SessionDown),
+            Step::Session(true) => self.handle(Event::SessionUp(scheduler())),
+            Step::Session(false) => self.handle(Event::SessionDown(scheduler())),
             Step::Introduced(name) => self.handle(neighbours(&[name], &[])),
             Step::Removed(name) => {
                 self.announced.remove(&host(name));
@@ -251,15 +253,21 @@ impl History {
             Step::Revoked(from, count) => {
                 let pieces = run(from, count);
                 let task = task();
-                self.handle(Event::Session(SchedulerMessage::Revoked { task, pieces }));
+                self.handle(Event::Session(
+                    scheduler(),
+                    SchedulerMessage::Revoked { task, pieces },
+                ));
             }
             Step::Unavailable(why) => {
                 let task = task();
-                self.handle(Event::Session(SchedulerMessage::Unavailable {
-                    task,
-                    why,
-                    forbidden: false,
-                }));
+                self.handle(Event::Session(
+                    scheduler(),
+                    SchedulerMessage::Unavailable {
+                        task,
+                        why,
+                        forbidden: false,
+                    },
+                ));
             }
             Step::Link(name, true) => {
                 self.linked.insert(host(name));
@@ -366,7 +374,7 @@ impl History {
 
     /// Nobody is there any more, and the source gives all: it ends.
     fn must_end(&mut self) {
-        self.handle(Event::SessionDown);
+        self.handle(Event::SessionDown(scheduler()));
         for name in 0..5 {
             self.step(Step::Link(name, false));
         }

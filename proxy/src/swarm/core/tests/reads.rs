@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use darter_api::{
     Digest, Grant, Lengths, Origin, PieceSet, TaskId, Timestamp,
-    session::{PeerMessage, Purpose, SchedulerMessage},
+    session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 
 use super::{
@@ -32,7 +32,7 @@ fn start_small(number: u8, purpose: Purpose, upstream: &str) -> Event {
 }
 
 fn grant_small(number: u8) -> Event {
-    Event::Session(SchedulerMessage::Grant(Grant {
+    let grant = Grant {
         task: small(number),
         lengths: Lengths::of(100_000).unwrap(),
         pieces: 0..1,
@@ -40,7 +40,25 @@ fn grant_small(number: u8) -> Event {
         granter: host(200),
         issued_unix_ms: 0,
         signature: [0; 64],
-    }))
+    };
+    Event::Session(scheduler(), SchedulerMessage::Grant(grant))
+}
+
+fn introduced(number: u8, add: Vec<Neighbour>) -> Event {
+    let message = SchedulerMessage::Neighbours {
+        task: small(number),
+        add,
+        remove: vec![],
+    };
+    Event::Session(scheduler(), message)
+}
+
+fn neighbour(name: u8) -> Neighbour {
+    Neighbour {
+        host: host(name),
+        address: ([127, 0, 0, 1], 4000).into(),
+        role: Role::Peer,
+    }
 }
 
 fn read(number: u8) -> Event {
@@ -70,9 +88,9 @@ impl Lab {
             source_begins: 2,
             ..Options::default()
         };
-        let mut node = Node::new(options, host(100), true, 1);
+        let mut node = with_scheduler(Node::new(options, host(100), 1), true);
         let now = Timestamp::ZERO + 10 * SECOND;
-        node.handle(now, Event::SessionUp);
+        node.handle(now, Event::SessionUp(scheduler()));
         Self { node, now }
     }
 
@@ -147,7 +165,7 @@ fn the_scheduler_hears_that_a_lease_waits_for_its_turn() {
     }
     let said = lab.pass(5000);
     let accepted = PeerMessage::LeaseAccepted { task: small(3) };
-    let accepted = Command::Session(accepted);
+    let accepted = Command::Session(scheduler(), accepted);
     assert_eq!(said.iter().filter(|said| **said == accepted).count(), 2);
 }
 
@@ -160,11 +178,7 @@ fn a_scheduler_that_answers_other_joins_is_waited_for_longer() {
     let mut said = Vec::new();
     for number in 1..=7 {
         said.extend(lab.pass(600));
-        lab.handle(Event::Session(SchedulerMessage::Neighbours {
-            task: small(number),
-            add: vec![],
-            remove: vec![],
-        }));
+        lab.handle(introduced(number, vec![]));
     }
     assert_eq!(
         begun(&said),
@@ -189,15 +203,7 @@ fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
     let has_all = |number, name| {
         [
             Event::LinkUp(host(name)),
-            Event::Session(SchedulerMessage::Neighbours {
-                task: small(number),
-                add: vec![darter_api::session::Neighbour {
-                    host: host(name),
-                    address: ([127, 0, 0, 1], 4000).into(),
-                    role: darter_api::session::Role::Peer,
-                }],
-                remove: vec![],
-            }),
+            introduced(number, vec![neighbour(name)]),
             Event::Link {
                 host: host(name),
                 message: darter_api::link::LinkMessage::Have {

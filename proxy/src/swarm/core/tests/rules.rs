@@ -1,7 +1,8 @@
 //! The rules one by one.
 
 use darter_api::{
-    Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceIndex, PieceSet, TaskId, Timestamp,
+    Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceIndex, PieceSet, SchedulerName,
+    TaskId, Timestamp,
     link::LinkMessage,
     session::{LeaseEnd, Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
 };
@@ -19,6 +20,17 @@ pub(super) fn lengths() -> Lengths {
 
 pub(super) fn host(name: u8) -> HostId {
     HostId::from_bytes([name; 32])
+}
+
+pub(super) fn scheduler() -> SchedulerName {
+    SchedulerName::new("http://scheduler:8002")
+}
+
+pub(super) fn with_scheduler(mut node: Node, has_scheduler: bool) -> Node {
+    let names = has_scheduler.then(scheduler).into_iter().collect();
+    let on_demand = false;
+    node.handle(Timestamp::ZERO, Event::Schedulers { names, on_demand });
+    node
 }
 
 pub(super) fn task() -> TaskId {
@@ -45,28 +57,42 @@ pub(super) fn start(held: PieceSet) -> Event {
 }
 
 pub(super) fn neighbours(add: &[u8], remove: &[u8]) -> Event {
+    neighbours_from(&scheduler(), add, remove)
+}
+
+pub(super) fn neighbours_from(from: &SchedulerName, add: &[u8], remove: &[u8]) -> Event {
     let neighbour = |name: &u8| Neighbour {
         host: host(*name),
         address: ([127, 0, 0, 1], 4000).into(),
         role: Role::Peer,
     };
-    Event::Session(SchedulerMessage::Neighbours {
-        task: task(),
-        add: add.iter().map(neighbour).collect(),
-        remove: remove.iter().map(|name| host(*name)).collect(),
-    })
+    Event::Session(
+        from.clone(),
+        SchedulerMessage::Neighbours {
+            task: task(),
+            add: add.iter().map(neighbour).collect(),
+            remove: remove.iter().map(|name| host(*name)).collect(),
+        },
+    )
 }
 
 pub(super) fn grant(pieces: std::ops::Range<u32>) -> Event {
-    Event::Session(SchedulerMessage::Grant(Grant {
-        task: task(),
-        lengths: lengths(),
-        pieces,
-        holder: host(100),
-        granter: host(200),
-        issued_unix_ms: 0,
-        signature: [0; 64],
-    }))
+    grant_from(&scheduler(), pieces)
+}
+
+pub(super) fn grant_from(from: &SchedulerName, pieces: std::ops::Range<u32>) -> Event {
+    Event::Session(
+        from.clone(),
+        SchedulerMessage::Grant(Grant {
+            task: task(),
+            lengths: lengths(),
+            pieces,
+            holder: host(100),
+            granter: host(200),
+            issued_unix_ms: 0,
+            signature: [0; 64],
+        }),
+    )
 }
 
 pub(super) fn have(name: u8, pieces: PieceSet) -> Event {
@@ -98,14 +124,14 @@ struct Lab {
 impl Lab {
     fn new(has_scheduler: bool) -> Self {
         Self {
-            node: Node::new(Options::default(), host(100), has_scheduler, 1),
+            node: with_scheduler(Node::new(Options::default(), host(100), 1), has_scheduler),
             now: Timestamp::ZERO + Duration::from_secs(10),
         }
     }
 
     fn with_session() -> Self {
         let mut lab = Self::new(true);
-        lab.handle(Event::SessionUp);
+        lab.handle(Event::SessionUp(scheduler()));
         lab
     }
 
@@ -159,7 +185,7 @@ fn stops(commands: &[Command]) -> bool {
 }
 
 fn says(commands: &[Command], message: &PeerMessage) -> bool {
-    let wanted = Command::Session(message.clone());
+    let wanted = Command::Session(scheduler(), message.clone());
     commands.contains(&wanted)
 }
 
@@ -176,7 +202,7 @@ fn without_a_scheduler_the_source_is_read_at_once() {
 #[test]
 fn a_session_that_is_gone_is_waited_for_a_moment() {
     let mut lab = Lab::with_session();
-    lab.handle(Event::SessionDown);
+    lab.handle(Event::SessionDown(scheduler()));
     assert_eq!(source_reads(&lab.handle(start(PieceSet::new()))), []);
     assert_eq!(source_reads(&lab.pass(50)), []);
     assert_eq!(source_reads(&lab.pass(150)).len(), 1);
@@ -186,7 +212,7 @@ fn a_session_that_is_gone_is_waited_for_a_moment() {
 fn a_scheduler_that_lives_and_does_not_answer_is_waited_for_a_second() {
     let mut lab = Lab::with_session();
     let said = lab.handle(start(PieceSet::new()));
-    assert!(matches!(said[0], Command::Session(PeerMessage::Join(_))));
+    assert!(matches!(said[0], Command::Session(_, PeerMessage::Join(_))));
     assert_eq!(source_reads(&lab.pass(950)), []);
     let said = lab.pass(700);
     assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), true)]);
@@ -281,9 +307,9 @@ fn a_session_that_comes_back_hears_what_is_held_and_read() {
             piece: PieceIndex(piece),
         });
     }
-    lab.handle(Event::SessionDown);
-    let said = lab.handle(Event::SessionUp);
-    let Some(Command::Session(PeerMessage::Inventory { holdings, last })) = said.first() else {
+    lab.handle(Event::SessionDown(scheduler()));
+    let said = lab.handle(Event::SessionUp(scheduler()));
+    let Some(Command::Session(_, PeerMessage::Inventory { holdings, last })) = said.first() else {
         panic!("an inventory comes first");
     };
     assert!(*last);
@@ -299,7 +325,7 @@ fn while_neighbours_have_news_a_dead_scheduler_sends_nobody_to_the_source() {
     lab.handle(start(PieceSet::new()));
     lab.handle(neighbours(&[1], &[]));
     lab.handle(Event::LinkUp(host(1)));
-    lab.handle(Event::SessionDown);
+    lab.handle(Event::SessionDown(scheduler()));
     for piece in 0..4 {
         lab.handle(have(1, PieceSet::from_range(piece..piece + 1)));
         assert_eq!(source_reads(&lab.pass(900)), []);
@@ -363,7 +389,7 @@ fn a_parent_that_stalls_or_can_t_be_reached_counts_for_nothing_after_a_while() {
             asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
         }
         let starved =
-            |command: &Command| matches!(command, Command::Session(PeerMessage::Starved { .. }));
+            |command: &Command| matches!(command, Command::Session(_, PeerMessage::Starved { .. }));
         assert!(said.iter().any(starved), "the scheduler hears of it");
         assert!(!source_reads(&said).is_empty(), "and the host helps itself");
     }
@@ -410,14 +436,14 @@ fn the_scheduler_hears_of_parents_once_a_second_in_sums() {
         asked.retain(|(request, ..)| lab.node.state.requests.contains_key(request));
         asked.dedup();
         for command in said.drain(..) {
-            if let Command::Session(PeerMessage::Parents { parents }) = command {
+            if let Command::Session(_, PeerMessage::Parents { parents }) = command {
                 reports.push((lab.now, parents));
             }
         }
     }
     lab.handle(Event::Committed { task: task() });
     for command in lab.pass(2000) {
-        if let Command::Session(PeerMessage::Parents { parents }) = command {
+        if let Command::Session(_, PeerMessage::Parents { parents }) = command {
             reports.push((lab.now, parents));
         }
     }
@@ -458,11 +484,14 @@ fn a_host_that_does_not_share_announces_nothing() {
 fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
     let mut lab = Lab::with_session();
     lab.handle(start(PieceSet::new()));
-    let said = lab.handle(Event::Session(SchedulerMessage::Unavailable {
-        task: task(),
-        why: LeaseEnd::Refused,
-        forbidden: true,
-    }));
+    let said = lab.handle(Event::Session(
+        scheduler(),
+        SchedulerMessage::Unavailable {
+            task: task(),
+            why: LeaseEnd::Refused,
+            forbidden: true,
+        },
+    ));
     assert!(source_reads(&said).is_empty());
     assert!(
         said.iter()

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use darter_api::{
-    HostId, NodeKey, TaskId,
+    HostId, NodeKey, SchedulerName, TaskId,
     session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
     wire::v1,
 };
@@ -23,7 +23,7 @@ use crate::{
     credential::Credential,
     limits::Limits,
     rights::{self, Proofs},
-    session::{Session, SessionEvent},
+    session::{List, Session, SessionEvent},
     store::{self, Store},
     swarm::{
         core,
@@ -31,6 +31,11 @@ use crate::{
     },
     transfer::{self, Links, server::PieceServer},
 };
+
+/// The scheduler of all tests that have one.
+pub(super) fn scheduler_name() -> SchedulerName {
+    SchedulerName::new("http://scheduler:8002")
+}
 
 pub(super) struct Host {
     pub(super) swarm: Swarm,
@@ -123,7 +128,12 @@ impl Host {
         server.serve("peer", router, &tasks, ServerOptions::default());
         let (scheduler_says, session_events) = mpsc::channel(64);
         let trust = Trust::open(&directory.join("trusted"), key.id(), Policy::Members).unwrap();
-        let (session, said) = Session::recorded();
+        let (session, said) = Session::recorded(&scheduler_name());
+        if matches!(scheduler, Scheduler::Test) {
+            let list = List::new([scheduler_name().url()], false);
+            let listed = scheduler_says.try_send(SessionEvent::Listed(list));
+            listed.unwrap();
+        }
         let session = match scheduler {
             Scheduler::None => None,
             Scheduler::Test => Some((session, session_events)),
@@ -160,7 +170,9 @@ impl Host {
     }
 
     pub(super) async fn hears(&self, message: SchedulerMessage) {
-        self.says(SessionEvent::Message(Box::new(message))).await;
+        let message = Box::new(message);
+        self.says(SessionEvent::Message(scheduler_name(), message))
+            .await;
     }
 
     /// Waits until it has told its scheduler this.

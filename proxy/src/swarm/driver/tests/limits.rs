@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tempfile::tempdir;
 
 use super::{
-    host::{Host, Scheduler, until},
+    host::{Host, Scheduler, scheduler_name, until},
     origin::{TestSource, content, origin, task_of},
     peers::{introduce, welcome},
 };
@@ -89,7 +89,9 @@ async fn follow(direction: &str, rates: fn(u64) -> Rates) {
         }
     };
     let parent = start(0, &Limits::default()).await;
-    parent.says(crate::session::SessionEvent::Down).await;
+    parent
+        .says(crate::session::SessionEvent::Down(scheduler_name()))
+        .await;
     assert!(parent.pull(task).await.unwrap() == bytes);
     until("it is committed", || parent.store.whole(&task).is_some()).await;
     parent.stop().await;
@@ -205,7 +207,8 @@ async fn a_preheat_beside_a_pull_costs_it_at_most_a_tenth() {
     let dir = tempdir().unwrap();
     let limits = shown.limits.clone();
     let host = Host::limited(dir.path(), &source, 1, Scheduler::Test, limits).await;
-    host.says(crate::session::SessionEvent::Down).await;
+    host.says(crate::session::SessionEvent::Down(scheduler_name()))
+        .await;
     let task = preheating(&host, &ahead).await;
     let source_bytes = |class: &str| {
         let labels = format!("direction=\"Source\",class=\"{class}\"");
@@ -266,7 +269,9 @@ async fn a_preheat_from_a_peer_costs_a_pull_from_it_at_most_a_tenth() {
     let dirs = [tempdir().unwrap(), tempdir().unwrap()];
     let limits = uplink.limits.clone();
     let parent = Host::limited(dirs[0].path(), &source, 1, Scheduler::Test, limits).await;
-    parent.says(crate::session::SessionEvent::Down).await;
+    parent
+        .says(crate::session::SessionEvent::Down(scheduler_name()))
+        .await;
     for bytes in [&ahead, &wanted] {
         assert!(parent.pull(task_of(bytes)).await.unwrap() == *bytes);
     }

@@ -9,7 +9,7 @@ use darter_api::{
 use tempfile::tempdir;
 
 use super::{
-    host::{Host, Scheduler, read, until},
+    host::{Host, Scheduler, read, scheduler_name, until},
     origin::{Fault, TestSource, content, origin, task_of},
 };
 use crate::session::SessionEvent;
@@ -28,7 +28,7 @@ pub(super) async fn welcome(host: &Host) {
         trusted,
     })
     .await;
-    host.says(SessionEvent::Up).await;
+    host.says(SessionEvent::Up(scheduler_name())).await;
 }
 
 pub(super) async fn introduce(host: &Host, task: TaskId, others: &[&Host]) {
