@@ -3,6 +3,7 @@
 mod bad;
 mod field;
 mod histories;
+mod moves;
 mod policy;
 mod preheat;
 mod public;
