@@ -328,6 +328,25 @@ impl Cluster {
         self.revoke(host, id, disputed);
     }
 
+    /// A host turns out to read these already: who was granted them and has not begun is told
+    /// to leave them. A stream that is under way is not cut off for one that is to come.
+    pub(super) fn withdraw_for_reader(&mut self, host: HostId, id: &TaskId, reading: &PieceSet) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let mut withdrawn = Vec::new();
+        let idle = |lease: &&mut Lease| lease.holder != host && !lease.first_byte;
+        for lease in task.leases.iter_mut().filter(idle) {
+            let both = lease.pieces.intersection(reading);
+            lease.pieces.subtract(&both);
+            withdrawn.push((lease.holder, both));
+        }
+        task.leases.retain(|lease| !lease.pieces.is_empty());
+        for (holder, pieces) in withdrawn {
+            self.revoke(holder, id, pieces);
+        }
+    }
+
     /// What others hold is not read by a host that could not know.
     pub(super) fn revoke_held(&mut self, host: HostId, id: &TaskId) {
         let Some(task) = self.tasks.get_mut(id) else {

@@ -473,6 +473,7 @@ impl Cluster {
             self.live.insert(id);
         }
         if !holding.reading.is_empty() {
+            self.withdraw_for_reader(host, &id, &holding.reading);
             self.self_leased(now, host, &id, holding.reading);
             self.revoke_held(host, &id);
         }

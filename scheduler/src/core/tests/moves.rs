@@ -126,6 +126,33 @@ fn a_task_that_moved_here_is_granted_when_all_have_told_what_they_have() {
     assert_eq!(whom[0].1, 10..PIECES, "nothing that is held or read");
 }
 
+/// It was told too late, and somebody else was granted it.
+#[test]
+fn who_reads_already_goes_before_who_has_not_begun() {
+    let mut lab = Lab::new();
+    lab.up(1, 1);
+    lab.up(2, 1);
+    assert_eq!(granted(&lab.joins(1)), [(host(1), 0..PIECES)]);
+    let said = lab.tells(
+        2,
+        PieceSet::from_range(0..4),
+        PieceSet::from_range(4..PIECES),
+    );
+    let revoked = |to: u8, pieces: std::ops::Range<u32>| Command {
+        host: host(to),
+        message: SchedulerMessage::Revoked {
+            task: task(1),
+            pieces: PieceSet::from_range(pieces),
+        },
+    };
+    assert!(said.contains(&revoked(1, 4..PIECES)), "{said:?}");
+    let stops = |command: &Command| {
+        let revoked = matches!(command.message, SchedulerMessage::Revoked { .. });
+        revoked && command.host == host(2)
+    };
+    assert!(!said.iter().any(stops), "{said:?}");
+}
+
 #[test]
 fn a_task_that_is_known_does_not_settle_again() {
     let mut lab = Lab::new();
