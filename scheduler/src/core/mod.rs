@@ -94,7 +94,7 @@ pub struct Command {
 /// What is counted of the core, for metrics and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Hosts with a session.
+    /// Hosts with a session, or one that rests.
     pub hosts: usize,
     /// Tasks that any of them holds or wants.
     pub tasks: usize,

@@ -28,8 +28,9 @@ const IDLE: Duration = Duration::from_secs(15);
 /// A scheduler at which a session rests is told again so often what is held: a good while
 /// before it forgets.
 const REFRESH: Duration = Duration::from_secs(20 * 60);
-/// Sessions on demand at a time.
-pub(super) const MOST_OPEN: usize = 64;
+/// Sessions on demand at a time. Downloads of more homes wait for their turn, and help
+/// themselves meanwhile: an image of 300 layers is to have nearly all its homes.
+pub(super) const MOST_OPEN: usize = 256;
 /// Of these, sessions that are opened at a time only to tell what is held.
 const MOST_OPENING: usize = 4;
 /// Messages that wait for a session.

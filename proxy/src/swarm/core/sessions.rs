@@ -197,7 +197,7 @@ impl Node {
         }
     }
 
-    /// Wants a session, if none is wanted yet.
+    /// Wants a session, if none is wanted yet; if there are too many, as soon as one rests.
     pub(super) fn open(&mut self, now: Timestamp, name: &SchedulerName) {
         if !matches!(self.homes.line(name), Line::Closed | Line::Resting(_)) {
             return;
@@ -209,6 +209,8 @@ impl Node {
         }
         if opened {
             self.commands.push(Command::Open(name.clone()));
+        } else {
+            self.homes.owe(name);
         }
     }
 

@@ -219,8 +219,8 @@ fn a_home_that_refuses_is_followed_by_the_next() {
 /// Contents found on the disk are told to all their homes, a few at a time.
 #[test]
 fn a_full_store_opens_few_sessions_at_a_time() {
-    let (mut lab, _) = Lab::new(200, true);
-    for number in 0..2000_u32 {
+    let (mut lab, _) = Lab::new(400, true);
+    for number in 0..6000_u32 {
         let digest = darter_api::Digest::sha256(&number.to_be_bytes());
         lab.handle(Event::Stored {
             task: TaskId::of_content(digest),
@@ -244,10 +244,43 @@ fn a_full_store_opens_few_sessions_at_a_time() {
                 Command::Close(_) => open -= 1,
                 _ => {}
             }
-            assert!(open <= 64, "{open} sessions");
+            assert!(open <= 256, "{open} sessions");
         }
     }
-    assert_eq!((open, opened, told_of), (0, 200, 2000));
+    assert_eq!((open, opened, told_of), (0, 400, 6000));
+}
+
+/// Of downloads that belong to more homes than may be open some wait for their turn.
+#[test]
+fn downloads_of_too_many_homes_take_turns() {
+    let (mut lab, _) = Lab::new(1000, true);
+    let tasks: Vec<TaskId> = (0..1000_u32)
+        .map(|number| TaskId::of_content(darter_api::Digest::sha256(&number.to_be_bytes())))
+        .collect();
+    let mut opened = Vec::new();
+    for task in &tasks {
+        let said = lab.handle(Event::Start {
+            task: *task,
+            lengths: lengths(),
+            origin: origin(),
+            held: PieceSet::new(),
+            purpose: Purpose::Pull,
+        });
+        opened.extend(said.into_iter().filter_map(|command| match command {
+            Command::Open(name) => Some(name),
+            _ => None,
+        }));
+    }
+    assert_eq!(opened.len(), 256);
+    for name in opened {
+        lab.handle(Event::SessionUp(name));
+    }
+    for task in &tasks {
+        lab.handle(Event::Committed { task: *task });
+    }
+    let later = lab.pass(60_000);
+    let opens = |command: &&Command| matches!(command, Command::Open(_));
+    assert!(later.iter().filter(opens).count() > 0);
 }
 
 #[test]
