@@ -273,16 +273,13 @@ impl Homes {
         (true, idle)
     }
 
-    /// The session stands. Whether the scheduler was passed over before.
-    pub(super) fn came_up(&mut self, now: Timestamp, name: &SchedulerName) -> bool {
-        let Some(home) = self.known.get_mut(name).filter(|home| home.is_wanted()) else {
-            return false;
-        };
+    /// The session stands, if it is wanted. Whether the scheduler was passed over before.
+    pub(super) fn came_up(&mut self, now: Timestamp, name: &SchedulerName) -> Option<bool> {
+        let home = self.known.get_mut(name).filter(|home| home.is_wanted())?;
         home.line = Line::Up;
         home.owed = false;
         home.used = now;
-        home.passed_over = false;
-        true
+        Some(std::mem::replace(&mut home.passed_over, false))
     }
 
     pub(super) fn went_down(&mut self, now: Timestamp, name: &SchedulerName) {

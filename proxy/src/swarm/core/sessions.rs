@@ -215,10 +215,17 @@ impl Node {
     }
 
     pub(super) fn session_up(&mut self, now: Timestamp, name: &SchedulerName) {
-        if !self.homes.came_up(now, name) {
+        let Some(passed_over) = self.homes.came_up(now, name) else {
             return;
+        };
+        if passed_over {
+            self.rehome(now, Some(name));
+        } else {
+            let tasks = self.state.tasks.iter();
+            let own = tasks.filter(|(_, task)| task.home.as_ref() == Some(name));
+            let own: Vec<TaskId> = own.map(|(id, _)| *id).collect();
+            self.move_in(now, name, &own, true);
         }
-        self.rehome(now, Some(name));
         let home = self.homes.get_mut(name);
         let waiting = home.map(|home| std::mem::take(&mut home.waiting));
         for message in waiting.into_iter().flatten() {

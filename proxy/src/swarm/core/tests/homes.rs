@@ -219,8 +219,8 @@ fn a_home_that_refuses_is_followed_by_the_next() {
 /// Contents found on the disk are told to all their homes, a few at a time.
 #[test]
 fn a_full_store_opens_few_sessions_at_a_time() {
-    let (mut lab, _) = Lab::new(400, true);
-    for number in 0..6000_u32 {
+    let (mut lab, _) = Lab::new(300, true);
+    for number in 0..2000_u32 {
         let digest = darter_api::Digest::sha256(&number.to_be_bytes());
         lab.handle(Event::Stored {
             task: TaskId::of_content(digest),
@@ -230,8 +230,8 @@ fn a_full_store_opens_few_sessions_at_a_time() {
         });
     }
     let (mut open, mut opened, mut told_of) = (0_usize, 0, 0);
-    for _ in 0..3000 {
-        for command in lab.pass(100) {
+    for _ in 0..400 {
+        for command in lab.pass(500) {
             match command {
                 Command::Open(name) => {
                     (open, opened) = (open + 1, opened + 1);
@@ -247,7 +247,8 @@ fn a_full_store_opens_few_sessions_at_a_time() {
             assert!(open <= 256, "{open} sessions");
         }
     }
-    assert_eq!((open, opened, told_of), (0, 400, 6000));
+    assert_eq!((open, told_of), (0, 2000));
+    assert!(opened <= 300, "{opened} sessions for 2000 contents");
 }
 
 /// Of downloads that belong to more homes than may be open some wait for their turn.
