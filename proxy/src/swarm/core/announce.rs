@@ -97,7 +97,16 @@ impl Subscriber {
         self.pending.union_with(&new);
     }
 
-    /// The same of one piece.
+    /// Who subscribes once more is told all of it again. What it has announced, and was
+    /// offered, stays: it does not announce that again, and offers of what it has would
+    /// wait in vain.
+    fn tell_anew(&mut self, pieces: &PieceSet) {
+        self.told = PieceSet::new();
+        self.pending = PieceSet::new();
+        self.tell(pieces);
+    }
+
+    /// Lets it know of one piece.
     pub(super) fn tell_one(&mut self, piece: u32) {
         if self.told.insert(piece) {
             self.pending.insert(piece);
@@ -255,13 +264,12 @@ impl Node {
             return;
         }
         let announcer = &mut task.announcer;
-        announcer.leave(&host);
-        let mut subscriber = Subscriber::default();
         let mut pieces = task.held.clone();
         pieces.subtract(&announcer.offers.own);
         pieces.subtract(&announcer.later);
-        subscriber.tell(&pieces);
-        announcer.subscribers.insert(host, subscriber);
+        pieces.union_with(&announcer.offers.open_to(&host));
+        let subscriber = announcer.subscribers.entry(host).or_default();
+        subscriber.tell_anew(&pieces);
         let promised = announcer.promised(&task.reading);
         if !promised.is_empty() {
             self.commands.push(Command::Link {

@@ -47,6 +47,12 @@ impl Offers {
         !self.open.is_empty()
     }
 
+    /// What a subscriber was offered and has not taken up.
+    pub(super) fn open_to(&self, host: &HostId) -> PieceSet {
+        let open = self.open.iter().filter(|(_, offer)| offer.to == *host);
+        open.map(|(piece, _)| *piece).collect()
+    }
+
     /// Whether there are more pieces that nobody else has than the uplink bears now.
     pub(super) fn is_behind(&self) -> bool {
         !self.unknown.is_empty() || self.open.len() >= IDLE_BELOW
@@ -179,16 +185,26 @@ impl Offers {
 
     /// An early one of those that nobody has, and who is to have it.
     fn unknown_piece(
-        &self,
+        &mut self,
         others: &BTreeMap<HostId, Subscriber>,
         rng: &mut SmallRng,
     ) -> Option<(u32, HostId)> {
-        let early: Vec<u32> = self.unknown.iter().take(CHOICE).collect();
-        let start = rng.random_range(0..early.len().max(1));
-        let in_turn = early.iter().cycle().skip(start).take(early.len());
-        in_turn
-            .filter_map(|piece| Some((*piece, who_lacks(*piece, others, rng)?)))
-            .next()
+        while !self.unknown.is_empty() {
+            let early: Vec<u32> = self.unknown.iter().take(CHOICE).collect();
+            let start = rng.random_range(0..early.len());
+            let in_turn = early.iter().cycle().skip(start).take(early.len());
+            let mut found =
+                in_turn.filter_map(|piece| Some((*piece, who_lacks(*piece, others, rng)?)));
+            if let Some(found) = found.next() {
+                return Some(found);
+            }
+            // All were offered these, one after the other. Those that come later wait no
+            // longer for that.
+            for piece in early {
+                self.unknown.remove(piece);
+            }
+        }
+        None
     }
 
     /// The one that fewest have.

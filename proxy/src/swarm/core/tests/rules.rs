@@ -1,5 +1,7 @@
 //! The rules one by one.
 
+use std::collections::BTreeMap;
+
 use darter_api::{
     Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceIndex, PieceSet, SchedulerName,
     TaskId, Timestamp,
@@ -7,8 +9,12 @@ use darter_api::{
     session::{LeaseEnd, Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 
+use rand::{SeedableRng as _, rngs::SmallRng};
+
 use super::super::{
     event::{Authority, PieceFailure, ReaderId, RequestId},
+    offers::Offers,
+    state::Subscriber,
     *,
 };
 
@@ -556,5 +562,74 @@ fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
         let mut again = told(&said, 2);
         again.union_with(&told(&said, 3));
         assert!(!lost.intersection(&again).is_empty(), "{lost:?}, {again:?}");
+    }
+}
+
+fn subscribe(lab: &mut Lab, name: u8) -> Vec<Command> {
+    let (task, lengths, host) = (task(), lengths(), host(name));
+    let message = LinkMessage::Subscribe { task, lengths };
+    lab.handle(Event::Link { host, message })
+}
+
+/// A host that holds all, and three that subscribed to it.
+fn giver() -> (Lab, Vec<Command>) {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::full(PIECES)));
+    lab.handle(neighbours(&[1, 2, 3], &[]));
+    let mut said = Vec::new();
+    for name in [1, 2, 3] {
+        lab.handle(Event::LinkUp(host(name)));
+        said.extend(subscribe(&mut lab, name));
+    }
+    (lab, said)
+}
+
+#[test]
+fn who_subscribes_once_more_is_not_offered_what_it_has() {
+    let (mut lab, _) = giver();
+    let half = PieceSet::from_range(0..PIECES / 2);
+    for name in [1, 2, 3] {
+        lab.handle(have(name, half.clone()));
+    }
+    let mut said = Vec::new();
+    for name in [1, 2, 3] {
+        said.extend(subscribe(&mut lab, name));
+    }
+    said.extend(lab.pass(1000));
+    for name in [1, 2, 3] {
+        let offered = told(&said, name);
+        assert!(!offered.is_empty(), "it is offered the other half");
+        assert!(offered.intersection(&half).is_empty(), "{offered:?}");
+    }
+}
+
+#[test]
+fn who_subscribes_once_more_hears_again_of_its_open_offers() {
+    let (mut lab, said) = giver();
+    let offered = told(&said, 2);
+    let again = told(&subscribe(&mut lab, 2), 2);
+    assert!(!offered.is_empty());
+    assert!(
+        offered.intersection(&again) == offered,
+        "{offered:?}, {again:?}"
+    );
+}
+
+#[test]
+fn pieces_that_nobody_takes_do_not_hold_up_the_others() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let mut others = BTreeMap::new();
+    for name in [1, 2, 3] {
+        let mut other = Subscriber::default();
+        other.tell(&PieceSet::from_range(0..32));
+        others.insert(host(name), other);
+    }
+    let mut offers = Offers::default();
+    offers.add(&PieceSet::from_range(0..64), &others);
+    offers.make(now, &mut others, &mut rng);
+    for name in [1, 2, 3] {
+        let open = offers.open_to(&host(name));
+        assert_eq!(open.len(), 4, "to {name}: {open:?}");
+        assert!(open.iter().all(|piece| piece >= 32), "to {name}: {open:?}");
     }
 }
