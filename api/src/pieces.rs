@@ -146,6 +146,18 @@ impl PieceSet {
         }
     }
 
+    /// Whether all of it is in `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let mut runs = other.runs.iter();
+        let mut around = runs.next();
+        self.runs.iter().all(|run| {
+            while around.is_some_and(|other| other.end < run.end) {
+                around = runs.next();
+            }
+            around.is_some_and(|other| other.start <= run.start)
+        })
+    }
+
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
@@ -228,11 +240,13 @@ mod tests {
         }
 
         #[test]
-        fn intersects(a in prop::collection::btree_set(0u32..60, 0..40), b in prop::collection::btree_set(0u32..60, 0..40)) {
+        fn intersects_and_contains(a in prop::collection::btree_set(0u32..60, 0..40), b in prop::collection::btree_set(0u32..60, 0..40)) {
             let (left, right): (PieceSet, PieceSet) = (a.iter().copied().collect(), b.iter().copied().collect());
             let both = left.intersection(&right);
             prop_assert!(canonical(&both));
             prop_assert_eq!(both.iter().collect::<Vec<_>>(), a.intersection(&b).copied().collect::<Vec<_>>());
+            prop_assert!(both.is_within(&left) && both.is_within(&right));
+            prop_assert_eq!(left.is_within(&right), a.is_subset(&b));
         }
     }
 }

@@ -112,6 +112,19 @@ impl Subscriber {
             self.pending.insert(piece);
         }
     }
+
+    fn has_all_it_was_told(&self) -> bool {
+        self.told.is_within(&self.known)
+    }
+
+    /// All that is to be told.
+    fn batch(&mut self, host: &HostId, id: &TaskId) -> Option<Command> {
+        let pieces = std::mem::take(&mut self.pending);
+        (!pieces.is_empty()).then_some(Command::Link {
+            host: *host,
+            message: LinkMessage::Have { task: *id, pieces },
+        })
+    }
 }
 
 impl Node {
@@ -122,31 +135,32 @@ impl Node {
             .is_some_and(|task| task.announcer.has_pending())
     }
 
-    /// Announces a piece that came from a peer: to that peer as well, which learns that
-    /// its offer was taken up; to that one alone while this host's uplink is for what
-    /// nobody else has.
+    /// Announces a piece that came from a peer. At once to that peer, which learns that its
+    /// offer was taken up, and to who has all that it was told of here: it may have nothing
+    /// to ask for. The others hear of it with the next batch; of what came while this host's
+    /// uplink is for what nobody else has, they hear later.
     pub(super) fn announce(&mut self, now: Timestamp, id: &TaskId, piece: u32, from: &HostId) {
-        let interval = self.options.have_interval;
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
         let announcer = &mut task.announcer;
-        if announcer.is_giving_out(&task.reading) {
+        let holds_back = announcer.is_giving_out(&task.reading);
+        if holds_back {
             announcer.later.insert(piece);
             announcer.later_since.get_or_insert(now);
-            if let Some(giver) = announcer.subscribers.get_mut(from) {
-                giver.tell_one(piece);
+        }
+        for (host, subscriber) in &mut announcer.subscribers {
+            let is_giver = host == from;
+            if holds_back && !is_giver {
+                continue;
             }
-        } else {
-            for subscriber in announcer.subscribers.values_mut() {
-                subscriber.tell_one(piece);
+            let waits = is_giver || subscriber.has_all_it_was_told();
+            subscriber.tell_one(piece);
+            if waits {
+                self.commands.extend(subscriber.batch(host, id));
             }
         }
         self.state.busy.insert(*id);
-        if now.since(announcer.flushed) >= interval {
-            announcer.flushed = now;
-            self.flush(id);
-        }
     }
 
     /// Gives out a piece that came from the source.
@@ -232,14 +246,7 @@ impl Node {
             return;
         };
         for (host, subscriber) in &mut task.announcer.subscribers {
-            if subscriber.pending.is_empty() {
-                continue;
-            }
-            let pieces = std::mem::take(&mut subscriber.pending);
-            self.commands.push(Command::Link {
-                host: *host,
-                message: LinkMessage::Have { task: *id, pieces },
-            });
+            self.commands.extend(subscriber.batch(host, id));
         }
     }
 

@@ -164,8 +164,6 @@ pub(super) struct Announcer {
     pub(super) later: PieceSet,
     /// Since when there are any.
     pub(super) later_since: Option<Timestamp>,
-    /// When the last batch left.
-    pub(super) flushed: Timestamp,
 }
 
 #[derive(Debug, Default)]
