@@ -8,8 +8,10 @@
 #
 # The program is in hack/lab/, Python's standard library alone; hack/lab/README.md says what it
 # does. DARTER_BIN is the binary to measure; without it a release build is made.
-# Needs root, iproute2, python3, docker-registry, and what the chosen client needs.
+# Needs root, iproute2, python3, docker-registry, and what the chosen client needs; what hack/tools.sh
+# has built (containerd 2.2, nerdctl) goes before what the system has.
 set -euo pipefail
-export PATH="$PATH:/usr/sbin:/sbin"
+here=$(cd "$(dirname "$0")" && pwd)
+export PATH="${CARGO_TARGET_DIR:-$here/../target}/tools/bin:$PATH:/usr/sbin:/sbin"
 command -v python3 >/dev/null || { echo "hack/lab.sh: python3 is not installed" >&2; exit 1; }
-exec python3 -B "$(dirname "$0")/lab" "$@"
+exec python3 -B "$here/lab" "$@"
