@@ -15,7 +15,7 @@ from result import COPIES, Goals
 # One pair of pulls on two cores says little.
 _PAIRS = 3
 _MOST_PERCENT = 10.0
-_STORED = "darter_proxy_store_blob_bytes"
+_STORED = "darter_proxy_store_commits_total"
 _PASSED = "darter_proxy_limits_bytes_total"
 
 
@@ -64,15 +64,16 @@ def _both(lab: Lab, stand: Stand, image: Image, other: Image) -> tuple[Measured,
             raise RuntimeError(f"POST /preheat: {status} {said}")
     measured = stand.pull(lab.nodes, image)
     passed = [total(metrics(node, OPERATIONS), _PASSED, direction="Download", **{"class": "Background"}) for node in lab.nodes]
-    both = image.bytes + other.bytes
+    # The blobs of both, and the manifest that was pulled.
+    contents = len(image.blobs) + len(other.blobs) + 1
     deadline = time.monotonic() + lab.patience(other)
-    while any(total(metrics(node, OPERATIONS), _STORED) < both for node in lab.nodes):
+    while any(total(metrics(node, OPERATIONS), _STORED) < contents for node in lab.nodes):
         if time.monotonic() > deadline:
             raise RuntimeError(f"the preheat was not done {lab.patience(other):.0f} s after the pull")
         time.sleep(0.2)
     # A response is in the registry's log only once it has ended.
     time.sleep(0.2)
-    copies = (lab.registry.sent() - sent) / both
+    copies = (lab.registry.sent() - sent) / (image.bytes + other.bytes)
     return measured, round(sum(passed) / len(passed) / other.bytes, 3), round(copies, 3)
 
 

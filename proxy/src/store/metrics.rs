@@ -78,7 +78,7 @@ impl Metrics {
         );
         registry.register(
             "store_blob_bytes",
-            "Bytes of blobs on disk",
+            "Bytes of blobs on disk, and room kept for those that grow",
             self.blob_bytes.clone(),
         );
         registry.register(
