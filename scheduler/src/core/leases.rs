@@ -132,10 +132,13 @@ impl Cluster {
         task.told_unavailable.clear();
         let lengths = task.lengths;
         let origin = task.origins.first().cloned();
+        let is_pulled = task.is_pulled();
         let asked_to_fetch = !task.member(holder).wants();
         if asked_to_fetch {
             task.set_wants(holder, true);
-            task.member(holder).purpose = Purpose::Seed;
+            let member = task.member(holder);
+            member.purpose = Purpose::Seed;
+            member.hurries = is_pulled;
         }
         task.lease(now, holder, pieces.clone());
         self.counts.granted += 1;
@@ -145,7 +148,11 @@ impl Cluster {
         }
         let grant = Grant::sign(&self.key, holder, *id, lengths, pieces, unix_ms);
         if let Some(origin) = origin.filter(|_| asked_to_fetch) {
-            let purpose = Purpose::Seed;
+            let purpose = if is_pulled {
+                Purpose::Seed
+            } else {
+                Purpose::Preheat
+            };
             self.send(
                 holder,
                 SchedulerMessage::Fetch {
@@ -156,8 +163,35 @@ impl Cluster {
                 },
             );
         }
+        if is_pulled {
+            self.hurry(id);
+        }
         self.send(holder, SchedulerMessage::Grant(grant));
         self.introduce(holder, id);
+    }
+
+    /// Somebody waits for a task now: who reads it for a preheat stops giving way.
+    pub(super) fn hurry(&mut self, id: &TaskId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let (lengths, origin) = (task.lengths, task.origins.first().cloned());
+        let mut idle = task.readers();
+        idle.retain(|reader| {
+            let member = task.member(*reader);
+            member.purpose != Purpose::Pull && !std::mem::replace(&mut member.hurries, true)
+        });
+        for reader in idle {
+            if let Some(origin) = origin.clone() {
+                let message = SchedulerMessage::Fetch {
+                    task: *id,
+                    lengths,
+                    origin,
+                    purpose: Purpose::Seed,
+                };
+                self.send(reader, message);
+            }
+        }
     }
 
     fn tell_unavailable(&mut self, id: &TaskId) {

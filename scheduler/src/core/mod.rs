@@ -516,7 +516,11 @@ impl Cluster {
         };
         task.set_wants(host, true);
         task.joined(now, host);
-        task.member(host).purpose = join.purpose;
+        let member = task.member(host);
+        // Who was asked to read for a preheat says so, and reads for others all the same.
+        if (member.purpose, join.purpose) != (Purpose::Seed, Purpose::Preheat) {
+            member.purpose = join.purpose;
+        }
         task.told_unavailable.remove(&host);
         task.failures = 0;
         if task
@@ -530,6 +534,7 @@ impl Cluster {
         self.live.insert(id);
         if join.purpose == Purpose::Pull {
             self.introduce_seed(&id);
+            self.hurry(&id);
             self.follows(now, host, &join.origin, [id].into_iter(), false);
         }
         if !self.introduce(host, &id) {

@@ -64,6 +64,8 @@ pub(super) struct Member {
     held: PieceSet,
     wants: bool,
     pub(super) purpose: Purpose,
+    /// It was asked to read the source for somebody who waits, and not for a preheat alone.
+    pub(super) hurries: bool,
     pub(super) neighbours: BTreeSet<HostId>,
     /// It held and wanted nothing when it was last looked at.
     pub(super) idle: bool,
@@ -369,6 +371,12 @@ impl Task {
         if !self.members.get(&host).is_some_and(fetches) {
             self.failures += 1;
         }
+    }
+
+    /// Whether a client waits for it somewhere.
+    pub(super) fn is_pulled(&self) -> bool {
+        let waits = |member: &Member| member.wants && member.purpose == Purpose::Pull;
+        self.members.values().any(waits)
     }
 
     /// Who may read some of it, each once.

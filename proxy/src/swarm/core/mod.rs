@@ -170,7 +170,13 @@ impl Node {
                 wants,
             } => {
                 if let Some(download) = self.download(&task) {
+                    let was_ahead = download.is_ahead();
                     download.readers.insert(reader, wants);
+                    if was_ahead {
+                        // Who reads the source for it hears that somebody waits now.
+                        download.purpose = Purpose::Pull;
+                        self.join(now, &task);
+                    }
                     self.pick(now, &task);
                 }
             }

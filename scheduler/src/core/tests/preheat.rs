@@ -67,3 +67,57 @@ fn those_that_are_meant_are_asked_once_and_for_what_they_lack() {
     };
     assert_eq!(cluster.preheat(&other), None);
 }
+
+/// What hosts are asked to fetch, and why.
+fn fetches(commands: &[Command]) -> Vec<(HostId, Purpose)> {
+    let fetch = |command: &Command| match command.message {
+        SchedulerMessage::Fetch { purpose, .. } => Some((command.host, purpose)),
+        _ => None,
+    };
+    commands.iter().filter_map(fetch).collect()
+}
+
+fn joins(cluster: &mut Cluster, name: u8, purpose: Purpose) -> Vec<(HostId, Purpose)> {
+    let PeerMessage::Join(mut join) = join(1, PieceSet::new()) else {
+        unreachable!("it is a join")
+    };
+    join.purpose = purpose;
+    let (host, message) = (host(name), PeerMessage::Join(join));
+    let now = Timestamp::ZERO + Duration::from_secs(3);
+    let commands = cluster.handle(now, Event::Message { host, message });
+    fetches(&commands)
+}
+
+#[test]
+fn who_reads_for_a_preheat_gives_way_until_a_client_waits() {
+    for seed in [true, false] {
+        let key = NodeKey::from_seed([1; 32]);
+        let mut cluster = Cluster::new(Options::default(), key, Timestamp::ZERO, 0, 1);
+        for name in 1..=4 {
+            let role = if seed && name == 1 {
+                Role::Seed
+            } else {
+                Role::Peer
+            };
+            cluster.handle(Timestamp::ZERO, Event::HostUp(hello(name, 1, role)));
+        }
+        // The reader is the seed, or the first who preheats.
+        let reader = host(if seed { 1 } else { 2 });
+        let asked = joins(&mut cluster, 2, Purpose::Preheat);
+        let wanted: &[_] = if seed {
+            &[(reader, Purpose::Preheat)]
+        } else {
+            &[]
+        };
+        assert_eq!(asked, wanted);
+        if seed {
+            assert_eq!(joins(&mut cluster, 1, Purpose::Preheat), []);
+        }
+        assert_eq!(joins(&mut cluster, 3, Purpose::Preheat), []);
+        assert_eq!(
+            joins(&mut cluster, 4, Purpose::Pull),
+            [(reader, Purpose::Seed)]
+        );
+        assert_eq!(joins(&mut cluster, 3, Purpose::Pull), []);
+    }
+}

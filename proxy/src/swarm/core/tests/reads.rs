@@ -8,7 +8,10 @@ use darter_api::{
 };
 
 use super::{
-    super::{event::RequestId, *},
+    super::{
+        event::{ReaderId, RequestId},
+        *,
+    },
     rules::*,
 };
 
@@ -187,6 +190,29 @@ fn a_scheduler_that_answers_other_joins_is_waited_for_longer() {
     );
     let said = lab.pass(2000);
     assert!(begun(&said).contains(&8), "but not for ever");
+}
+
+#[test]
+fn the_scheduler_hears_when_a_client_waits_for_what_is_preheated() {
+    let mut lab = Lab::new();
+    let joins = |commands: &[Command]| -> Vec<Purpose> {
+        let purpose = |command: &Command| match command {
+            Command::Session(_, PeerMessage::Join(join)) => Some(join.purpose),
+            _ => None,
+        };
+        commands.iter().filter_map(purpose).collect()
+    };
+    let said = lab.handle(start_small(1, Purpose::Preheat, "docker.io"));
+    assert_eq!(joins(&said), [Purpose::Preheat]);
+    let reader = |number| Event::Reader {
+        task: small(1),
+        reader: ReaderId(number),
+        wants: 0..1,
+    };
+    let said = lab.handle(reader(1));
+    assert_eq!(joins(&said), [Purpose::Pull]);
+    let said = lab.handle(reader(2));
+    assert_eq!(joins(&said), []);
 }
 
 #[test]
