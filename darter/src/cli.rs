@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench::Bench, ca::Ca, config::Setting, simulate::Simulate};
+use crate::{bench::Bench, ca::Ca, config::Setting, setup::Setup, simulate::Simulate};
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Scheduler(Common),
     /// Run a manager: who is a scheduler, who is a seed peer.
     Manager(Common),
+    /// Point containerd, Docker, podman or CRI-O at the mirror, or take that back.
+    Setup(Setup),
     /// The cluster's certificate authority: who may be a member.
     #[command(subcommand)]
     Ca(Ca),

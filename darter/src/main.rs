@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod logs;
 mod parts;
+mod setup;
 mod simulate;
 mod standalone;
 
@@ -51,6 +52,7 @@ async fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(options) => demo::run(options).await,
         Command::Ca(command) => ca::run(command).await,
+        Command::Setup(options) => setup::run(&options),
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,

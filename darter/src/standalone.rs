@@ -56,9 +56,10 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
         scheduler.address(),
         manager.rest()
     );
-    for upstream in &config.proxy.upstreams {
-        println!("\n{}", hosts_toml(upstream, proxy.listen()));
-    }
+    println!(
+        "\nto point a client at it:\n{}",
+        setup_lines(&config.proxy.upstreams, proxy.listen())
+    );
     until_signal(&tasks, common.exit_with_stdin).await
 }
 
@@ -85,15 +86,24 @@ fn free_or_any(what: &str, wanted: SocketAddr) -> SocketAddr {
     }
 }
 
-/// What points containerd at the mirror.
-fn hosts_toml(upstream: &UpstreamOptions, mirror: SocketAddr) -> String {
-    let name = &upstream.name;
-    let server = match &upstream.url {
-        Some(url) => url.clone(),
-        None if name == "docker.io" => "https://registry-1.docker.io".to_owned(),
-        None => format!("https://{name}"),
+/// The commands that point clients at the mirror.
+fn setup_lines(upstreams: &[UpstreamOptions], mirror: SocketAddr) -> String {
+    let mut registries = String::new();
+    for upstream in upstreams {
+        registries += " --registry ";
+        registries += &upstream.name;
+        if let Some(url) = &upstream.url {
+            registries += "=";
+            registries += url;
+        }
+    }
+    let line = |client, registries| {
+        format!("  darter setup {client} --mirror http://{mirror}{registries} --write")
     };
-    format!(
-        "# /etc/containerd/certs.d/{name}/hosts.toml\nserver = \"{server}\"\n\n[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]"
-    )
+    [
+        line("containerd", registries.as_str()),
+        line("docker", ""),
+        line("podman", &registries),
+    ]
+    .join("\n")
 }

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, process::Command};
 use tonic::transport::{Endpoint, Uri};
 
+use super::under;
 use crate::{
     process::{Process, run},
     report::find,
@@ -46,22 +47,46 @@ impl Containerd {
             ),
         )?;
         let config = dir.join("config.toml");
-        let shown = dir.display();
-        std::fs::write(
-            &config,
-            format!(
-                "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
-                 [grpc]\naddress = \"{shown}/sock\"\n[ttrpc]\naddress = \"{shown}/ttrpc\"\n\
-                 [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n\
-                 [plugins.\"io.containerd.grpc.v1.cri\"]\nenable_selinux = false\nstream_server_port = \"0\"\n\
-                 disable_tcp_service = true\n\
-                 [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n\
-                 [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{shown}/certs.d\"\n"
-            ),
-        )?;
+        let registry = format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}/certs.d\"\n",
+            dir.display()
+        );
+        std::fs::write(&config, Self::configuration(&dir) + &registry)?;
         let program = find("containerd").context("containerd is not installed")?;
         let arguments = ["--config".as_ref(), config.as_os_str()];
-        let mut process = Process::start("containerd", &dir, &program, arguments, &[])?;
+        Self::run(dir, &program, arguments).await
+    }
+
+    /// Starts it with state under `dir` and the `/etc/containerd` that lies under `root`,
+    /// whose config.toml begins with [`Containerd::configuration`] of `dir`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_under(root: &Path, dir: &Path) -> Result<Self> {
+        let program = find("containerd").context("containerd is not installed")?;
+        let (unshare, arguments) = under(root, &["containerd"], &program);
+        Self::run(dir.to_owned(), &unshare, arguments).await
+    }
+
+    /// A config.toml that keeps everything in `dir`, and says nothing of registries.
+    pub fn configuration(dir: &Path) -> String {
+        let shown = dir.display();
+        format!(
+            "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
+             [grpc]\naddress = \"{shown}/sock\"\n[ttrpc]\naddress = \"{shown}/ttrpc\"\n\
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nenable_selinux = false\nstream_server_port = \"0\"\n\
+             disable_tcp_service = true\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n"
+        )
+    }
+
+    async fn run<S: AsRef<std::ffi::OsStr>>(
+        dir: PathBuf,
+        program: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Self> {
+        let mut process = Process::start("containerd", &dir, program, arguments, &[])?;
         process
             .wait_for(|log| log.contains("containerd successfully booted").then_some(()))
             .await?;

@@ -22,24 +22,38 @@ impl Dockerd {
     /// # Errors
     /// When it does not come up.
     pub async fn start(dir: &Path, mirror: &str) -> Result<Self> {
+        let config = dir.join("dockerd/daemon.json");
+        std::fs::create_dir_all(dir.join("dockerd"))?;
+        std::fs::write(&config, "{}")?;
+        Self::run(dir, &config, &[&format!("--registry-mirror={mirror}")]).await
+    }
+
+    /// Starts it under `dir/dockerd` with a daemon.json that says where its mirror is.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_with(dir: &Path, config: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir.join("dockerd"))?;
+        Self::run(dir, config, &[]).await
+    }
+
+    async fn run(dir: &Path, config: &Path, more: &[&str]) -> Result<Self> {
         let dir = dir.join("dockerd");
-        std::fs::create_dir_all(&dir)?;
         let socket = dir.join("sock");
         let path = |name: &str| dir.join(name).display().to_string();
-        let arguments = [
+        let mut arguments = vec![
             format!("--data-root={}", path("data")),
             format!("--exec-root={}", path("exec")),
             format!("--pidfile={}", path("pid")),
             format!("--host=unix://{}", socket.display()),
-            format!("--config-file={}", path("daemon.json")),
-            format!("--registry-mirror={mirror}"),
+            format!("--config-file={}", config.display()),
             "--storage-driver=vfs".into(),
             "--bridge=none".into(),
             "--iptables=false".into(),
             "--ip6tables=false".into(),
             "--ip-forward=false".into(),
         ];
-        std::fs::write(dir.join("daemon.json"), "{}")?;
+        arguments.extend(more.iter().map(|flag| (*flag).to_owned()));
         let program = find("dockerd").context("dockerd is not installed")?;
         let mut process = Process::start("dockerd", &dir, &program, &arguments, &[])?;
         process

@@ -6,4 +6,23 @@ mod skopeo;
 
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
-pub use skopeo::{podman_pull, skopeo_copy};
+pub use skopeo::{podman_pull, podman_pull_under, skopeo_copy};
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// The command that runs `program` where `/etc/<name>` is what lies under `root`, for each
+/// of `names`: in a mount namespace of its own, so that software which is told no other
+/// place finds the files of a test.
+fn under(root: &Path, names: &[&str], program: &Path) -> (PathBuf, Vec<OsString>) {
+    let mut script = String::new();
+    for name in names {
+        script += &format!("mount --bind \"$0/etc/{name}\" /etc/{name} && ");
+    }
+    script += "exec \"$@\"";
+    let mut arguments: Vec<OsString> = ["--mount", "sh", "-c"].map(OsString::from).into();
+    arguments.extend([script.into(), root.into(), program.into()]);
+    (PathBuf::from("unshare"), arguments)
+}

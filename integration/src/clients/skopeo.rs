@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use tokio::process::Command;
 
+use super::under;
 use crate::process::run;
 
 /// A registries.conf whose `docker.io` is blocked but for the mirror at
@@ -58,11 +59,36 @@ pub async fn skopeo_copy(dir: &Path, mirror: &str, image: &str) -> Result<PathBu
 pub async fn podman_pull(dir: &Path, mirror: &str, image: &str) -> Result<String> {
     let dir = dir.join("podman");
     let (registries, policy) = configuration(&dir, mirror)?;
-    let mut command = Command::new("podman");
+    let mut command = podman(&dir, Command::new("podman"));
     command
         .env("CONTAINERS_REGISTRIES_CONF", registries)
-        .env("TMPDIR", &dir)
-        .env("HOME", &dir)
+        .args(["pull", "--quiet", "--signature-policy"])
+        .arg(policy)
+        .arg(image);
+    Ok(run(&mut command).await?.trim().to_owned())
+}
+
+/// `podman pull` into a store under `dir`, by the `/etc/containers` that lies under `root`;
+/// the image's id.
+///
+/// # Errors
+/// What podman said.
+pub async fn podman_pull_under(root: &Path, dir: &Path, image: &str) -> Result<String> {
+    std::fs::create_dir_all(dir)?;
+    let (unshare, arguments) = under(root, &["containers"], Path::new("podman"));
+    let mut command = Command::new(unshare);
+    command.args(arguments);
+    let mut command = podman(dir, command);
+    run(command.args(["pull", "--quiet", image]))
+        .await
+        .map(|id| id.trim().to_owned())
+}
+
+/// podman with all its files in `dir`.
+fn podman(dir: &Path, mut command: Command) -> Command {
+    command
+        .env("TMPDIR", dir)
+        .env("HOME", dir)
         .arg("--root")
         .arg(dir.join("root"))
         .arg("--runroot")
@@ -74,9 +100,6 @@ pub async fn podman_pull(dir: &Path, mirror: &str, image: &str) -> Result<String
             "cgroupfs",
             "--events-backend",
             "file",
-        ])
-        .args(["pull", "--quiet", "--signature-policy"])
-        .arg(policy)
-        .arg(image);
-    Ok(run(&mut command).await?.trim().to_owned())
+        ]);
+    command
 }

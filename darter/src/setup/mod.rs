@@ -1,0 +1,193 @@
+//! `darter setup`: points this machine's clients at the mirror, and takes it back.
+//!
+//! A client's planner ([`containerd`], [`docker`], [`containers`]) says what its files are
+//! to hold, merged with what stands there; [`record`] keeps what there was before the first
+//! byte is changed, and [`files`] writes whole files or nothing. Owner of state: the record,
+//! one file under the root. Failure: a write that breaks off is taken back by `--undo`, and
+//! a file that somebody else has changed since is left as it is, and said.
+
+mod containerd;
+mod containers;
+mod docker;
+mod files;
+mod hosts;
+mod plan;
+mod record;
+mod target;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use files::Root;
+pub(crate) use plan::{Plan, Standing};
+use record::Record;
+pub(crate) use target::{Mirror, Registry};
+
+/// What is pointed at the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Client {
+    /// containerd: Kubernetes, crictl, nerdctl, ctr (`certs.d/<registry>/hosts.toml`).
+    Containerd,
+    /// dockerd, for Docker Hub (`daemon.json`).
+    Docker,
+    /// podman, and skopeo and buildah beside it (`registries.conf.d`).
+    Podman,
+    /// CRI-O, which reads the same file as podman.
+    Crio,
+}
+
+impl Client {
+    /// The client by whose name the record knows it: podman and CRI-O share one file.
+    const fn recorded(self) -> Self {
+        match self {
+            Self::Crio => Self::Podman,
+            other => other,
+        }
+    }
+
+    /// As the command line names it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Containerd => "containerd",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Crio => "crio",
+        }
+    }
+}
+
+/// Without `--write` or `--undo`, shows what would be written.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  darter setup containerd                                what it would write
+  darter setup containerd --registry docker.io --registry ghcr.io --write
+  darter setup docker --write                            Docker Hub; that is Docker's rule
+  darter setup podman --registry reg.example:5000=http://10.0.0.5:5000 --write
+  darter setup containerd --undo                         everything as it was
+
+Exit codes: 0 done, or nothing to do; 1 it failed, or --undo left a file that was changed
+since; 2 a command line that makes no sense.")]
+pub(crate) struct Setup {
+    /// The client.
+    #[arg(value_enum)]
+    client: Client,
+    /// Where the mirror is.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4001")]
+    mirror: Mirror,
+    /// A registry to pull through the mirror, with its URL where that is not https://NAME.
+    /// May be repeated. `_default` is all of them (containerd).
+    #[arg(long, value_name = "NAME[=URL]", default_value = "docker.io")]
+    registry: Vec<Registry>,
+    /// Show what would be written (the default).
+    #[arg(long, group = "way")]
+    print: bool,
+    /// Write it, and keep what there was.
+    #[arg(long, group = "way")]
+    write: bool,
+    /// Give back byte for byte what there was before `--write`.
+    #[arg(long, group = "way")]
+    undo: bool,
+    /// The root directory of the system that is set up.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+pub(crate) fn run(options: &Setup) -> Result<ExitCode> {
+    let root = Root::open(&options.root)?;
+    let mut record = Record::load(&root)?;
+    if options.undo {
+        return undo(&root, &mut record, options.client);
+    }
+    let plan = plan(
+        &Standing::new(&root, &record),
+        options.client,
+        &options.mirror,
+        &options.registry,
+    )?;
+    for note in &plan.notes {
+        eprintln!("darter: {note}");
+    }
+    if plan.changes.is_empty() {
+        println!(
+            "{} uses {} already: nothing to do",
+            options.client.name(),
+            options.mirror
+        );
+    } else if options.write {
+        record.write(&root, options.client.recorded(), &plan.changes)?;
+        for change in &plan.changes {
+            println!("wrote {}", root.shown(&change.path));
+        }
+        then(plan.changes.iter().filter_map(|change| change.then));
+        println!("see whether it works: darter doctor; take it back: --undo");
+    } else {
+        for change in &plan.changes {
+            print!("{}", change.describe());
+        }
+        then(plan.changes.iter().filter_map(|change| change.then));
+        println!("nothing was written: say --write");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `client`'s files lack, to use `mirror` for `registries`. No changes: it does already.
+pub(crate) fn plan(
+    standing: &Standing<'_>,
+    client: Client,
+    mirror: &Mirror,
+    registries: &[Registry],
+) -> Result<Plan> {
+    let plan = match client {
+        Client::Containerd => containerd::plan(standing, mirror, registries),
+        Client::Docker => docker::plan(standing, mirror, registries),
+        Client::Podman => containers::plan(standing, mirror, registries, None),
+        Client::Crio => containers::plan(standing, mirror, registries, Some(RELOAD_CRIO)),
+    };
+    plan?.pending(standing)
+}
+
+const RELOAD_CRIO: &str = "systemctl reload crio";
+
+fn undo(root: &Root, record: &mut Record, client: Client) -> Result<ExitCode> {
+    let undone = record.undo(root, client.recorded())?;
+    for path in &undone.restored {
+        println!("restored {}", root.shown(path));
+    }
+    for path in &undone.removed {
+        println!("removed {}", root.shown(path));
+    }
+    then(undone.then.iter().map(String::as_str));
+    if undone.left.is_empty() {
+        if undone.restored.is_empty() && undone.removed.is_empty() {
+            println!("nothing to take back for {}", client.name());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for path in &undone.left {
+        eprintln!(
+            "darter: {} was changed by somebody since, and is left as it is; what it was before is kept in {}",
+            root.shown(path),
+            root.shown(record::PATH)
+        );
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// What has to be restarted, each once.
+fn then<'a>(commands: impl Iterator<Item = &'a str>) {
+    let mut said = Vec::new();
+    for command in commands {
+        if !said.contains(&command) {
+            println!("now: {command}");
+            said.push(command);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
