@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench::Bench, ca::Ca, config::Setting, setup::Setup, simulate::Simulate};
+use crate::{
+    bench::Bench, ca::Ca, config::Setting, doctor::Doctor, setup::Setup, simulate::Simulate,
+};
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
@@ -27,6 +29,8 @@ pub(crate) enum Command {
     Manager(Common),
     /// Point containerd, Docker, podman or CRI-O at the mirror, or take that back.
     Setup(Setup),
+    /// See whether a node's proxy and its clients are well, and what to do.
+    Doctor(Box<Doctor>),
     /// The cluster's certificate authority: who may be a member.
     #[command(subcommand)]
     Ca(Ca),

@@ -8,6 +8,8 @@ mod ca;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
+mod http;
 mod logs;
 mod parts;
 mod setup;
@@ -53,6 +55,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Demo(options) => demo::run(options).await,
         Command::Ca(command) => ca::run(command).await,
         Command::Setup(options) => setup::run(&options),
+        Command::Doctor(options) => doctor::run(*options).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,

@@ -6,7 +6,6 @@
 //! pulled through every peer at the same moment, every digest is checked, and a table
 //! says what came from where. All of it ends with this process.
 
-mod http;
 mod image;
 pub(crate) mod processes;
 mod pull;

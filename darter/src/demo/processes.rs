@@ -8,7 +8,7 @@ use tokio::{
     process::{Child, ChildStdin, Command},
 };
 
-use super::http::{client, get};
+use crate::http::{client, get};
 
 /// A part and where it listens.
 pub(crate) struct Part {

@@ -9,10 +9,8 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{
-    http::{HttpClient, ask, client, get},
-    image::Image,
-};
+use super::image::Image;
+use crate::http::{HttpClient, ask, client, get};
 
 /// How long one pull took.
 pub(super) struct Pulled {

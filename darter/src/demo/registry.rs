@@ -27,7 +27,7 @@ use darter_runtime::{
 use futures::stream;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use super::http::{client, get as fetch};
+use crate::http::{client, get as fetch};
 use crate::{cli::DemoRegistry, parts::until_signal};
 
 const STEP: usize = 256 * 1024;

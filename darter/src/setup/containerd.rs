@@ -30,7 +30,7 @@ pub(super) fn plan(
     let dirs: Vec<&str> = path.split(':').filter(|dir| !dir.is_empty()).collect();
     for registry in registries {
         plan.changes
-            .push(hosts::change(standing, &dirs, mirror, registry)?);
+            .extend(hosts::change(standing, &dirs, mirror, registry)?);
     }
     if config.has_no_cri {
         plan.notes.push(format!(

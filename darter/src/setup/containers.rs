@@ -39,17 +39,34 @@ pub(super) fn plan(
             registry.name != Registry::ALL,
             "registries.conf has no entry for all registries: name them"
         );
-        let table = with_mirror(effective(standing, registry)?, mirror, registry);
-        match tables
+        let said = effective(standing, registry)?;
+        let ours = tables
             .iter_mut()
-            .find(|old| prefix(old) == Some(registry.name.as_str()))
-        {
-            Some(old) => *old = table,
+            .find(|old| prefix(old) == Some(registry.name.as_str()));
+        let by_hand = is_first(&said, mirror, registry);
+        let table = with_mirror(said, mirror, registry);
+        match ours {
+            Some(ours) => *ours = table,
+            None if by_hand => {}
             None => tables.push(table),
         }
     }
-    plan.changes.push(Change::new(path, render(tables), then));
+    if !tables.is_empty() {
+        plan.changes.push(Change::new(path, render(tables), then));
+    }
     Ok(plan)
+}
+
+/// Whether a registry's first mirror is ours.
+fn is_first(table: &Table, mirror: &Mirror, registry: &Registry) -> bool {
+    let mirrors = table.get("mirror").and_then(Item::as_array_of_tables);
+    let first = mirrors.and_then(|mirrors| mirrors.iter().next());
+    let location = first.and_then(|first| first.get("location"));
+    location.and_then(Item::as_str) == Some(&ours(mirror, registry))
+}
+
+fn ours(mirror: &Mirror, registry: &Registry) -> String {
+    format!("{}/{}", mirror.location(), registry.name)
 }
 
 /// The `[[registry]]` tables of a file.
@@ -108,7 +125,7 @@ fn fresh(registry: &Registry) -> Table {
 
 /// The registry with the mirror before its other mirrors.
 fn with_mirror(old: Table, mirror: &Mirror, registry: &Registry) -> Table {
-    let location = format!("{}/{}", mirror.location(), registry.name);
+    let location = ours(mirror, registry);
     let mut ours = Table::new();
     ours.insert("location", value(&location));
     if mirror.is_plain() {

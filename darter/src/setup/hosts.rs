@@ -14,21 +14,44 @@ use super::{
 /// What a mirror can do: pushes go to the registry.
 const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
 
-/// The file of `registry`, with the mirror as its first host.
+/// The file of `registry`, with the mirror as its first host; none where what holds for all
+/// registries says so already.
 pub(super) fn change(
     standing: &Standing<'_>,
     dirs: &[&str],
     mirror: &Mirror,
     registry: &Registry,
-) -> Result<Change> {
+) -> Result<Option<Change>> {
     let folder = folder(standing, dirs, registry);
     let path = format!("{folder}/hosts.toml");
-    let before = match standing.before(&path)? {
+    let mut before = standing.before(&path)?;
+    if before.is_none() && !standing.root.is_dir(&folder) {
+        for dir in for_all(dirs, registry) {
+            let now = standing.root.read(&dir)?.unwrap_or_default();
+            if is_first(&now.parse().unwrap_or_default(), mirror) {
+                return Ok(None);
+            }
+            before = standing.before(&dir)?;
+            if before.is_some() {
+                break;
+            }
+        }
+    }
+    let before = match before {
         Some(text) => text,
-        None => begin(standing, dirs, &folder, registry)?,
+        None => begin(standing, &folder, registry)?,
     };
     let after = with_mirror(&before, mirror).with_context(|| standing.root.shown(&path))?;
-    Ok(Change::new(path, after, None))
+    Ok(Some(Change::new(path, after, None)))
+}
+
+/// The files that hold for registries without a folder of their own.
+fn for_all(dirs: &[&str], registry: &Registry) -> Vec<String> {
+    let named = |dir: &&str| format!("{dir}/{}/hosts.toml", Registry::ALL);
+    match registry.name.as_str() {
+        Registry::ALL => Vec::new(),
+        _ => dirs.iter().map(named).collect(),
+    }
 }
 
 /// The registry's folder that containerd finds first, or the one it would.
@@ -47,28 +70,13 @@ fn folder(standing: &Standing<'_>, dirs: &[&str], registry: &Registry) -> String
     there.next().unwrap_or_else(|| format!("{first}/{name}"))
 }
 
-/// A file for a folder that has none, so that what held until now goes on holding: the
-/// certificates that lie in the folder, or what is said for all registries.
-fn begin(
-    standing: &Standing<'_>,
-    dirs: &[&str],
-    folder: &str,
-    registry: &Registry,
-) -> Result<String> {
-    let certificates = certificates(standing, folder)?;
-    if certificates.is_empty() && registry.name != Registry::ALL {
-        for dir in dirs {
-            let for_all = format!("{dir}/{}/hosts.toml", Registry::ALL);
-            if let Some(text) = standing.before(&for_all)? {
-                return Ok(text);
-            }
-        }
-    }
+/// A file for a folder that has none. Certificates that lie in it go on being used.
+fn begin(standing: &Standing<'_>, folder: &str, registry: &Registry) -> Result<String> {
     let mut text = "# Written by `darter setup containerd`; --undo takes it away.\n".to_owned();
     if registry.name != Registry::ALL {
         text += &format!("server = \"{}\"\n", registry.server());
     }
-    Ok(text + &certificates)
+    Ok(text + &certificates(standing, folder)?)
 }
 
 /// The folder's certificates and keys, which containerd reads by itself only where there is

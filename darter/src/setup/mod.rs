@@ -21,9 +21,9 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use files::Root;
+pub(crate) use files::Root;
 pub(crate) use plan::{Plan, Standing};
-use record::Record;
+pub(crate) use record::Record;
 pub(crate) use target::{Mirror, Registry};
 
 /// What is pointed at the mirror.

@@ -48,14 +48,20 @@ pub(super) struct Undone {
     pub(super) then: Vec<String>,
 }
 
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            entries: Vec::new(),
+            directories: Vec::new(),
+        }
+    }
+}
+
 impl Record {
     pub(crate) fn load(root: &Root) -> Result<Self> {
         let Some(text) = root.read(PATH)? else {
-            return Ok(Self {
-                version: VERSION,
-                entries: Vec::new(),
-                directories: Vec::new(),
-            });
+            return Ok(Self::default());
         };
         let record: Self = serde_json::from_str(&text)
             .with_context(|| format!("{} is not what `setup` wrote", root.shown(PATH)))?;

@@ -285,3 +285,36 @@ fn imported_files_and_folders_that_containerd_finds_first() {
     assert!(named.contains("ca = [\"ca.crt\"]"), "{named}");
     assert!(!read("etc/containerd/config.toml").contains("config_path"));
 }
+
+#[test]
+fn a_mirror_that_was_set_up_by_hand_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        (
+            "etc/containerd/config.toml",
+            "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/own'\n",
+        ),
+        (
+            "own/_default/hosts.toml",
+            "[host.'http://127.0.0.1:4001']\ncapabilities = ['pull', 'resolve']\n",
+        ),
+        (
+            "etc/docker/daemon.json",
+            "{\"registry-mirrors\": [\"http://127.0.0.1:4001/\"]}",
+        ),
+        (
+            "etc/containers/registries.conf",
+            "[[registry]]\nlocation = 'docker.io'\n[[registry.mirror]]\nlocation = '127.0.0.1:4001/docker.io'\ninsecure = true\n",
+        ),
+    ];
+    for (file, content) in files {
+        let path = dir.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let before = tree(dir.path());
+    for client in ["containerd", "docker", "podman"] {
+        assert!(setup(dir.path(), &format!("{client} --write")).unwrap());
+    }
+    assert_eq!(tree(dir.path()), before);
+}

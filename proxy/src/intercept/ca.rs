@@ -20,8 +20,8 @@ use rcgen::{
 use rustls::{InconsistentKeys, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 
-const KEY_FILE: &str = "ca.key";
-const CERTIFICATE_FILE: &str = "ca.crt";
+pub(super) const KEY_FILE: &str = "ca.key";
+pub(super) const CERTIFICATE_FILE: &str = "ca.crt";
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Ten years: whoever trusts it has put it into trust stores by hand.

@@ -10,6 +10,7 @@ mod forward;
 mod http_client;
 mod options;
 mod policy;
+mod probe;
 mod pulse;
 mod registry;
 mod request;
@@ -24,6 +25,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 pub use options::{ConfigError, UpstreamOptions};
 pub use policy::is_public;
+pub use probe::Probe;
 pub(crate) use registry::MANIFEST_TYPES;
 pub use request::Ask;
 

@@ -33,7 +33,7 @@ pub use certificate::{Certificate, CertificateError, host_of};
 pub use connector::{Connector, EndpointError, Stream};
 pub use credentials::{Acceptor, Credentials, CredentialsError};
 pub use join::JoinError;
-pub use options::{ObtainError, Options};
+pub use options::{CERTIFICATE, ObtainError, Options};
 pub use register::{MemberRecord, Register, RegisterError, TokenRecord};
 pub use registrar::{ServeError, serve};
 pub use token::{Fingerprint, Token, TokenError};

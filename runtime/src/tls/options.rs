@@ -25,7 +25,8 @@ use crate::{
     identity::{self, IdentityError, write_private},
 };
 
-const CERTIFICATE: &str = "cluster.crt";
+/// The certificate of a node that joined, in the data directory of its part.
+pub const CERTIFICATE: &str = "cluster.crt";
 const AUTHORITY: &str = "cluster-ca.crt";
 /// How long a start waits for an authority: parts of a cluster start together.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,13 +9,13 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
-pub(super) type HttpClient = Client<HttpConnector, Empty<Bytes>>;
+pub(crate) type HttpClient = Client<HttpConnector, Empty<Bytes>>;
 
-pub(super) fn client() -> HttpClient {
+pub(crate) fn client() -> HttpClient {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-pub(super) async fn ask(
+pub(crate) async fn ask(
     client: &HttpClient,
     method: Method,
     url: &str,
@@ -36,7 +36,7 @@ pub(super) async fn ask(
     Ok(reply)
 }
 
-pub(super) async fn get(client: &HttpClient, url: &str) -> Result<Bytes> {
+pub(crate) async fn get(client: &HttpClient, url: &str) -> Result<Bytes> {
     let reply = ask(client, Method::GET, url).await?;
     Ok(reply.into_body().collect().await?.to_bytes())
 }

@@ -1,0 +1,228 @@
+//! A test pull by the mirror: manifest, configuration and the smallest layer, each checked.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use darter_api::Digest;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{
+    Request, StatusCode,
+    body::Bytes,
+    header::{ACCEPT, HeaderValue},
+};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use tokio::time::timeout;
+
+use super::{Patient, finding::Finding, vitals::reachable};
+use crate::http::{HttpClient, client};
+
+const CHECK: &str = "test pull";
+/// For all of it.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Docker's own image for the purpose: 13 kB.
+const HELLO: &str = "docker.io/library/hello-world:latest";
+/// A manifest is not larger.
+/// <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#pushing-manifests>
+const MOST_MANIFEST: usize = 4 << 20;
+/// A layer beyond that is not pulled for a test.
+const MOST_LAYER: u64 = 256 << 20;
+const KINDS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+pub(super) async fn check(patient: &Patient) -> Finding {
+    let upstreams = &patient.config.proxy.upstreams;
+    let is_listed = upstreams
+        .iter()
+        .any(|upstream| upstream.name == "docker.io");
+    let (image, is_asked) = match &patient.image {
+        Some(image) => (image.clone(), true),
+        None if is_listed => (HELLO.to_owned(), false),
+        None => return Finding::skipped(CHECK, "say of what: --image REGISTRY/REPOSITORY:TAG"),
+    };
+    if !patient.vitals.runs() {
+        return Finding::skipped(CHECK, "no proxy runs");
+    }
+    let default = upstreams.first().map_or("docker.io", |u| &u.name);
+    let image = match Image::parse(&image, default) {
+        Ok(image) => image,
+        Err(cause) => {
+            let found = format!("{cause:#}");
+            return Finding::wrong(CHECK, found, "name one as docker.io/library/alpine:3");
+        }
+    };
+    let mirror = format!("http://{}", reachable(patient.config.proxy.listen));
+    let pull = timeout(LIMIT, pull(&mirror, &image)).await;
+    let failed = match pull {
+        Ok(Ok(found)) => return Finding::ok(CHECK, found),
+        Ok(Err(cause)) => format!("{image:?} can't be pulled: {cause:#}"),
+        Err(_) => format!("{image:?} was not there after {LIMIT:?}"),
+    };
+    let private = failed.contains("401") || failed.contains("404");
+    if private && !is_asked {
+        let todo = "say of which image, a public one: --image REGISTRY/REPOSITORY:TAG";
+        return Finding::warning(CHECK, failed, todo);
+    }
+    Finding::wrong(
+        CHECK,
+        failed,
+        "see what is wrong above, and the proxy's log",
+    )
+}
+
+struct Image {
+    registry: String,
+    repository: String,
+    reference: String,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let separator = if self.reference.contains(':') {
+            '@'
+        } else {
+            ':'
+        };
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        write!(f, "{separator}{}", self.reference)
+    }
+}
+
+impl Image {
+    /// `[REGISTRY/]REPOSITORY[:TAG|@DIGEST]`, as docker reads it.
+    fn parse(text: &str, default: &str) -> Result<Self> {
+        let (first, rest) = text.split_once('/').unwrap_or(("", text));
+        let is_host = first.contains(['.', ':']) || first == "localhost";
+        let (registry, rest) = if is_host {
+            (first, rest)
+        } else {
+            (default, text)
+        };
+        let (repository, reference) = rest
+            .split_once('@')
+            .or_else(|| rest.split_once(':'))
+            .unwrap_or((rest, "latest"));
+        repository
+            .parse::<darter_api::Repository>()
+            .with_context(|| format!("`{text}`"))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+        ensure!(
+            !reference.is_empty() && reference.chars().all(plain),
+            "`{text}`: `{reference}` is no tag and no digest"
+        );
+        let repository = match registry {
+            "docker.io" if !repository.contains('/') => format!("library/{repository}"),
+            _ => repository.to_owned(),
+        };
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository,
+            reference: reference.to_owned(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    #[serde(deserialize_with = "digest")]
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    platform: BTreeMap<String, serde_json::Value>,
+}
+
+fn digest<'de, D: Deserializer<'de>>(text: D) -> Result<Digest, D::Error> {
+    let text = String::deserialize(text)?;
+    text.parse().map_err(D::Error::custom)
+}
+
+/// An image's manifest, or an index of some.
+#[derive(Deserialize)]
+struct Manifest {
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    #[serde(default)]
+    manifests: Vec<Descriptor>,
+}
+
+async fn pull(mirror: &str, image: &Image) -> Result<String> {
+    let began = Instant::now();
+    let client = client();
+    let base = format!("{mirror}/v2/{}", image.repository);
+    let url =
+        |kind: &str, reference: &str| format!("{base}/{kind}/{reference}?ns={}", image.registry);
+    let bytes = fetch(&client, &url("manifests", &image.reference), MOST_MANIFEST).await?;
+    let mut manifest: Manifest = serde_json::from_slice(&bytes).context("its manifest")?;
+    let fits = |d: &&Descriptor| d.platform.get("os").is_none_or(|os| os == "linux");
+    if let Some(one) = manifest.manifests.iter().find(fits) {
+        let url = url("manifests", &one.digest.to_string());
+        let bytes = fetch(&client, &url, MOST_MANIFEST).await?;
+        verify(&bytes, one)?;
+        manifest = serde_json::from_slice(&bytes).context("its manifest")?;
+    }
+    let smallest = manifest.layers.iter().min_by_key(|layer| layer.size);
+    let mut total = 0;
+    for blob in manifest.config.iter().chain(smallest) {
+        ensure!(
+            blob.size <= MOST_LAYER,
+            "its smallest layer has {} bytes",
+            blob.size
+        );
+        let most = usize::try_from(blob.size)?;
+        let bytes = fetch(&client, &url("blobs", &blob.digest.to_string()), most).await?;
+        verify(&bytes, blob)?;
+        total += bytes.len();
+    }
+    let took = began.elapsed();
+    Ok(format!(
+        "{image:?}: {total} bytes of it in {took:.1?}, every digest right"
+    ))
+}
+
+async fn fetch(client: &HttpClient, url: &str, most: usize) -> Result<Bytes> {
+    let mut request = Request::get(url).body(Empty::new())?;
+    let kinds = HeaderValue::from_static(KINDS);
+    request.headers_mut().insert(ACCEPT, kinds);
+    let reply = client.request(request).await;
+    let reply = reply.context("the mirror does not answer")?;
+    let status = reply.status();
+    let body = Limited::new(reply.into_body(), most.max(64 * 1024));
+    let body = body.collect().await;
+    let body = body
+        .map_err(|cause| anyhow::anyhow!(cause))
+        .context("its body breaks off")?
+        .to_bytes();
+    if status != StatusCode::OK {
+        let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
+        bail!("the mirror answers {status}: {}", text.trim());
+    }
+    Ok(body)
+}
+
+fn verify(bytes: &[u8], descriptor: &Descriptor) -> Result<()> {
+    let got = Digest::of(descriptor.digest.algorithm(), bytes);
+    ensure!(got == descriptor.digest, "{} is {got}", descriptor.digest);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_images() {
+        let read = |text: &str| {
+            let image = Image::parse(text, "docker.io").unwrap();
+            format!("{image:?}")
+        };
+        assert_eq!(read("alpine"), "docker.io/library/alpine:latest");
+        assert_eq!(read("localhost:5000/a/b:1"), "localhost:5000/a/b:1");
+        let digest = format!("ghcr.io/a/b@sha256:{}", "0".repeat(64));
+        assert_eq!(read(&digest), digest);
+        for text in ["", "a/../b", "a:", "UPPER", "a:1?x=y"] {
+            assert!(Image::parse(text, "docker.io").is_err(), "{text}");
+        }
+    }
+}
