@@ -55,7 +55,7 @@ fn interception(config: &Config) -> Finding {
         return Finding::wrong(
             CHECK,
             format!("the interception's CA {shown} ends within 30 days, or has ended"),
-            "remove ca.crt and ca.key, restart the proxy, and have clients trust the new one (darter ca install --interception)",
+            "remove ca.crt and ca.key, restart the proxy, and have clients trust the new one (darter ca interception install)",
         );
     }
     Finding::ok(CHECK, format!("the interception's CA is {shown}"))

@@ -30,7 +30,7 @@ pub(super) fn plan(
     for registry in registries {
         ensure!(
             registry.name == "docker.io",
-            "Docker has mirrors for docker.io alone; for {} give dockerd HTTPS_PROXY={mirror} and the CA of `darter ca export --interception`",
+            "Docker has mirrors for docker.io alone; for {} give dockerd HTTPS_PROXY={mirror} and have the system trust its CA (darter ca interception install)",
             registry.name
         );
     }

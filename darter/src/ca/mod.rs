@@ -1,4 +1,11 @@
-//! `darter ca`: the cluster's certificate authority.
+//! `darter ca`: certificate authorities.
+//!
+//! Two, for two purposes: the cluster's, which says what host is a member, and the
+//! interception's ([`interception`]), which says to a node's own clients who a registry is.
+//! What stands directly under `darter ca` is about the cluster's.
+
+mod interception;
+mod trust;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -11,9 +18,19 @@ use darter_runtime::{
 };
 
 use crate::parts::until_signal;
+use interception::Interception;
 
-/// Who belongs to the cluster. Whoever has the authority's directory decides it.
+/// Who belongs to the cluster: whoever has the authority's directory decides it. And the CA of
+/// the interception.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  darter ca serve --data /var/lib/darter/ca --listen 10.0.0.2:8003
+  darter ca token --data /var/lib/darter/ca --valid 1h --uses 100 > token
+  darter ca show --data /var/lib/darter/ca
+  darter ca interception show
+  darter ca interception install           for clients with HTTPS_PROXY
+  darter ca interception export > darter.pem")]
 pub(crate) enum Ca {
     /// Make an authority.
     Init(Place),
@@ -59,6 +76,10 @@ pub(crate) enum Ca {
     },
     /// Show the authority, its tokens and its members.
     Show(Place),
+    /// The CA under which listed registries are intercepted: what clients of the HTTP proxy
+    /// trust.
+    #[command(subcommand)]
+    Interception(Interception),
     /// Give a member no new certificates; the one it has counts until its end.
     Remove {
         #[command(flatten)]
@@ -102,6 +123,7 @@ pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
             node,
             life,
         } => issue(&Authority::load(&place.data)?, host, node, life)?,
+        Ca::Interception(command) => return interception::run(command).await,
         Ca::Show(place) => show(&Authority::load(&place.data)?)?,
         Ca::Remove { place, host } => {
             let authority = Authority::load(&place.data)?;
