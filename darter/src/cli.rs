@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     bench::Bench, ca::Ca, config::Setting, doctor::Doctor, setup::Setup, simulate::Simulate,
@@ -11,7 +12,24 @@ use crate::{
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
 #[derive(Debug, Parser)]
-#[command(name = "darter", version, about, long_about = None, arg_required_else_help = true)]
+#[command(
+    name = "darter",
+    version,
+    about,
+    long_about = None,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  darter demo                              see it work: no network, no root
+  darter standalone                        run everything in one process
+  darter setup containerd --write          point containerd at it
+  darter doctor                            see whether all is well
+
+Exit codes: 0 done, or ended by a signal in good order; 1 it failed, or doctor found something
+wrong; 2 a command line or a configuration that makes no sense.
+
+Each command has examples of its own: darter COMMAND --help"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -20,27 +38,74 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run mirror, scheduler, manager and everything else in one process.
+    #[command(after_help = "\
+Examples:
+  darter standalone
+  darter standalone --upstream docker.io --upstream reg.example:5000=http://10.0.0.5:5000
+  darter standalone --data ./data --listen 127.0.0.1:5001")]
     Standalone(Common),
     /// Run a node's mirror and peer.
+    #[command(after_help = "\
+Examples:
+  darter proxy --scheduler https://10.0.0.2:8002 --join 10.0.0.2:8003 --token-file token \\
+      --set proxy.peer=10.0.0.7:4000
+  darter proxy --config /etc/darter.toml --seed
+  darter proxy                             alone, as a pull-through mirror")]
     Proxy(Common),
     /// Run a scheduler.
+    #[command(after_help = "\
+Examples:
+  darter scheduler --listen 10.0.0.2:8002 --join 10.0.0.2:8003 --token-file token
+  darter scheduler --listen 10.0.0.2:8002 --insecure      plain text")]
     Scheduler(Common),
     /// Run a manager: who is a scheduler, who is a seed peer.
+    #[command(after_help = "\
+Examples:
+  darter manager --listen 10.0.0.2:8080 --set manager.grpc=10.0.0.2:65003 --insecure
+  curl http://10.0.0.2:8080/api/v1/schedulers")]
     Manager(Common),
     /// Point containerd, Docker, podman or CRI-O at the mirror, or take that back.
     Setup(Setup),
     /// See whether a node's proxy and its clients are well, and what to do.
     Doctor(Box<Doctor>),
-    /// The cluster's certificate authority: who may be a member.
+    /// Certificate authorities: the cluster's, and that of the interception.
     #[command(subcommand)]
     Ca(Ca),
     /// Play a swarm of any size in virtual time.
+    #[command(after_help = "\
+Examples:
+  darter simulate --hosts 1000 --size 500MB
+  darter simulate --scenario simulator/scenarios/churn.toml --json")]
     Simulate(Box<Simulate>),
     /// Measure what a scheduler takes.
     #[command(subcommand)]
     Bench(Bench),
     /// See it work: an image, a registry, a swarm of processes, a table.
+    #[command(after_help = "\
+Examples:
+  darter demo
+  darter demo --peers 8 --size 1GiB --json")]
     Demo(Demo),
+    /// Print what makes a shell complete darter's commands and flags.
+    #[command(after_help = "\
+Examples:
+  darter completions bash > /etc/bash_completion.d/darter
+  darter completions zsh > ~/.zfunc/_darter
+  darter completions fish > ~/.config/fish/completions/darter.fish")]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or write one for each command.
+    #[command(after_help = "\
+Examples:
+  darter man | man -l -
+  darter man --dir /usr/local/share/man/man1")]
+    Man {
+        /// Write darter.1, darter-setup.1 and so on there, instead of printing.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// The registry of the demo.
     #[command(hide = true)]
     DemoRegistry(DemoRegistry),

@@ -1,7 +1,7 @@
 //! `darter`: all parts of Darter in one binary.
 //!
-//! Exit codes: 0 for a clean end, 1 when something failed, 2 for a command line or
-//! configuration that makes no sense.
+//! Exit codes: 0 for a clean end, 1 when something failed or `doctor` found something wrong,
+//! 2 for a command line or configuration that makes no sense.
 
 mod bench;
 mod ca;
@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod http;
 mod logs;
+mod manual;
 mod parts;
 mod setup;
 mod simulate;
@@ -51,11 +52,14 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> ExitCode {
+    let is_node = matches!(cli.command, Command::Proxy(_) | Command::Standalone(_));
     let result = match cli.command {
         Command::Demo(options) => demo::run(options).await,
         Command::Ca(command) => ca::run(command).await,
         Command::Setup(options) => setup::run(&options),
         Command::Doctor(options) => doctor::run(*options).await,
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::man(dir.as_deref()),
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,
@@ -80,6 +84,9 @@ async fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("darter: {error:#}");
+            if is_node {
+                eprintln!("darter: what to do: darter doctor, with the same flags");
+            }
             ExitCode::FAILURE
         }
     }

@@ -33,6 +33,9 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  darter bench scheduler --sessions 2000 --tasks 100 --json")]
 pub(crate) enum Bench {
     /// A scheduler, by peers that hold and join contents without moving a byte.
     Scheduler(Scheduler),
