@@ -152,7 +152,12 @@ pub(super) async fn cluster(patient: &Patient) -> Vec<Finding> {
     if !proxy.peers.is_empty() {
         findings.push(peers(&proxy.peers).await);
     }
-    let is_alone = proxy.schedulers.is_empty() && proxy.peers.is_empty() && proxy.manager.is_none();
+    // `standalone` has a scheduler of its own, which no flag names.
+    let sessions = patient.vitals.metric("darter_proxy_peer_sessions");
+    let is_alone = proxy.schedulers.is_empty()
+        && proxy.peers.is_empty()
+        && proxy.manager.is_none()
+        && sessions.is_none_or(|sessions| sessions == 0.0);
     if is_alone {
         findings.push(Finding::ok(
             "neighbours",
@@ -246,7 +251,7 @@ fn neighbours(patient: &Patient) -> Finding {
     let (Some(sessions), Some(links)) = (sessions, links) else {
         return Finding::skipped("neighbours", "only a proxy that runs can tell");
     };
-    let found = format!("{sessions} sessions with schedulers, {links} links to peers");
+    let found = format!("sessions with schedulers: {sessions}, links to peers: {links}");
     // A home is asked for a session when something of its is wanted.
     if sessions > 0.0 || !patient.config.proxy.peers.is_empty() {
         return Finding::ok("neighbours", found);
