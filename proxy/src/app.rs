@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     content::Contents,
-    intercept::{self, CaError, Intercept},
+    intercept::{self, Intercept, InterceptError},
     limits::{self, Limits},
     mirror::{self, Mirror},
     rights::{self, Proofs, Rights},
@@ -220,7 +220,7 @@ pub enum StartError {
     Manager(#[from] MembershipError),
     /// Listed registries can't be intercepted.
     #[error(transparent)]
-    Intercept(#[from] CaError),
+    Intercept(#[from] InterceptError),
     /// The store can't be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),

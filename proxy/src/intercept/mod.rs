@@ -3,7 +3,9 @@
 //! A listed upstream's blobs and manifests are the mirror's to answer, whatever way a
 //! client asks for them; all else is passed on to the upstream unchanged. CONNECT to a
 //! listed upstream ends here, under a certificate that [`leaves`] makes and [`ca`]
-//! signs; any other is passed on unread by the rules of [`blind`], or refused.
+//! signs; any other is passed on unread by the rules of [`blind`], or refused. Where users
+//! are configured ([`callers`]), whoever is none gets nothing as a proxy; the mirror itself
+//! asks nobody.
 //!
 //! Owner of state: [`Intercept`] owns the authority, the certificates and the count of
 //! open tunnels, all bounded. Failure: a refusal is answered before a tunnel opens, and
@@ -11,6 +13,7 @@
 
 mod blind;
 mod ca;
+mod callers;
 mod front;
 mod idle;
 mod inspect;
@@ -44,6 +47,8 @@ use crate::{mirror::Mirror, upstream::Upstreams};
 use blind::Exit;
 use ca::Authority;
 pub use ca::CaError;
+use callers::Callers;
+pub use callers::UsersError;
 use front::Front;
 pub use inspect::{CaFacts, inspect};
 use leaves::Leaves;
@@ -65,6 +70,12 @@ pub struct Options {
     pub ca_certificate: Option<PathBuf>,
     /// The PEM file with its key. Default: `ca.key` in the data directory, mode 0600.
     pub ca_key: Option<PathBuf>,
+    /// What becomes of a CONNECT to a host that is no upstream: `tunnel` (unread, for clients
+    /// on this host, to public addresses and port 443) or `refuse`. Default `tunnel`.
+    pub unlisted: Unlisted,
+    /// A file of `user:password` lines, mode 0600: who may use the port as an HTTP proxy
+    /// (Basic). Default none: anybody who reaches it. The mirror is not asked for it.
+    pub users: Option<PathBuf>,
     /// Tunnels at the same time; more are answered 503. Default 512. Costs up to two
     /// sockets and 32 KiB each.
     pub max_tunnels: usize,
@@ -80,10 +91,34 @@ impl Default for Options {
             enabled: true,
             ca_certificate: None,
             ca_key: None,
+            unlisted: Unlisted::Tunnel,
+            users: None,
             max_tunnels: 512,
             tunnel_idle: Duration::from_secs(300),
         }
     }
+}
+
+/// What becomes of a CONNECT to a host that is no upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unlisted {
+    /// Its bytes are passed on unread.
+    #[default]
+    Tunnel,
+    /// It is answered 403.
+    Refuse,
+}
+
+/// The port can't serve as an HTTP proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum InterceptError {
+    /// There is no CA to sign with.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Who may use it can't be read.
+    #[error(transparent)]
+    Users(#[from] UsersError),
 }
 
 /// The interception before a mirror. Cheap to clone.
@@ -95,6 +130,9 @@ struct Inner {
     /// Absent where interception is switched off.
     leaves: Option<Leaves>,
     exit: Exit,
+    unlisted: Unlisted,
+    /// Absent where anybody may.
+    callers: Option<Callers>,
     places: Arc<Semaphore>,
     idle: Duration,
     tasks: Tasks,
@@ -106,7 +144,7 @@ impl Intercept {
     /// made if need be. Tunnels run in `tasks`.
     ///
     /// # Errors
-    /// When there is no CA to sign with.
+    /// When there is no CA to sign with, or who may use it can't be read.
     pub fn new(
         options: &Options,
         mirror: Mirror,
@@ -114,7 +152,7 @@ impl Intercept {
         data: &Path,
         tasks: &Tasks,
         registry: &mut Registry,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, InterceptError> {
         let front = Arc::new(front::Registry { mirror, upstreams });
         Self::before(front, options, data, Exit::default(), tasks, registry)
     }
@@ -126,7 +164,7 @@ impl Intercept {
         exit: Exit,
         tasks: &Tasks,
         registry: &mut Registry,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, InterceptError> {
         let metrics = Metrics::default();
         metrics.register(registry);
         let leaves = if options.enabled {
@@ -139,6 +177,8 @@ impl Intercept {
             front,
             leaves,
             exit,
+            unlisted: options.unlisted,
+            callers: options.users.as_deref().map(Callers::read).transpose()?,
             places: Arc::new(Semaphore::new(options.max_tunnels)),
             idle: options.tunnel_idle,
             tasks: tasks.clone(),
@@ -169,7 +209,15 @@ impl Inner {
         // An HTTP/2 request always names its host; only in HTTP/1.1 does that make it a
         // proxy's.
         let to_a_proxy = request.version() < Version::HTTP_2 && request.uri().authority().is_some();
-        let answered = if *request.method() == Method::CONNECT {
+        let is_connect = *request.method() == Method::CONNECT;
+        let as_a_proxy = is_connect || to_a_proxy;
+        let admitted = match &self.callers {
+            Some(callers) if as_a_proxy => callers.admit(request.headers()),
+            _ => true,
+        };
+        let answered = if !admitted {
+            Err(Refusal::Stranger)
+        } else if is_connect {
             Arc::clone(&self).connect(request).await
         } else if to_a_proxy {
             self.absolute(request).await
@@ -218,6 +266,8 @@ impl Inner {
             };
             let work = session.terminate(upgrade, TlsAcceptor::from(config));
             self.tasks.spawn_draining("intercepted tunnel", work);
+        } else if self.unlisted == Unlisted::Refuse {
+            return Err(Refusal::Unlisted);
         } else {
             let socket = self.exit.dial(client, &target).await?;
             let tunnel = self.metrics.tunnel(TunnelKind::Blind, place);

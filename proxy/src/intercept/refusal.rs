@@ -9,9 +9,11 @@ use serde_json::json;
 pub(super) enum Refusal {
     /// Interception is switched off.
     Off,
+    /// The proxy has users, and the client shows to be none.
+    Stranger,
     /// The target is no `host:port`.
     Malformed,
-    /// A plain request to a host that is no upstream.
+    /// A host that is no upstream: in plain text, or where such are not tunnelled to.
     Unlisted,
     /// A blind tunnel for a client on another host.
     Remote,
@@ -36,6 +38,7 @@ impl Refusal {
     pub(super) const fn reason(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::Stranger => "stranger",
             Self::Malformed => "malformed",
             Self::Unlisted => "unlisted",
             Self::Remote => "remote",
@@ -51,6 +54,7 @@ impl Refusal {
 
     const fn status(self) -> StatusCode {
         match self {
+            Self::Stranger => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Off | Self::Unlisted | Self::Remote | Self::Port | Self::Private => {
                 StatusCode::FORBIDDEN
@@ -64,6 +68,7 @@ impl Refusal {
     const fn message(self) -> &'static str {
         match self {
             Self::Off => "this mirror is not an HTTP proxy",
+            Self::Stranger => "this proxy asks for a user and a password",
             Self::Malformed => "the target of the request is no host:port",
             Self::Unlisted => "the host is not a registry of this proxy's list",
             Self::Remote => "only clients on this host are tunnelled to unlisted hosts",
@@ -79,6 +84,7 @@ impl Refusal {
 
     const fn code(self) -> &'static str {
         match self {
+            Self::Stranger => "UNAUTHORIZED",
             Self::Malformed => "UNSUPPORTED",
             Self::TooMany => "TOOMANYREQUESTS",
             Self::Off | Self::Unlisted | Self::Remote | Self::Port | Self::Private => "DENIED",
@@ -94,6 +100,11 @@ impl Refusal {
         *response.status_mut() = self.status();
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if self == Self::Stranger {
+            let challenge = HeaderValue::from_static("Basic realm=\"darter\", charset=\"UTF-8\"");
+            let name = header::PROXY_AUTHENTICATE;
+            response.headers_mut().insert(name, challenge);
+        }
         response
     }
 }

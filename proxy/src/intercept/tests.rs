@@ -321,3 +321,60 @@ async fn tunnels_are_bounded_and_can_be_off() {
     assert!(!proxy.data.path().join("ca.crt").exists());
     proxy.stop().await;
 }
+
+#[tokio::test]
+async fn unlisted_hosts_can_be_refused() {
+    let refuse = Options {
+        unlisted: Unlisted::Refuse,
+        ..Options::default()
+    };
+    let proxy = Proxy::start(&refuse, nowhere()).await;
+    let (head, _) = proxy.tunnel("far.example:443").await;
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    let (head, _) = proxy.tunnel("listed.example:443").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
+async fn only_users_have_a_proxy_and_everybody_has_the_mirror() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("users");
+    let mut private = std::fs::File::options();
+    let private = private.write(true).create(true).mode(0o600);
+    std::io::Write::write_all(&mut private.open(&path).unwrap(), b"ann:secret\n").unwrap();
+    let options = Options {
+        users: Some(path),
+        ..Options::default()
+    };
+    let proxy = Proxy::start(&options, nowhere()).await;
+    // ann:secret, and ann:wrong
+    let (right, wrong) = ("YW5uOnNlY3JldA==", "YW5uOndyb25n");
+    let connect = "CONNECT listed.example:443 HTTP/1.1\r\nhost: listed.example:443\r\n";
+    let absolute = "GET http://listed.example/v2/ HTTP/1.1\r\nhost: listed.example\r\n";
+    for head in [connect, absolute] {
+        for shown in ["", &format!("proxy-authorization: Basic {wrong}\r\n")] {
+            let reply = proxy
+                .ask(&format!("{head}{shown}connection: close\r\n\r\n"))
+                .await;
+            assert!(reply.starts_with("HTTP/1.1 407"), "{reply}");
+            let challenge = "proxy-authenticate: basic realm=\"darter\"";
+            assert!(reply.to_lowercase().contains(challenge), "{reply}");
+        }
+    }
+    let shown = format!("proxy-authorization: Basic {right}\r\nconnection: close\r\n\r\n");
+    let reply = proxy.ask(&format!("{absolute}{shown}")).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(reply.contains("leaked=false"), "{reply}");
+    let mut socket = proxy.connect().await;
+    let request = format!("{connect}{shown}");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    socket.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    let own = "GET /v2/ HTTP/1.1\r\nhost: mirror\r\nconnection: close\r\n\r\n";
+    assert!(proxy.ask(own).await.starts_with("HTTP/1.1 200"));
+    drop(socket);
+    proxy.stop().await;
+}
