@@ -68,7 +68,10 @@ async fn one_command_a_client_and_back_to_the_byte() -> Result<()> {
     let (root, state) = (dir.join("system"), dir.join("containerd"));
     std::fs::create_dir_all(&state)?;
     for (path, content) in [
-        ("containerd/config.toml", Containerd::configuration(&state)),
+        (
+            "containerd/config.toml",
+            Containerd::configuration(&state, Containerd::major().await?),
+        ),
         ("docker/daemon.json", "{\"debug\": false}".to_owned()),
         (
             "containers/policy.json",

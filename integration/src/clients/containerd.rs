@@ -51,14 +51,14 @@ impl Containerd {
             "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}/certs.d\"\n",
             dir.display()
         );
-        std::fs::write(&config, Self::configuration(&dir) + &registry)?;
+        std::fs::write(&config, Self::configuration(&dir, 1) + &registry)?;
         let program = find("containerd").context("containerd is not installed")?;
         let arguments = ["--config".as_ref(), config.as_os_str()];
         Self::run(dir, &program, arguments).await
     }
 
     /// Starts it with state under `dir` and the `/etc/containerd` that lies under `root`,
-    /// whose config.toml begins with [`Containerd::configuration`] of `dir`.
+    /// whose config.toml begins with a [`Containerd::configuration`] of `dir`.
     ///
     /// # Errors
     /// When it does not come up.
@@ -68,17 +68,44 @@ impl Containerd {
         Self::run(dir.to_owned(), &unshare, arguments).await
     }
 
-    /// A config.toml that keeps everything in `dir`, and says nothing of registries.
-    pub fn configuration(dir: &Path) -> String {
+    /// A config.toml for a containerd of `major`, which keeps everything in `dir` and says
+    /// nothing of registries.
+    pub fn configuration(dir: &Path, major: u32) -> String {
         let shown = dir.display();
-        format!(
-            "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
+        let places = format!(
+            "root = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
              [grpc]\naddress = \"{shown}/sock\"\n[ttrpc]\naddress = \"{shown}/ttrpc\"\n\
-             [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\nenable_selinux = false\nstream_server_port = \"0\"\n\
-             disable_tcp_service = true\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n"
+             [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n"
+        );
+        let cri =
+            "enable_selinux = false\nstream_server_port = \"0\"\ndisable_tcp_service = true\n";
+        if major < 2 {
+            return format!(
+                "version = 2\n{places}[plugins.\"io.containerd.grpc.v1.cri\"]\n{cri}\
+                 [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n"
+            );
+        }
+        format!(
+            "version = 3\n{places}\
+             [plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"native\"\n\
+             [plugins.\"io.containerd.transfer.v1.local\"]\n\
+             [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
+             platform = \"linux\"\nsnapshotter = \"native\"\n"
         )
+    }
+
+    /// The major version of the containerd that is installed.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn major() -> Result<u32> {
+        let program = find("containerd").context("containerd is not installed")?;
+        let said = run(Command::new(program).arg("--version")).await?;
+        let version = said.split_whitespace().nth(2).unwrap_or_default();
+        let major = version.trim_start_matches('v').split('.').next();
+        major
+            .and_then(|major| major.parse().ok())
+            .with_context(|| said.clone())
     }
 
     async fn run<S: AsRef<std::ffi::OsStr>>(
