@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode, time::SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Subcommand};
 use darter_proxy::intercept::{self, CaFacts};
+use serde_json::json;
 
 use super::trust::TrustStore;
 use crate::{
@@ -20,7 +21,13 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Interception {
     /// Show it: files, fingerprint, end, and whether this system trusts it.
-    Show(Place),
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object and nothing else.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print its certificate (PEM), for who is to trust it.
     Export {
         #[command(flatten)]
@@ -80,7 +87,7 @@ impl Place {
 
 pub(crate) async fn run(command: Interception) -> Result<ExitCode> {
     match command {
-        Interception::Show(place) => show(&place)?,
+        Interception::Show { place, json } => show(&place, json)?,
         Interception::Export { place, out } => {
             let ca = place.ca()?;
             match out {
@@ -121,24 +128,41 @@ pub(crate) async fn run(command: Interception) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(place: &Place) -> Result<()> {
+fn show(place: &Place, as_json: bool) -> Result<()> {
     let ca = place.ca()?;
     let left = ca.expires.duration_since(SystemTime::now());
     let days = left.map_or(0, |left| left.as_secs() / (24 * 3600));
+    // Not every system has a trust store that is known here.
+    let trusted = match place.store() {
+        Ok(store) => Some(store.has(&ca)?),
+        Err(_) => None,
+    };
+    if as_json {
+        let whole = json!({
+            "subject": ca.subject,
+            "fingerprint": ca.fingerprint,
+            "certificate": ca.certificate,
+            "key": ca.key,
+            "key_is_open": ca.is_key_open,
+            "days_left": days,
+            "trusted": trusted,
+        });
+        println!("{}", serde_json::to_string_pretty(&whole)?);
+        return Ok(());
+    }
     println!("subject      {}", ca.subject);
     println!("fingerprint  {}", ca.fingerprint);
     println!("certificate  {}", ca.certificate.display());
-    let open = if ca.is_key_open {
-        " (OTHERS CAN READ IT: chmod 600)"
-    } else {
-        ""
+    let open = match ca.is_key_open {
+        true => " (OTHERS CAN READ IT: chmod 600)",
+        false => "",
     };
     println!("key          {}{open}", ca.key.display());
     println!("ends         in {days} days");
-    let trusted = match place.store() {
-        Ok(store) if store.has(&ca)? => "yes",
-        Ok(_) => "no: darter ca interception install",
-        Err(_) => "not known: this system has no trust store that darter knows",
+    let trusted = match trusted {
+        Some(true) => "yes",
+        Some(false) => "no: darter ca interception install",
+        None => "not known: this system has no trust store that darter knows",
     };
     println!("trusted      {trusted}");
     Ok(())

@@ -17,6 +17,8 @@ use darter_runtime::{
     tls::{self, Authority, DEFAULT_LIFE, Register, Token},
 };
 
+use serde_json::json;
+
 use crate::parts::until_signal;
 use interception::Interception;
 
@@ -75,7 +77,13 @@ pub(crate) enum Ca {
         life: Duration,
     },
     /// Show the authority, its tokens and its members.
-    Show(Place),
+    Show {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object and nothing else.
+        #[arg(long)]
+        json: bool,
+    },
     /// The CA under which listed registries are intercepted: what clients of the HTTP proxy
     /// trust.
     #[command(subcommand)]
@@ -124,7 +132,7 @@ pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
             life,
         } => issue(&Authority::load(&place.data)?, host, node, life)?,
         Ca::Interception(command) => return interception::run(command).await,
-        Ca::Show(place) => show(&Authority::load(&place.data)?)?,
+        Ca::Show { place, json } => show(&Authority::load(&place.data)?, json)?,
         Ca::Remove { place, host } => {
             let authority = Authority::load(&place.data)?;
             let was = Register::new(authority.dir()).remove(&host)?;
@@ -183,16 +191,34 @@ fn issue(
     Ok(())
 }
 
-fn show(authority: &Authority) -> Result<()> {
-    println!("authority {}", authority.fingerprint());
+fn show(authority: &Authority, as_json: bool) -> Result<()> {
     let register = Register::new(authority.dir());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    for (name, token) in register.tokens()? {
-        let left = Duration::from_secs(token.expires).saturating_sub(now);
+    let (tokens, members) = (register.tokens()?, register.members()?);
+    let left = |expires| Duration::from_secs(expires).saturating_sub(now);
+    if as_json {
+        let tokens = tokens.iter().map(|(name, token)| {
+            let valid = left(token.expires).as_secs();
+            json!({"name": name, "uses": token.uses, "valid_seconds": valid})
+        });
+        let members = members.iter().map(|(host, member)| {
+            json!({"host": host.to_string(), "token": member.token, "joined": member.joined})
+        });
+        let whole = json!({
+            "fingerprint": authority.fingerprint().to_string(),
+            "tokens": tokens.collect::<Vec<_>>(),
+            "members": members.collect::<Vec<_>>(),
+        });
+        println!("{}", serde_json::to_string_pretty(&whole)?);
+        return Ok(());
+    }
+    println!("authority {}", authority.fingerprint());
+    for (name, token) in tokens {
         let short: String = name.chars().take(8).collect();
+        let left = left(token.expires);
         println!("token {short} uses={} valid={left:?}", token.uses);
     }
-    for (host, member) in register.members()? {
+    for (host, member) in members {
         let ago = now.saturating_sub(Duration::from_secs(member.joined));
         println!("member {host} token={} joined={ago:?} ago", member.token);
     }

@@ -27,6 +27,15 @@ impl Root {
         Ok(Self(real))
     }
 
+    /// Waits until no other `setup` works below this root, and keeps others waiting until the
+    /// file is dropped. Nothing is made for it: the directory itself is locked.
+    pub(super) fn lock(&self) -> Result<fs::File> {
+        let dir = fs::File::open(&self.0)?;
+        rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)
+            .with_context(|| format!("can't lock {}", self.0.display()))?;
+        Ok(dir)
+    }
+
     /// The path as people see it from outside.
     pub(crate) fn shown(&self, path: &str) -> String {
         self.0

@@ -13,6 +13,7 @@ mod files;
 mod hosts;
 mod plan;
 mod record;
+mod report;
 mod target;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -92,6 +93,9 @@ pub(crate) struct Setup {
     /// Give back byte for byte what there was before `--write`.
     #[arg(long, group = "way")]
     undo: bool,
+    /// Print one JSON object and nothing else.
+    #[arg(long)]
+    json: bool,
     /// The root directory of the system that is set up.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
@@ -99,9 +103,12 @@ pub(crate) struct Setup {
 
 pub(crate) fn run(options: &Setup) -> Result<ExitCode> {
     let root = Root::open(&options.root)?;
+    let changes_files = options.write || options.undo;
+    let _others_wait = changes_files.then(|| root.lock()).transpose()?;
     let mut record = Record::load(&root)?;
     if options.undo {
-        return undo(&root, &mut record, options.client);
+        let undone = record.undo(&root, options.client.recorded())?;
+        return report::undone(&undone, &root, options);
     }
     let plan = plan(
         &Standing::new(&root, &record),
@@ -109,30 +116,10 @@ pub(crate) fn run(options: &Setup) -> Result<ExitCode> {
         &options.mirror,
         &options.registry,
     )?;
-    for note in &plan.notes {
-        eprintln!("darter: {note}");
-    }
-    if plan.changes.is_empty() {
-        println!(
-            "{} uses {} already: nothing to do",
-            options.client.name(),
-            options.mirror
-        );
-    } else if options.write {
+    if options.write && !plan.changes.is_empty() {
         record.write(&root, options.client.recorded(), &plan.changes)?;
-        for change in &plan.changes {
-            println!("wrote {}", root.shown(&change.path));
-        }
-        then(plan.changes.iter().filter_map(|change| change.then));
-        println!("see whether it works: darter doctor; take it back: --undo");
-    } else {
-        for change in &plan.changes {
-            print!("{}", change.describe());
-        }
-        then(plan.changes.iter().filter_map(|change| change.then));
-        println!("nothing was written: say --write");
     }
-    Ok(ExitCode::SUCCESS)
+    report::planned(&plan, &root, options)
 }
 
 /// What `client`'s files lack, to use `mirror` for `registries`. No changes: it does already.
@@ -152,42 +139,6 @@ pub(crate) fn plan(
 }
 
 const RELOAD_CRIO: &str = "systemctl reload crio";
-
-fn undo(root: &Root, record: &mut Record, client: Client) -> Result<ExitCode> {
-    let undone = record.undo(root, client.recorded())?;
-    for path in &undone.restored {
-        println!("restored {}", root.shown(path));
-    }
-    for path in &undone.removed {
-        println!("removed {}", root.shown(path));
-    }
-    then(undone.then.iter().map(String::as_str));
-    if undone.left.is_empty() {
-        if undone.restored.is_empty() && undone.removed.is_empty() {
-            println!("nothing to take back for {}", client.name());
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    for path in &undone.left {
-        eprintln!(
-            "darter: {} was changed by somebody since, and is left as it is; what it was before is kept in {}",
-            root.shown(path),
-            root.shown(record::PATH)
-        );
-    }
-    Ok(ExitCode::FAILURE)
-}
-
-/// What has to be restarted, each once.
-fn then<'a>(commands: impl Iterator<Item = &'a str>) {
-    let mut said = Vec::new();
-    for command in commands {
-        if !said.contains(&command) {
-            println!("now: {command}");
-            said.push(command);
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,5 @@
 //! What a client's files are to hold.
 
-use std::fmt::Write as _;
-
 use anyhow::Result;
 
 use super::{files::Root, record::Record};
@@ -45,26 +43,31 @@ impl Change {
         }
     }
 
-    /// For people: a new file whole, of others the lines that differ.
+    /// For people: where, and which lines.
     pub(crate) fn describe(&self) -> String {
-        let mut text = String::new();
+        match self.now {
+            None => format!("# {} (new)\n{}\n", self.path, self.after),
+            Some(_) => format!("# {} (changed lines)\n{}\n", self.path, self.lines()),
+        }
+    }
+
+    /// A new file whole; of others the lines that differ, as `diff` marks them.
+    pub(crate) fn lines(&self) -> String {
         let Some(now) = &self.now else {
-            let _ = writeln!(text, "# {} (new)\n{}", self.path, self.after);
-            return text;
+            return self.after.clone();
         };
-        let _ = writeln!(text, "# {} (changed lines)", self.path);
         let (old, new): (Vec<_>, Vec<_>) = (now.lines().collect(), self.after.lines().collect());
         let same = |pair: &(&&str, &&str)| pair.0 == pair.1;
         let head = old.iter().zip(&new).take_while(same).count();
         let most = old.len().min(new.len()) - head;
         let tails = old.iter().rev().zip(new.iter().rev());
         let tail = tails.take(most).take_while(same).count();
+        let mut text = String::new();
         for (mark, lines) in [('-', &old), ('+', &new)] {
             for line in &lines[head..lines.len() - tail] {
-                let _ = writeln!(text, "{mark} {line}");
+                text += &format!("{mark} {line}\n");
             }
         }
-        text.push('\n');
         text
     }
 }
@@ -89,5 +92,23 @@ impl Plan {
         }
         self.changes = changes;
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_that_differ() {
+        let lines = |now: &str, after: &str| {
+            let mut change = Change::new(String::new(), after.to_owned(), None);
+            change.now = Some(now.to_owned());
+            change.lines()
+        };
+        assert_eq!(lines("a\nb\nc\n", "a\nx\ny\nc\n"), "- b\n+ x\n+ y\n");
+        assert_eq!(lines("a\na\n", "a\na\na\n"), "+ a\n");
+        assert_eq!(lines("a\n", ""), "- a\n");
+        assert_eq!(lines("", ""), "");
     }
 }

@@ -318,3 +318,20 @@ fn a_mirror_that_was_set_up_by_hand_is_in_use() {
     }
     assert_eq!(tree(dir.path()), before);
 }
+
+#[test]
+fn many_at_once_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    used(dir.path());
+    let before = tree(dir.path());
+    std::thread::scope(|scope| {
+        for line in ["containerd", "docker", "podman", "containerd"] {
+            let root = dir.path();
+            scope.spawn(move || setup(root, &format!("{line} --write --json")).unwrap());
+        }
+    });
+    for line in UNDOS {
+        assert!(setup(dir.path(), line).unwrap(), "{line}");
+    }
+    assert_eq!(tree(dir.path()), before);
+}
