@@ -167,6 +167,14 @@ async fn what_stands_in_files_is_broken() -> Result<()> {
     let found = examine(dir, &[]).await?;
     found.says("trust", "wrong", "ca.key is not");
 
+    // Users of the HTTP proxy that all may read.
+    let users = dir.join("users");
+    std::fs::write(&users, "ann:secret\n")?;
+    let set = format!("proxy.intercept.users={:?}", users.display().to_string());
+    let found = examine(dir, &["--set", &set]).await?;
+    found.says("trust", "wrong", "others can read");
+    assert!(!format!("{:?}", found.findings).contains("secret"));
+
     // A data directory that is none, and one where nobody may write.
     let file = file.display().to_string();
     let found = examine(dir, &["--data", &file]).await?;

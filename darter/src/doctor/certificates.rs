@@ -1,7 +1,7 @@
 //! Keys and certificates on this node's disk.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -19,6 +19,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if config.proxy.intercept.enabled {
         findings.push(interception(config));
+        findings.extend(config.proxy.intercept.users.as_deref().map(users));
     }
     findings.extend(membership(config));
     findings
@@ -59,6 +60,18 @@ fn interception(config: &Config) -> Finding {
         );
     }
     Finding::ok(CHECK, format!("the interception's CA is {shown}"))
+}
+
+/// Who may use the HTTP proxy.
+fn users(path: &Path) -> Finding {
+    match intercept::count_users(path) {
+        Ok(count) => Finding::ok(CHECK, format!("{} has {count} users", path.display())),
+        Err(cause) => Finding::wrong(
+            CHECK,
+            words(&cause),
+            "the proxy does not start without it: one `user:password` a line, chmod 600",
+        ),
+    }
 }
 
 /// The certificate by which the node is a member of its cluster.

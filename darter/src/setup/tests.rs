@@ -335,3 +335,17 @@ fn many_at_once_wait_for_each_other() {
     }
     assert_eq!(tree(dir.path()), before);
 }
+
+/// As Docker's own package of containerd has it.
+#[test]
+fn a_containerd_without_cri_is_not_reconfigured() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("etc/containerd/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    fs::write(&config, "disabled_plugins = [\"cri\"]\n").unwrap();
+    assert!(setup(dir.path(), "containerd --write").unwrap());
+    let after = fs::read_to_string(config).unwrap();
+    assert_eq!(after, "disabled_plugins = [\"cri\"]\n");
+    let hosts = "etc/containerd/certs.d/docker.io/hosts.toml";
+    assert!(dir.path().join(hosts).is_file());
+}

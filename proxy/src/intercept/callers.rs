@@ -43,6 +43,14 @@ pub enum UsersError {
     },
 }
 
+/// Reads the users of a file, as the start of a proxy does; how many they are.
+///
+/// # Errors
+/// When it can't be read, others can read it, or a line is something else.
+pub fn count_users(path: &Path) -> Result<usize, UsersError> {
+    Callers::read(path).map(|callers| callers.0.len())
+}
+
 /// Users and what proves that somebody is one.
 pub(super) struct Callers(HashMap<String, Digest>);
 
@@ -162,6 +170,7 @@ mod tests {
         assert!(matches!(open, UsersError::Open(_)), "{open}");
         for (content, number) in [("", 1), ("ann:x\nbob\n", 2), (":x\n", 1), ("ann:\n", 1)] {
             let users = file(content, 0o600);
+            assert!(count_users(users.path()).is_err(), "{content}");
             match Callers::read(users.path()).unwrap_err() {
                 UsersError::Line { line, .. } => assert_eq!(line, number, "{content}"),
                 other => panic!("{other}"),

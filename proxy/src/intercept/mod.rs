@@ -48,7 +48,7 @@ use blind::Exit;
 use ca::Authority;
 pub use ca::CaError;
 use callers::Callers;
-pub use callers::UsersError;
+pub use callers::{UsersError, count_users};
 use front::Front;
 pub use inspect::{CaFacts, inspect};
 use leaves::Leaves;
