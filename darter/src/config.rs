@@ -132,6 +132,12 @@ impl fmt::Display for Mistake {
     }
 }
 
+/// All of them in one, for who can't list them.
+pub(crate) fn as_error(mistakes: &[Mistake]) -> anyhow::Error {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!("the configuration: {}", lines.join("; "))
+}
+
 /// A value as TOML writes it; what is no TOML is a text.
 fn value_of(text: &str) -> Value {
     let parsed = format!("x = {text}").parse::<Table>();

@@ -67,10 +67,7 @@ impl Place {
         let data =
             data.map(|dir| Setting::text("--data", "proxy.data", &dir.display().to_string()));
         let config = config::load(self.config.as_deref(), std::env::vars(), data.collect());
-        let config = config.map_err(|mistakes| {
-            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!("the configuration: {}", lines.join("; "))
-        })?;
+        let config = config.map_err(|mistakes| config::as_error(&mistakes))?;
         let proxy = &config.proxy;
         intercept::inspect(&proxy.intercept, &proxy.data)?.with_context(|| {
             format!(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Patient, finding::Finding, vitals::reachable};
+use super::{Patient, finding::Finding};
 use crate::setup::{self, Client, Mirror, Record, Registry, Standing};
 
 const CHECK: &str = "clients";
@@ -64,17 +64,12 @@ fn one(
     client: Client,
 ) -> Result<String, (String, String)> {
     let name = client.name();
-    let url = format!("http://{}", reachable(patient.config.proxy.listen));
     let unclear = |cause: String| (format!("{name}: {cause}"), "mend that first".to_owned());
-    let mirror: Mirror = url.parse().map_err(unclear)?;
+    let mirror = Mirror::at(patient.config.proxy.listen);
     let upstreams = patient.config.proxy.upstreams.iter();
     let registries: Vec<Registry> = upstreams
-        .filter(|upstream| client != Client::Docker || upstream.name == "docker.io")
-        .filter_map(|upstream| {
-            let url = upstream.url.as_ref().map(|url| format!("={url}"));
-            let text = format!("{}{}", upstream.name, url.unwrap_or_default());
-            text.parse().ok()
-        })
+        .filter(|upstream| client.mirrors(&upstream.name))
+        .filter_map(Registry::of)
         .collect();
     if registries.is_empty() {
         return Ok(format!(

@@ -11,12 +11,8 @@ use http_body_util::Empty;
 use hyper::{Request, body::Bytes};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{
-    Patient,
-    finding::Finding,
-    vitals::{LOCAL, reachable},
-};
-use crate::http::client;
+use super::{Patient, finding::Finding, vitals::LOCAL};
+use crate::{http::client, setup::reachable};
 
 const CHECK: &str = "ports";
 /// Of a socket that listens, in /proc/net/tcp.

@@ -16,8 +16,11 @@ use hyper::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tokio::time::timeout;
 
-use super::{Patient, finding::Finding, vitals::reachable};
-use crate::http::{HttpClient, client};
+use super::{Patient, finding::Finding};
+use crate::{
+    http::{HttpClient, client},
+    setup::Mirror,
+};
 
 const CHECK: &str = "test pull";
 /// For all of it.
@@ -52,7 +55,7 @@ pub(super) async fn check(patient: &Patient) -> Finding {
             return Finding::wrong(CHECK, found, "name one as docker.io/library/alpine:3");
         }
     };
-    let mirror = format!("http://{}", reachable(patient.config.proxy.listen));
+    let mirror = Mirror::at(patient.config.proxy.listen).to_string();
     let pull = timeout(LIMIT, pull(&mirror, &image)).await;
     let failed = match pull {
         Ok(Ok(found)) => return Finding::ok(CHECK, found),

@@ -1,12 +1,6 @@
 //! Whether the proxy runs, and what it says of itself.
 
-use std::{
-    fs::File,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, io, path::Path, time::Duration};
 
 use rustix::fs::FlockOperation;
 use tokio::time::timeout;
@@ -15,6 +9,7 @@ use super::finding::Finding;
 use crate::{
     config::Config,
     http::{client, get},
+    setup::reachable,
 };
 
 /// For a port of this machine to answer.
@@ -93,16 +88,4 @@ fn owner(data: &Path) -> Owner {
         Err(rustix::io::Errno::WOULDBLOCK) => Owner::Somebody,
         Err(cause) => Owner::Unknown(cause.into()),
     }
-}
-
-/// Where a listening address is reached from this machine.
-pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
-    let mut address = listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        });
-    }
-    address
 }

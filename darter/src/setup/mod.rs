@@ -18,14 +18,15 @@ mod target;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::config::{self, Config};
 pub(crate) use files::Root;
 pub(crate) use plan::{Plan, Standing};
 pub(crate) use record::Record;
-pub(crate) use target::{Mirror, Registry};
+pub(crate) use target::{Mirror, Registry, reachable};
 
 /// What is pointed at the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -50,6 +51,11 @@ impl Client {
         }
     }
 
+    /// Whether it can have a mirror for a registry of that name.
+    pub(crate) fn mirrors(self, name: &str) -> bool {
+        self != Self::Docker || name == "docker.io"
+    }
+
     /// As the command line names it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -69,6 +75,7 @@ Examples:
   darter setup containerd --registry docker.io --registry ghcr.io --write
   darter setup docker --write                            Docker Hub; that is Docker's rule
   darter setup podman --registry reg.example:5000=http://10.0.0.5:5000 --write
+  darter setup containerd --config /etc/darter.toml --write    what that proxy mirrors
   darter setup containerd --undo                         everything as it was
 
 Exit codes: 0 done, or nothing to do; 1 it failed, or --undo left a file that was changed
@@ -77,13 +84,16 @@ pub(crate) struct Setup {
     /// The client.
     #[arg(value_enum)]
     client: Client,
-    /// Where the mirror is.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4001")]
-    mirror: Mirror,
-    /// A registry to pull through the mirror, with its URL where that is not https://NAME.
-    /// May be repeated. `_default` is all of them (containerd).
-    #[arg(long, value_name = "NAME[=URL]", default_value = "docker.io")]
+    /// Where the mirror is: http://127.0.0.1:4001 unless said.
+    #[arg(long, value_name = "URL")]
+    mirror: Option<Mirror>,
+    /// A registry to pull through the mirror, with its URL where that is not https://NAME:
+    /// docker.io unless said. May be repeated. `_default` is all of them (containerd).
+    #[arg(long, value_name = "NAME[=URL]")]
     registry: Vec<Registry>,
+    /// The proxy's configuration file: the mirror and the registries are what it says.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Show what would be written (the default).
     #[arg(long, group = "way")]
     print: bool,
@@ -101,6 +111,34 @@ pub(crate) struct Setup {
     root: PathBuf,
 }
 
+impl Setup {
+    /// The mirror and the registries: as the flags say, else as the proxy's file, else as
+    /// everything is by default.
+    fn targets(&self) -> Result<(Mirror, Vec<Registry>)> {
+        let config = match &self.config {
+            None => Config::default(),
+            Some(file) => config::load(Some(file), std::env::vars(), Vec::new())
+                .map_err(|mistakes| config::as_error(&mistakes))?,
+        };
+        let mirror = match &self.mirror {
+            Some(mirror) => mirror.clone(),
+            None => Mirror::at(config.proxy.listen),
+        };
+        let mut registries = self.registry.clone();
+        if registries.is_empty() {
+            let upstreams = config.proxy.upstreams.iter();
+            let upstreams = upstreams.filter(|upstream| self.client.mirrors(&upstream.name));
+            registries = upstreams.filter_map(Registry::of).collect();
+        }
+        ensure!(
+            !registries.is_empty(),
+            "{} has mirrors for docker.io alone, which that file does not list",
+            self.client.name()
+        );
+        Ok((mirror, registries))
+    }
+}
+
 pub(crate) fn run(options: &Setup) -> Result<ExitCode> {
     let root = Root::open(&options.root)?;
     let changes_files = options.write || options.undo;
@@ -110,16 +148,13 @@ pub(crate) fn run(options: &Setup) -> Result<ExitCode> {
         let undone = record.undo(&root, options.client.recorded())?;
         return report::undone(&undone, &root, options);
     }
-    let plan = plan(
-        &Standing::new(&root, &record),
-        options.client,
-        &options.mirror,
-        &options.registry,
-    )?;
+    let (mirror, registries) = options.targets()?;
+    let standing = Standing::new(&root, &record);
+    let plan = plan(&standing, options.client, &mirror, &registries)?;
     if options.write && !plan.changes.is_empty() {
         record.write(&root, options.client.recorded(), &plan.changes)?;
     }
-    report::planned(&plan, &root, options)
+    report::planned(&plan, &mirror, &root, options)
 }
 
 /// What `client`'s files lack, to use `mirror` for `registries`. No changes: it does already.

@@ -6,14 +6,19 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
-    Setup,
+    Mirror, Setup,
     files::Root,
     plan::Plan,
     record::{PATH, Undone},
 };
 
 /// Of `--write` and `--print`.
-pub(super) fn planned(plan: &Plan, root: &Root, options: &Setup) -> Result<ExitCode> {
+pub(super) fn planned(
+    plan: &Plan,
+    mirror: &Mirror,
+    root: &Root,
+    options: &Setup,
+) -> Result<ExitCode> {
     let then = once(plan.changes.iter().filter_map(|change| change.then));
     let client = options.client.name();
     if options.json {
@@ -24,7 +29,7 @@ pub(super) fn planned(plan: &Plan, root: &Root, options: &Setup) -> Result<ExitC
         });
         let whole = json!({
             "client": client,
-            "mirror": options.mirror.to_string(),
+            "mirror": mirror.to_string(),
             "written": options.write,
             "changes": changes.collect::<Vec<_>>(),
             "then": then,
@@ -37,7 +42,7 @@ pub(super) fn planned(plan: &Plan, root: &Root, options: &Setup) -> Result<ExitC
         eprintln!("darter: {note}");
     }
     if plan.changes.is_empty() {
-        println!("{client} uses {} already: nothing to do", options.mirror);
+        println!("{client} uses {mirror} already: nothing to do");
         return Ok(ExitCode::SUCCESS);
     }
     for change in &plan.changes {

@@ -1,8 +1,13 @@
 //! What clients are pointed at: the mirror, and the registries behind it.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
 
 use darter_api::UpstreamName;
+use darter_proxy::upstream::UpstreamOptions;
 use hyper::Uri;
 
 /// The URL of a mirror, without credentials, query or a slash at its end.
@@ -14,6 +19,15 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
+    /// The one that listens there, as this machine reaches it.
+    pub(crate) fn at(listen: SocketAddr) -> Self {
+        Self {
+            plain: true,
+            authority: reachable(listen).to_string(),
+            path: String::new(),
+        }
+    }
+
     /// Whether it is spoken to in plain text.
     pub(crate) const fn is_plain(&self) -> bool {
         self.plain
@@ -86,6 +100,15 @@ impl Registry {
     /// containerd's name for all registries that have no folder of their own.
     pub(crate) const ALL: &str = "_default";
 
+    /// One of the proxy's configuration; none if its URL is one that only the proxy takes.
+    pub(crate) fn of(upstream: &UpstreamOptions) -> Option<Self> {
+        let url = upstream.url.as_ref().map(|url| url.parse());
+        Some(Self {
+            name: upstream.name.clone(),
+            url: url.transpose().ok()?,
+        })
+    }
+
     /// Where clients go without the mirror.
     pub(crate) fn server(&self) -> String {
         match &self.url {
@@ -113,6 +136,18 @@ impl FromStr for Registry {
             url,
         })
     }
+}
+
+/// Where a listening address is reached from this machine.
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
 }
 
 #[cfg(test)]
@@ -143,6 +178,8 @@ mod tests {
                 .unwrap()
                 .is_on_loopback()
         );
+        let everywhere = Mirror::at("0.0.0.0:4001".parse().unwrap());
+        assert_eq!(everywhere.to_string(), "http://127.0.0.1:4001");
         for text in ["127.0.0.1:4001", "ftp://x", "http://u:p@x", "http://x?y"] {
             assert!(text.parse::<Mirror>().is_err(), "{text}");
         }

@@ -349,3 +349,28 @@ fn a_containerd_without_cri_is_not_reconfigured() {
     let hosts = "etc/containerd/certs.d/docker.io/hosts.toml";
     assert!(dir.path().join(hosts).is_file());
 }
+
+#[test]
+fn the_proxys_file_says_what_is_mirrored() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("darter.toml");
+    fs::write(&file, "[proxy]\nlisten = '0.0.0.0:5001'\n[[proxy.upstreams]]\nname = 'reg.example:5000'\nurl = 'http://10.0.0.5:5000'\n").unwrap();
+    let root = dir.path().join("system");
+    fs::create_dir(&root).unwrap();
+    let line = |client| format!("{client} --config {} --write", file.display());
+    assert!(setup(&root, &line("containerd")).unwrap());
+    let hosts = root.join("etc/containerd/certs.d/reg.example:5000/hosts.toml");
+    let hosts = fs::read_to_string(hosts).unwrap();
+    assert!(
+        hosts.contains("server = \"http://10.0.0.5:5000\""),
+        "{hosts}"
+    );
+    assert!(
+        hosts.contains("[host.\"http://127.0.0.1:5001\"]"),
+        "{hosts}"
+    );
+    let error = setup(&root, &line("docker")).unwrap_err().to_string();
+    assert!(error.contains("docker.io alone"), "{error}");
+    let gone = setup(&root, "docker --config /nowhere.toml").unwrap_err();
+    assert!(gone.to_string().contains("/nowhere.toml"), "{gone}");
+}
