@@ -4,7 +4,7 @@
 #   hack/test.sh           all tests; repetitions cut short
 #   hack/test.sh --long    the full repetitions (20 kills of everything)
 #
-# The real clients come from Debian's packages. What can't be installed is skipped by
+# The real clients come from Debian's packages, the newest ones from hack/tools.sh. What can't be installed is skipped by
 # name; the list at the end says which clients the tests really used.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,6 +43,10 @@ if [ "${#missing[@]}" -gt 0 ]; then
     echo "not root, or no apt: missing ${missing[*]}; their tests will be skipped"
   fi
 fi
+
+# What Debian does not have is built by Go; what can't be is skipped by name below.
+hack/tools.sh || true
+export DARTER_TEST_TOOLS="${CARGO_TARGET_DIR:-$PWD/target}/tools/bin"
 
 report=$(mktemp)
 lab=$(mktemp -d)

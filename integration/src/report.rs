@@ -24,6 +24,30 @@ pub fn find(command: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Where `hack/tools.sh` has put a client that the system does not have, or has too old.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let given = std::env::var_os("DARTER_TEST_TOOLS").map(PathBuf::from);
+    let usual = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/tools/bin"));
+    let tool = given.unwrap_or(usual).join(name);
+    tool.is_file().then_some(tool)
+}
+
+/// Whether a test that needs these of `hack/tools.sh`'s can run. Says so either way.
+pub fn has_tools(test: &str, tools: &[&str]) -> bool {
+    for name in tools {
+        let Some(path) = tool(name) else {
+            line(&format!(
+                "skipped {test}: {name} is not built (hack/tools.sh)"
+            ));
+            return false;
+        };
+        let version = std::fs::read_to_string(path.with_extension("version"));
+        let version = version.unwrap_or_default();
+        line(&format!("used {name} ({})", version.trim()));
+    }
+    true
+}
+
 fn is_root() -> bool {
     Command::new("id")
         .arg("-u")

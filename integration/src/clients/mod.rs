@@ -2,10 +2,12 @@
 
 mod containerd;
 mod dockerd;
+mod newest;
 mod skopeo;
 
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
+pub use newest::{NewContainerd, through};
 pub use skopeo::{podman_pull, podman_pull_under, skopeo_copy};
 
 use std::{
