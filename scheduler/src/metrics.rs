@@ -19,6 +19,7 @@ pub struct Metrics {
     granted: Counter<u64, AtomicU64>,
     expired: Counter<u64, AtomicU64>,
     returned: Counter<u64, AtomicU64>,
+    moved: Counter<u64, AtomicU64>,
     /// Messages from peers.
     pub received: Counter,
     /// Messages to peers.
@@ -36,6 +37,7 @@ impl Default for Metrics {
             granted: Counter::default(),
             expired: Counter::default(),
             returned: Counter::default(),
+            moved: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
             decision: Histogram::new([1e-5, 1e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5]),
@@ -69,6 +71,11 @@ impl Metrics {
             self.returned.clone(),
         );
         registry.register(
+            "leases_moved",
+            "Leases that went from a slow holder to a better one",
+            self.moved.clone(),
+        );
+        registry.register(
             "messages_received",
             "Messages from peers",
             self.received.clone(),
@@ -89,6 +96,7 @@ impl Metrics {
             (&self.granted, counts.granted),
             (&self.expired, counts.expired),
             (&self.returned, counts.returned),
+            (&self.moved, counts.moved),
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }

@@ -19,7 +19,7 @@ use std::{
 
 use darter_api::{HostId, Timestamp, session::ParentReport};
 
-use super::Cluster;
+use super::{Cluster, hosts::Host};
 
 /// Samples that are remembered of a host.
 const WINDOW: usize = 64;
@@ -171,6 +171,11 @@ fn sample(report: &ParentReport) -> Option<f32> {
     (report.pieces > 0 && report.bytes > 0).then(|| (report.busy_us as f32 / mebibytes).max(50.0))
 }
 
+/// Whether enough children caught it sending rot.
+pub(super) fn is_rotten(host: &Host) -> bool {
+    host.rot_seen_by.len() >= ROT_REPORTERS
+}
+
 impl Cluster {
     /// A child tells what came from its parents in the last second.
     pub(super) fn parents_reported(&mut self, now: Timestamp, child: HostId, all: &[ParentReport]) {
@@ -188,14 +193,14 @@ impl Cluster {
         let sample = sample(report);
         let levels = population(self.levels_beside(now, &child, &report.host));
         let lately = median(self.samples_beside(now, &child, &report.host));
+        if report.rot > 0 {
+            self.caught(now, &report.host, child);
+        }
         let zone = self.zone_of(&child).unwrap_or_default().to_owned();
         let Some(parent) = self.hosts.get_mut(&report.host) else {
             return;
         };
         parent.remember(report.pieces, report.failures + report.rot);
-        if report.rot > 0 {
-            parent.caught_by(child);
-        }
         let is_slow = match sample {
             None => report.failures > 0,
             Some(sample) => {
@@ -262,14 +267,27 @@ impl Cluster {
     pub(super) fn is_bad(&self, host: &HostId) -> bool {
         self.hosts
             .get(host)
-            .is_none_or(|host| host.rot_seen_by.len() >= ROT_REPORTERS || host.record.bad.is_some())
+            .is_none_or(|host| is_rotten(host) || host.record.bad.is_some())
+    }
+
+    /// A child caught a host sending rot: with enough of them it is nobody's parent and
+    /// nobody's reader any more.
+    pub(super) fn caught(&mut self, now: Timestamp, host: &HostId, by: HostId) {
+        let Some(known) = self.hosts.get_mut(host) else {
+            return;
+        };
+        let before = is_rotten(known);
+        known.caught_by(by);
+        if is_rotten(known) && !before {
+            self.disown(now, host);
+        }
     }
 
     /// Whether a host is bad for being slow: better than nobody.
     pub(super) fn is_slow(&self, host: &HostId) -> bool {
         self.hosts
             .get(host)
-            .is_some_and(|host| host.rot_seen_by.len() < ROT_REPORTERS && host.record.bad.is_some())
+            .is_some_and(|host| !is_rotten(host) && host.record.bad.is_some())
     }
 
     /// Whether one child may try a slow host now.

@@ -11,7 +11,10 @@ use darter_api::{
     session::{Hello, Locality},
 };
 
-use super::{Cluster, bad::Record};
+use super::{
+    Cluster,
+    bad::{Record, is_rotten},
+};
 
 /// A load report is believed for so long; hosts send one a second.
 const LOAD_LASTS: Duration = Duration::from_secs(5);
@@ -49,6 +52,8 @@ pub(super) struct Host {
     pub(super) rot_seen_by: BTreeSet<HostId>,
     /// When it last could not read some source.
     pub(super) source_failed: Option<Timestamp>,
+    /// When it last read a source far slower than others.
+    pub(super) lagged: Option<Timestamp>,
     /// How it does as a parent.
     pub(super) record: Record,
     load: Option<(u32, Timestamp)>,
@@ -76,6 +81,7 @@ impl Host {
             round_trip: Duration::ZERO,
             rot_seen_by: BTreeSet::new(),
             source_failed: None,
+            lagged: None,
             record: Record::default(),
             load: None,
             blocked: BTreeMap::new(),
@@ -161,8 +167,11 @@ impl Cluster {
         self.hosts.get(host)?.zone()
     }
 
+    /// Whether others take from it what it has: it gives, and was not found to send rot.
     pub(super) fn shares(&self, host: &HostId) -> bool {
-        self.hosts.get(host).is_some_and(|host| host.hello.shares)
+        self.hosts
+            .get(host)
+            .is_some_and(|host| host.hello.shares && !is_rotten(host))
     }
 
     /// Whether one of the two takes nothing from the other.

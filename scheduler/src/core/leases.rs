@@ -10,6 +10,7 @@ use darter_api::{
 use super::{
     Cluster,
     deal::MAX_RUNS,
+    pace::{Pace, Standing},
     task::{Lease, Task},
 };
 
@@ -72,7 +73,8 @@ impl Cluster {
     }
 
     /// The first reader: the seed by rendezvous (Thaler and Ravishankar, 1998); else
-    /// one of those who wait, first of all those who were near the last reader.
+    /// one of those who wait: who does well as a parent, and of those who were near the
+    /// last reader.
     pub(super) fn holder_for(&self, now: Timestamp, id: &TaskId) -> Option<HostId> {
         let task = self.tasks.get(id)?;
         let memory = self.options.refusal_memory;
@@ -91,13 +93,15 @@ impl Cluster {
         if let Some(host) = waiters.iter().find(reads_first) {
             return Some(*host);
         }
-        if let Some(seed) = self.ranked_seeds(id).into_iter().find(fit) {
-            return Some(seed);
+        let does_well = |host: &HostId| self.standing(host) < Standing::Weak;
+        let seeds: Vec<HostId> = self.ranked_seeds(id).into_iter().filter(fit).collect();
+        if let Some(seed) = seeds.iter().find(|seed| does_well(seed)) {
+            return Some(*seed);
         }
-        let is_heir = |host: &&HostId| task.heirs.contains(*host) && fit(host);
-        let heir = waiters.iter().find(is_heir);
-        heir.or_else(|| waiters.iter().find(|host| fit(host)))
-            .copied()
+        let fit = waiters.into_iter().filter(fit);
+        let best = fit.min_by_key(|host| (self.standing(host), !task.heirs.contains(host)));
+        let seed = seeds.first().copied();
+        best.filter(does_well).or(seed).or(best)
     }
 
     /// Whether a host is allowed to read this task, and has not failed to lately.
@@ -120,7 +124,7 @@ impl Cluster {
     pub(super) fn ranked_seeds(&self, id: &TaskId) -> Vec<HostId> {
         let mut ranked: Vec<HostId> = self.seeds.iter().copied().collect();
         ranked.retain(|seed| !self.is_bad(seed) || self.is_slow(seed));
-        ranked.sort_by_cached_key(|seed| (self.is_slow(seed), rank(id, seed)));
+        ranked.sort_by_cached_key(|seed| (self.standing(seed) >= Standing::Weak, rank(id, seed)));
         ranked
     }
 
@@ -253,7 +257,9 @@ impl Cluster {
         }
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
             lease.accepted.get_or_insert(now);
-            lease.first_byte = true;
+            if !std::mem::replace(&mut lease.first_byte, true) {
+                lease.pace = Pace::new(now);
+            }
             lease.renewed = now;
         }
         self.ensure_source(now, id);
@@ -267,8 +273,12 @@ impl Cluster {
         let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
             return;
         };
+        let piece_length = u64::from(task.lengths.piece_length());
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
+            let before = lease.pieces.len();
             lease.pieces.subtract(&held);
+            let read = u64::from(before - lease.pieces.len());
+            lease.pace.read(now, read * piece_length);
             if gained {
                 lease.renewed = now;
                 task.failures = 0;
@@ -356,6 +366,7 @@ impl Cluster {
                 accepted: Some(now),
                 first_byte: true,
                 renewed: now,
+                pace: Pace::new(now),
             });
             self.live.insert(*id);
         }

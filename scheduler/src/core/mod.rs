@@ -16,6 +16,7 @@ mod leases;
 mod mesh;
 mod moves;
 mod observations;
+mod pace;
 mod policy;
 mod preheat;
 mod public;
@@ -41,6 +42,7 @@ use rand::{SeedableRng as _, rngs::SmallRng};
 use crate::Options;
 use hosts::Host;
 use observations::Observations;
+use pace::Paces;
 pub use policy::{Priority, Rule};
 pub use preheat::{Preheat, Preheated};
 use public::Followed;
@@ -106,6 +108,8 @@ pub struct Counts {
     pub expired: u64,
     /// Leases that came back so far.
     pub returned: u64,
+    /// Leases that went from a slow holder to a better one so far.
+    pub moved: u64,
 }
 
 /// All hosts and tasks of a scheduler.
@@ -131,6 +135,7 @@ pub struct Cluster {
     sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
     usual_rate: Option<f32>,
+    paces: Paces,
     counts: Counts,
     /// When something last happened.
     now: Timestamp,
@@ -158,6 +163,7 @@ impl Cluster {
             settling: HashMap::new(),
             sweeps: BTreeSet::new(),
             usual_rate: None,
+            paces: Paces::default(),
             counts: Counts::default(),
             now,
             ticked: now,
@@ -196,6 +202,7 @@ impl Cluster {
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
         }
+        self.look_at_readers(now);
         self.sweep(now);
         self.tell_news(now);
         std::mem::take(&mut self.commands)
@@ -639,10 +646,8 @@ impl Cluster {
             self.host_down(now, &neighbour);
             return;
         }
-        if complaint == Complaint::Rot
-            && let Some(host) = self.hosts.get_mut(&neighbour)
-        {
-            host.caught_by(reporter);
+        if complaint == Complaint::Rot {
+            self.caught(now, &neighbour, reporter);
         }
     }
 }

@@ -14,6 +14,7 @@ use darter_api::{
 
 use super::{
     cells::{Cells, Seat},
+    pace::Pace,
     zones::Gateway,
 };
 
@@ -97,6 +98,7 @@ pub(super) struct Lease {
     pub(super) accepted: Option<Timestamp>,
     pub(super) first_byte: bool,
     pub(super) renewed: Timestamp,
+    pub(super) pace: Pace,
 }
 
 impl Lease {
@@ -361,6 +363,7 @@ impl Task {
             accepted: None,
             first_byte: false,
             renewed: now,
+            pace: Pace::new(now),
         });
     }
 

@@ -4,6 +4,7 @@ mod bad;
 mod field;
 mod histories;
 mod moves;
+mod pace;
 mod policy;
 mod preheat;
 mod public;

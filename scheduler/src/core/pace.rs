@@ -1,0 +1,313 @@
+//! Whether somebody else had better read what a holder has not read yet.
+//!
+//! A holder lags behind when its reading (of all its leases together, since they share a link)
+//! is four times slower than others read the same upstream now, or, unless the source is busy with
+//! all of them together, than one host read it lately; and when its children find it slow.
+//! What it has left then goes to a host of better [`Standing`]. That the source itself became
+//! slow shows in that nobody is faster: with each lease that moves for its upstream's past,
+//! that past counts for half.
+//!
+//! Owner of state: [`Paces`], bounded. What a host keeps is its standing as a reader.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use darter_api::{HostId, PieceSet, TaskId, Timestamp, UpstreamName, session::SchedulerMessage};
+
+use super::{
+    Cluster,
+    task::{Lease, Task},
+};
+
+/// Between two looks at all holders: as often as hosts tell of their progress.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A holder is judged by what it has read within at least this, since its source's first byte.
+const FAIR: Duration = Duration::from_millis(1500);
+/// Less than this to go is not worth another request to the source.
+const WORTH_IT: Duration = Duration::from_secs(2);
+/// So many times slower than others is lagging: hosts share links, and pieces come in steps.
+const LAGS: f32 = 4.0;
+/// A parent that brings a third of what is usual makes a weak reader.
+const WEAK: f32 = 3.0;
+/// For so long what an upstream brought is what it can bring, and a host that lagged is weak.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Upstreams whose pace is kept.
+const MAX_UPSTREAMS: usize = 1024;
+
+/// What is known of a host that could read a source, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Its children get from it what is usual.
+    Good,
+    /// Nobody has taken anything from it.
+    Unknown,
+    /// It is slow, to its children or as a reader.
+    Weak,
+    /// Somebody caught it sending rot.
+    Suspect,
+}
+
+/// How fast a lease is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    since: Timestamp,
+    /// Bytes since then.
+    bytes: u64,
+    /// Bytes a second before it.
+    before: Option<f32>,
+}
+
+impl Pace {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self {
+            since: now,
+            bytes: 0,
+            before: None,
+        }
+    }
+
+    /// So much more was read.
+    pub(super) fn read(&mut self, now: Timestamp, bytes: u64) {
+        self.bytes += bytes;
+        let took = now.since(self.since);
+        if took >= FAIR && self.bytes > 0 {
+            *self = Self {
+                before: Some(self.bytes as f32 / took.as_secs_f32()),
+                ..Self::new(now)
+            };
+        }
+    }
+
+    /// Bytes a second, once there is something to go by; `piece` bytes may have come that
+    /// nobody has told of.
+    pub(super) fn rate(&self, now: Timestamp, piece: u32) -> Option<f32> {
+        let took = now.since(self.since);
+        let most = (self.bytes as f32 + piece as f32) / took.as_secs_f32().max(1e-3);
+        match self.before {
+            Some(before) if took < FAIR => Some(before),
+            Some(before) => Some(before.min(most)),
+            None => (took >= FAIR * 2).then_some(most),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Paces {
+    looked: Timestamp,
+    /// The most that one host read of an upstream, in bytes a second, and when.
+    best: BTreeMap<UpstreamName, (f32, Timestamp)>,
+}
+
+impl Paces {
+    /// One host reads that fast now.
+    fn note(&mut self, now: Timestamp, upstream: &UpstreamName, rate: f32) {
+        match self.best.get_mut(upstream) {
+            Some(best) if rate >= best.0 || now.since(best.1) >= MEMORY => *best = (rate, now),
+            Some(_) => {}
+            None => {
+                if self.best.len() >= MAX_UPSTREAMS {
+                    self.best.pop_first();
+                }
+                self.best.insert(upstream.clone(), (rate, now));
+            }
+        }
+    }
+}
+
+/// Those who read one upstream now, and how fast.
+type Readers = BTreeMap<HostId, f32>;
+
+impl Cluster {
+    /// What is known of a host as a reader.
+    pub(super) fn standing(&self, host: &HostId) -> Standing {
+        let Some(known) = self.hosts.get(host) else {
+            return Standing::Suspect;
+        };
+        if !known.rot_seen_by.is_empty() {
+            return Standing::Suspect;
+        }
+        let lagged = |at: Timestamp| self.now.since(at) < MEMORY;
+        if self.is_bad(host) || known.lagged.is_some_and(lagged) {
+            return Standing::Weak;
+        }
+        match known.rate_to("").zip(self.usual_rate) {
+            None => Standing::Unknown,
+            Some((rate, usual)) if rate * WEAK < usual => Standing::Weak,
+            Some(_) => Standing::Good,
+        }
+    }
+
+    /// Looks at all holders, if it is time to.
+    pub(super) fn look_at_readers(&mut self, now: Timestamp) {
+        if now.since(self.paces.looked) < LOOK_EVERY || self.live.is_empty() {
+            return;
+        }
+        self.paces.looked = now;
+        let upstreams = self.readers_by_upstream(now);
+        for (upstream, readers) in &upstreams {
+            let fastest = readers.values().copied().fold(0.0, f32::max);
+            self.paces.note(now, upstream, fastest);
+        }
+        for (id, holder) in self.holders_now() {
+            let readers = self.upstream_of(&id).and_then(|one| upstreams.get(one));
+            let lags = readers.and_then(|readers| self.lags_behind(&id, &holder, readers));
+            let of_the_past = lags == Some(Reason::Past);
+            if (lags.is_some() || self.is_slow(&holder))
+                && self.hand_over(now, &id, holder)
+                && of_the_past
+            {
+                self.doubt(&id);
+            }
+        }
+    }
+
+    fn upstream_of(&self, id: &TaskId) -> Option<&UpstreamName> {
+        let origin = self.tasks.get(id)?.origins.first()?;
+        Some(&origin.upstream)
+    }
+
+    fn readers_by_upstream(&self, now: Timestamp) -> HashMap<UpstreamName, Readers> {
+        let mut upstreams: HashMap<UpstreamName, Readers> = HashMap::new();
+        for task in self.live.iter().filter_map(|id| self.tasks.get(id)) {
+            let Some(origin) = task.origins.first() else {
+                continue;
+            };
+            for lease in &task.leases {
+                if let Some(rate) = lease.pace.rate(now, task.lengths.piece_length()) {
+                    let readers = upstreams.entry(origin.upstream.clone()).or_default();
+                    *readers.entry(lease.holder).or_default() += rate;
+                }
+            }
+        }
+        upstreams
+    }
+
+    /// Who was granted something, task by task.
+    fn holders_now(&self) -> Vec<(TaskId, HostId)> {
+        let mut found = Vec::new();
+        for id in &self.live {
+            let leases = self.tasks.get(id).into_iter().flat_map(|task| &task.leases);
+            let granted = leases.filter(|lease| !lease.own);
+            found.extend(granted.map(|lease| (*id, lease.holder)));
+        }
+        found
+    }
+
+    fn lags_behind(&self, id: &TaskId, holder: &HostId, readers: &Readers) -> Option<Reason> {
+        let rate = *readers.get(holder)?;
+        let others = readers.iter().filter(|(other, _)| *other != holder);
+        let mut others: Vec<f32> = others.map(|(_, rate)| *rate).collect();
+        others.sort_unstable_by(f32::total_cmp);
+        let lags = |expected: f32| rate * LAGS < expected;
+        if others.get(others.len() / 2).copied().is_some_and(lags) {
+            return Some(Reason::Others);
+        }
+        let (best, _) = *self.paces.best.get(self.upstream_of(id)?)?;
+        let all: f32 = readers.values().sum();
+        (lags(best) && all * 2.0 < best).then_some(Reason::Past)
+    }
+
+    /// What a holder has not read goes to a better one, if there is one and it is worth it.
+    fn hand_over(&mut self, now: Timestamp, id: &TaskId, holder: HostId) -> bool {
+        let Some(task) = self.tasks.get(id) else {
+            return false;
+        };
+        let left = |lease: &&Lease| lease.holder == holder && lease.time_left(now) >= WORTH_IT;
+        let Some(lease) = task.leases.iter().filter(|one| !one.own).find(left) else {
+            return false;
+        };
+        if task.ranges == Some(false) || task.waiting() == 0 {
+            return false;
+        }
+        let pieces = lease.pieces.clone();
+        let better = self.better_reader(now, id, task);
+        if let Some(known) = self.hosts.get_mut(&holder) {
+            known.lagged = Some(now);
+        }
+        let Some(better) = better else {
+            return false;
+        };
+        self.move_lease(now, id, holder, better, &pieces);
+        true
+    }
+
+    fn move_lease(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        from: HostId,
+        to: HostId,
+        pieces: &PieceSet,
+    ) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            for lease in task.leases.iter_mut().filter(|lease| lease.holder == from) {
+                lease.pieces.subtract(pieces);
+            }
+            task.leases.retain(|lease| !lease.pieces.is_empty());
+        }
+        self.counts.moved += 1;
+        let (task, left) = (*id, pieces.clone());
+        self.send(from, SchedulerMessage::Revoked { task, pieces: left });
+        self.grant_all(now, id, to, pieces);
+    }
+
+    /// A seed or a waiter that nothing is said against, and that reads none of it.
+    fn better_reader(&self, now: Timestamp, id: &TaskId, task: &Task) -> Option<HostId> {
+        let readers = task.readers();
+        let fit = |host: &HostId| {
+            !readers.contains(host)
+                && self.standing(host) < Standing::Weak
+                && self.may_read(now, task, host)
+        };
+        let seed = self.ranked_seeds(id).into_iter().find(fit);
+        seed.or_else(|| {
+            let waiters = task.waiters().into_iter().filter(fit);
+            waiters.min_by_key(|host| self.standing(host))
+        })
+    }
+
+    /// A lease moved because others were faster once.
+    fn doubt(&mut self, id: &TaskId) {
+        let upstream = self.upstream_of(id).cloned();
+        if let Some((best, _)) = upstream.and_then(|one| self.paces.best.get_mut(&one)) {
+            *best /= 2.0;
+        }
+    }
+
+    /// Nobody takes anything from a host any more: what it holds is as good as gone, and
+    /// what it was to read is read by somebody else.
+    pub(super) fn disown(&mut self, now: Timestamp, host: &HostId) {
+        let Some(known) = self.hosts.get(host) else {
+            return;
+        };
+        for id in known.tasks.clone() {
+            let Some(task) = self.tasks.get_mut(&id) else {
+                continue;
+            };
+            task.set_held(*host, PieceSet::new());
+            task.sources.remove(host);
+            let mut left = PieceSet::new();
+            for lease in task.leases.iter().filter(|lease| lease.holder == *host) {
+                left.union_with(&lease.pieces);
+            }
+            task.leases.retain(|lease| lease.holder != *host);
+            if !left.is_empty() {
+                let pieces = left;
+                self.send(*host, SchedulerMessage::Revoked { task: id, pieces });
+            }
+            self.ensure_source(now, &id);
+        }
+    }
+}
+
+/// What a holder is found slow by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// What others read at the same time.
+    Others,
+    /// What somebody read before.
+    Past,
+}

@@ -1,0 +1,232 @@
+//! Who reads on when a holder is slow, or sends rot.
+
+use std::ops::Range;
+
+use darter_api::session::{Complaint, Join, PeerMessage, Purpose, Role};
+
+use super::{
+    super::*,
+    field::{Field, id},
+    rules::{origin, task},
+};
+
+const HOLDER: u16 = 0;
+const SLOW: u16 = 1;
+const ROTTEN: u16 = 2;
+const GOOD: u16 = 7;
+
+/// Two hundred pieces of 256 KiB.
+fn lengths() -> Lengths {
+    Lengths::of(200 << 18).unwrap()
+}
+
+fn joins(field: &mut Field, name: u16, number: u8) {
+    let join = Join {
+        task: task(number),
+        lengths: lengths(),
+        held: PieceSet::new(),
+        origin: origin(),
+        purpose: Purpose::Pull,
+    };
+    field.says(name, PeerMessage::Join(join));
+}
+
+/// Hosts that join one task: the first of them reads its source.
+fn swarm(hosts: u16) -> Field {
+    let mut field = Field::new(Options::default());
+    for name in 0..hosts {
+        field.up(Field::hello(name));
+        joins(&mut field, name, 1);
+    }
+    assert_eq!(reader(&field), Some(id(HOLDER)));
+    field
+}
+
+fn reader(field: &Field) -> Option<HostId> {
+    let leases = &field.cluster.tasks[&task(1)].leases;
+    leases.first().map(|lease| lease.holder)
+}
+
+fn begins(field: &mut Field, name: u16) {
+    let task = task(1);
+    field.says(name, PeerMessage::LeaseAccepted { task });
+    field.says(name, PeerMessage::LeaseFirstByte { task, ranges: true });
+}
+
+fn holds(field: &mut Field, name: u16, pieces: Range<u32>) -> Vec<Command> {
+    let (task, held) = (task(1), PieceSet::from_range(pieces));
+    field.says(name, PeerMessage::Progress { task, held })
+}
+
+fn caught(field: &mut Field, reporter: u16, neighbour: u16) -> Vec<Command> {
+    let (neighbour, task, complaint) = (id(neighbour), task(1), Complaint::Rot);
+    field.says(
+        reporter,
+        PeerMessage::Report {
+            neighbour,
+            task,
+            complaint,
+        },
+    )
+}
+
+/// Seconds until somebody else reads, while the holder gains a piece every `every` seconds.
+fn seconds_until_moved(field: &mut Field, from: u32, every: u32) -> Option<u32> {
+    let Some(holder) = reader(field) else {
+        return Some(0);
+    };
+    let name = (0..100).find(|name| id(*name) == holder)?;
+    let mut held = from;
+    for second in 1..=20 {
+        field.pass(1000);
+        if second % every == 0 {
+            held += 1;
+            holds(field, name, from..held);
+        }
+        if reader(field) != Some(holder) {
+            return Some(second);
+        }
+    }
+    None
+}
+
+#[test]
+fn the_next_reader_is_one_that_does_well() {
+    let mut field = swarm(12);
+    for _ in 0..20 {
+        for child in 3..6 {
+            let parents = [(GOOD, 20_000), (8, 20_000), (SLOW, 400_000)];
+            field.reports(child, &parents.map(|(name, micros)| (name, Some(micros))));
+        }
+    }
+    caught(&mut field, 5, ROTTEN);
+    field.down(HOLDER);
+    let next = reader(&field).unwrap();
+    assert!([id(GOOD), id(8)].contains(&next), "{next:?}");
+}
+
+#[test]
+fn what_a_slow_holder_has_not_read_goes_to_another() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    for second in 1..=4 {
+        field.pass(1000);
+        holds(&mut field, HOLDER, 0..second * 4);
+    }
+    field.down(HOLDER);
+    let slow = reader(&field).unwrap();
+    let name = (0..12).find(|name| id(*name) == slow).unwrap();
+    begins(&mut field, name);
+    let found = seconds_until_moved(&mut field, 16, 3).expect("found");
+    println!("a holder twelve times slower than the one before: found after {found} s");
+    assert!(found <= 4, "{found} s");
+    assert_eq!(field.cluster.counts().moved, 1);
+    // It is not asked again while there are others.
+    let second = reader(&field).unwrap();
+    field.cluster.handle(
+        field.now,
+        Event::HostDown {
+            host: second,
+            epoch: 1,
+        },
+    );
+    assert_ne!(reader(&field).unwrap(), slow);
+}
+
+#[test]
+fn a_source_that_became_slow_is_not_passed_around_for_ever() {
+    let mut field = swarm(40);
+    begins(&mut field, HOLDER);
+    for second in 1..=4 {
+        field.pass(1000);
+        holds(&mut field, HOLDER, 0..second * 4);
+    }
+    for _ in 0..20 {
+        let holder = reader(&field).unwrap();
+        let name = (0..40).find(|name| id(*name) == holder).unwrap();
+        begins(&mut field, name);
+        if seconds_until_moved(&mut field, 16, 4).is_none() {
+            break;
+        }
+    }
+    let moved = field.cluster.counts().moved;
+    println!("a source sixteen times slower than before: {moved} leases moved");
+    assert!((1..=4).contains(&moved), "{moved}");
+}
+
+#[test]
+fn a_source_that_many_share_makes_nobody_slow() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    for second in 1..=4 {
+        field.pass(1000);
+        holds(&mut field, HOLDER, 0..second * 4);
+    }
+    for number in 2..10 {
+        let name = u16::from(number);
+        joins(&mut field, name, number);
+        let task = task(number);
+        field.says(name, PeerMessage::LeaseAccepted { task });
+        field.says(name, PeerMessage::LeaseFirstByte { task, ranges: true });
+    }
+    for second in 1..=10 {
+        field.pass(2000);
+        holds(&mut field, HOLDER, 0..16 + second);
+        for number in 2..10 {
+            let (task, held) = (task(number), PieceSet::from_range(0..second));
+            field.says(u16::from(number), PeerMessage::Progress { task, held });
+        }
+    }
+    assert_eq!(field.cluster.counts().moved, 0);
+}
+
+#[test]
+fn what_only_a_rotten_host_holds_is_read_again() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    holds(&mut field, HOLDER, 0..10);
+    caught(&mut field, 3, HOLDER);
+    caught(&mut field, 4, HOLDER);
+    assert_eq!(reader(&field), Some(id(HOLDER)), "two are not enough");
+    let said = caught(&mut field, 5, HOLDER);
+    let stopped = said.iter().any(|one| {
+        one.host == id(HOLDER) && matches!(one.message, SchedulerMessage::Revoked { .. })
+    });
+    assert!(stopped, "it reads no more");
+    let lease = &field.cluster.tasks[&task(1)].leases[0];
+    assert_ne!(lease.holder, id(HOLDER));
+    assert_eq!(lease.pieces, PieceSet::full(lengths().pieces()));
+    let said = holds(&mut field, HOLDER, 0..12);
+    assert!(said.is_empty(), "what it says it holds counts for nothing");
+}
+
+#[test]
+fn a_seed_that_lags_gives_way_to_one_that_does_not() {
+    let mut field = Field::new(Options::default());
+    for name in [1, 2] {
+        let mut hello = Field::hello(name);
+        hello.role = Role::Seed;
+        field.up(hello);
+    }
+    for name in 10..14 {
+        field.up(Field::hello(name));
+        joins(&mut field, name, 1);
+    }
+    let first = reader(&field).unwrap();
+    let name = if first == id(1) { 1 } else { 2 };
+    // Its children, who have other parents as well, find it slow.
+    for child in 20..26 {
+        field.up(Field::hello(child));
+        for _ in 0..4 {
+            let others = (10..14).map(|parent| (parent, Some(20_000)));
+            let parents: Vec<_> = others.chain([(name, Some(400_000))]).collect();
+            field.reports(child, &parents);
+        }
+    }
+    assert!(field.cluster.is_slow(&first));
+    begins(&mut field, name);
+    field.pass(2100);
+    let second = reader(&field).unwrap();
+    assert!(second == id(1) || second == id(2));
+    assert_ne!(second, first);
+}
