@@ -57,6 +57,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const NO_TLS: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 36\r\n\
     connection: close\r\n\r\nthis port speaks plain HTTP, no TLS\n";
 
+/// For a handshake to end, once it is its turn: two round trips and two signatures.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// How long to wait when the system has no connection to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,6 +71,9 @@ const LEAST_BUFFER: usize = 8192;
 pub struct ServerOptions {
     /// Connections at the same time; further ones wait in the kernel's backlog.
     pub max_connections: usize,
+    /// TLS handshakes under way at the same time, at most; further ones wait in turn, each for
+    /// `header_timeout` at most. Thousands at once would all take longer than anybody waits.
+    pub handshakes: usize,
     /// For a request's headers to arrive; the longest that a kept HTTP/1.1 connection
     /// stays idle, too.
     pub header_timeout: Duration,
@@ -90,6 +96,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             max_connections: 8192,
+            handshakes: 128,
             header_timeout: Duration::from_secs(30),
             header_bytes: 64 * 1024,
             drain: Duration::from_secs(10),
@@ -158,6 +165,7 @@ impl Server {
 
 async fn accept(listener: TcpListener, router: Router, tasks: Tasks, options: Arc<ServerOptions>) {
     let places = Arc::new(Semaphore::new(options.max_connections));
+    let handshakes = Arc::new(Semaphore::new(options.handshakes.max(1)));
     let accept_all = async {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -172,7 +180,9 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks, options: Ar
                         tasks: tasks.clone(),
                         options: Arc::clone(&options),
                     };
-                    tasks.spawn_draining("connection", connection.begin(socket, place));
+                    let handshakes = Arc::clone(&handshakes);
+                    let begun = connection.begin(socket, place, handshakes);
+                    tasks.spawn_draining("connection", begun);
                 }
                 Err(cause) => {
                     // EMFILE and friends pass; giving up would end the service.
@@ -216,14 +226,19 @@ struct Connection {
 }
 
 impl Connection {
-    async fn begin(self, mut socket: TcpStream, place: OwnedSemaphorePermit) {
+    async fn begin(
+        self,
+        mut socket: TcpStream,
+        place: OwnedSemaphorePermit,
+        handshakes: Arc<Semaphore>,
+    ) {
         let _ = socket.set_nodelay(true);
         if let Some(bytes) = self.options.unsent_bytes {
             // Without it, slots are given back somewhat early.
             let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
         }
         if let Some(acceptor) = self.options.tls.clone() {
-            self.secured(&acceptor, socket, place).await;
+            self.secured(&acceptor, socket, place, &handshakes).await;
             return;
         }
         if self.options.answer_tls {
@@ -257,11 +272,25 @@ impl Connection {
         acceptor: &Acceptor,
         socket: TcpStream,
         place: OwnedSemaphorePermit,
+        handshakes: &Semaphore,
     ) {
-        let shake = acceptor.accept(socket, self.options.header_timeout);
-        match self.tasks.token().run_until_cancelled(shake).await {
+        // Who says nothing takes nobody's turn.
+        if self.first_byte(&socket).await.is_none() {
+            return;
+        }
+        let wait = tokio::time::timeout(self.options.header_timeout, handshakes.acquire());
+        let turn = self.tasks.token().run_until_cancelled(wait).await;
+        let Some(Ok(Ok(turn))) = turn else {
+            return;
+        };
+        // On the heap, as everything large that lives as long as a connection and is moved.
+        let shake = Box::pin(acceptor.accept(socket, HANDSHAKE.min(self.options.header_timeout)));
+        let shaken = self.tasks.token().run_until_cancelled(shake).await;
+        drop(turn);
+        match shaken {
             Some(Ok((stream, identity))) => {
                 self.identity = identity;
+                let stream = Box::new(stream);
                 let socket = LingeringSocket::new(stream, self.tasks.clone()).holding(Some(place));
                 self.serve(socket, Bytes::new()).await;
             }

@@ -38,6 +38,10 @@ fn node(authority: &Authority, seed: u8, life: Duration) -> Credentials {
 
 /// Answers every node with its name.
 async fn serve(security: &Security) -> (std::net::SocketAddr, Tasks) {
+    serve_with(security, ServerOptions::default()).await
+}
+
+async fn serve_with(security: &Security, options: ServerOptions) -> (std::net::SocketAddr, Tasks) {
     let router = Router::new().route(
         "/",
         get(|Extension(PeerIdentity(host)): Extension<PeerIdentity>| async move {
@@ -49,7 +53,7 @@ async fn serve(security: &Security) -> (std::net::SocketAddr, Tasks) {
     let address = server.local_addr();
     let options = ServerOptions {
         tls: security.acceptor(),
-        ..ServerOptions::default()
+        ..options
     };
     server.serve("test", router, &tasks, options);
     (address, tasks)
@@ -92,6 +96,30 @@ async fn a_member_is_known_by_its_key() {
     let mistaken = child.expecting(key(3).id());
     let refused = ask(mistaken, address).await.unwrap_err();
     assert!(refused.contains(&key(1).id().short()), "{refused}");
+}
+
+#[tokio::test]
+async fn handshakes_take_turns_which_the_silent_do_not() {
+    let (_dir, authority) = authority();
+    let options = ServerOptions {
+        handshakes: 2,
+        ..ServerOptions::default()
+    };
+    let security = Security::Tls(node(&authority, 1, HOUR));
+    let (address, _tasks) = serve_with(&security, options).await;
+    let dial = || tokio::net::TcpStream::connect(address);
+    let _silent = (dial().await.unwrap(), dial().await.unwrap());
+    let mut stalled = dial().await.unwrap();
+    // A record's header, and no record.
+    tokio::io::AsyncWriteExt::write_all(&mut stalled, &[0x16, 3, 1])
+        .await
+        .unwrap();
+    let asks = (2..10).map(|seed| {
+        let child = Connector::secured(&node(&authority, seed, HOUR));
+        ask(child, address)
+    });
+    let answers = futures::future::join_all(asks).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
 }
 
 #[tokio::test]
