@@ -51,6 +51,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 type Frame = Result<v1::SchedulerMessage, Status>;
+/// What waits in an outbox, which has room for dozens even while it is empty.
+type Parcel = Box<Frame>;
 
 /// A scheduler does not start.
 #[derive(Debug, thiserror::Error)]
@@ -197,14 +199,14 @@ fn member(
 
 pub(crate) enum Inbound {
     Asked(Question),
-    Up(Hello, mpsc::Sender<Frame>),
+    Up(Hello, mpsc::Sender<Parcel>),
     Down(HostId, u64),
     Message(HostId, u64, PeerMessage),
 }
 
 struct Outbox {
     epoch: u64,
-    sender: mpsc::Sender<Frame>,
+    sender: mpsc::Sender<Parcel>,
 }
 
 struct Actor {
@@ -335,7 +337,11 @@ impl Actor {
             return;
         };
         self.metrics.sent.inc();
-        if outbox.sender.try_send(Ok(message.into())).is_err() {
+        if outbox
+            .sender
+            .try_send(Box::new(Ok(message.into())))
+            .is_err()
+        {
             tracing::warn!(
                 ?host,
                 "a peer does not read its session; it is disconnected"
@@ -379,14 +385,15 @@ impl SchedulerRpc for Service {
         let challenge = v1::SchedulerMessage {
             kind: Some(scheduler_message::Kind::Challenge(challenge)),
         };
-        let _ = sender.try_send(Ok(challenge));
+        let _ = sender.try_send(Box::new(Ok(challenge)));
         let proof = match request.extensions().get() {
             Some(PeerIdentity(host)) => Proof::Certificate(*host),
             None => Proof::Signature(nonce),
         };
         let session = session(request.into_inner(), proof, sender, self.inbox.clone());
         self.tasks.spawn("session", session);
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let parcels = ReceiverStream::new(receiver);
+        Ok(Response::new(Box::pin(parcels.map(|parcel| *parcel))))
     }
 }
 
@@ -413,14 +420,14 @@ impl Proof {
 async fn session(
     mut inbound: Streaming<v1::PeerMessage>,
     proof: Proof,
-    sender: mpsc::Sender<Frame>,
+    sender: mpsc::Sender<Parcel>,
     inbox: mpsc::Sender<Inbound>,
 ) {
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut inbound, proof)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(status)) => {
             tracing::warn!(%status, "a session is refused");
-            let _ = sender.try_send(Err(status));
+            let _ = sender.try_send(Box::new(Err(status)));
             return;
         }
         Err(_) => return,

@@ -12,7 +12,7 @@ use rand::{RngExt as _, rngs::SmallRng};
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     place: Arc<Locality>,
-    at: usize,
+    at: u32,
 }
 
 impl Seat {
@@ -24,26 +24,27 @@ impl Seat {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Cells {
-    cells: BTreeMap<Arc<Locality>, Vec<HostId>>,
+    cells: BTreeMap<Arc<Locality>, Vec<Arc<HostId>>>,
 }
 
 impl Cells {
-    pub(super) fn insert(&mut self, host: HostId, place: &Arc<Locality>) -> Seat {
+    pub(super) fn insert(&mut self, host: Arc<HostId>, place: &Arc<Locality>) -> Seat {
         let cell = self.cells.entry(Arc::clone(place)).or_default();
         cell.push(host);
         Seat {
             place: Arc::clone(place),
-            at: cell.len() - 1,
+            at: u32::try_from(cell.len() - 1).unwrap_or(u32::MAX),
         }
     }
 
     /// Frees a seat; who sits there now, if somebody moved up.
     pub(super) fn remove(&mut self, seat: &Seat) -> Option<(HostId, Seat)> {
         let cell = self.cells.get_mut(&seat.place)?;
-        if seat.at < cell.len() {
-            cell.swap_remove(seat.at);
+        let at = seat.at as usize;
+        if at < cell.len() {
+            cell.swap_remove(at);
         }
-        let moved = cell.get(seat.at).map(|host| (*host, seat.clone()));
+        let moved = cell.get(at).map(|host| (**host, seat.clone()));
         if cell.is_empty() {
             self.cells.remove(&seat.place);
         }
@@ -60,26 +61,28 @@ impl Cells {
         rng: &mut SmallRng,
     ) -> Vec<HostId> {
         let cells = self.cells.iter();
-        let reached: Vec<(&Locality, &Vec<HostId>)> = cells
+        let reached: Vec<(&Locality, &Vec<Arc<HostId>>)> = cells
             .filter(|(place, _)| reached(place))
             .map(|(place, cell)| (place.as_ref(), cell))
             .collect();
         let members: usize = reached.iter().map(|(_, cell)| cell.len()).sum();
         if members <= count {
             let cells = reached.iter();
-            return cells.flat_map(|(_, cell)| cell.iter().copied()).collect();
+            return cells
+                .flat_map(|(_, cell)| cell.iter().map(|host| **host))
+                .collect();
         }
         let mut found = Vec::with_capacity(count);
         let own = reached.iter().find(|(place, _)| *place == home);
         if let Some((_, cell)) = own.filter(|_| reached.len() > 1) {
-            let near = (0..count / 4).map(|_| cell[rng.random_range(0..cell.len())]);
+            let near = (0..count / 4).map(|_| *cell[rng.random_range(0..cell.len())]);
             found.extend(near);
         }
         while found.len() < count {
             let mut at = rng.random_range(0..members);
             for (_, cell) in &reached {
                 if let Some(host) = cell.get(at) {
-                    found.push(*host);
+                    found.push(**host);
                     break;
                 }
                 at -= cell.len();
@@ -96,7 +99,7 @@ impl Cells {
         let cells = self.cells.iter();
         cells
             .filter(move |(place, _)| reached(place))
-            .flat_map(|(_, cell)| cell.iter().copied())
+            .flat_map(|(_, cell)| cell.iter().map(|host| **host))
     }
 
     /// Members that have a seat.

@@ -32,12 +32,14 @@ const MAX_ZONES: usize = 16;
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) hello: Hello,
+    /// Its id: tasks keep this one where they have many.
+    pub(super) id: Arc<HostId>,
     pub(super) place: Arc<Locality>,
-    pub(super) tasks: BTreeSet<TaskId>,
+    pub(super) tasks: BTreeSet<Arc<TaskId>>,
     /// Since when its session rests.
     pub(super) resting: Option<Timestamp>,
     /// What it has named since it came back from a rest, until it has named all.
-    pub(super) listed: Option<BTreeSet<TaskId>>,
+    pub(super) listed: Option<BTreeSet<Arc<TaskId>>>,
     /// When its memberships are looked at next.
     pub(super) sweep_at: Timestamp,
     /// When it was welcomed, until it has answered.
@@ -69,6 +71,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(now: Timestamp, hello: Hello) -> Self {
         Self {
+            id: Arc::new(hello.host),
             place: Arc::new(hello.locality.clone()),
             hello,
             tasks: BTreeSet::new(),
@@ -188,7 +191,7 @@ impl Cluster {
         let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
             return;
         };
-        known.tasks.insert(*id);
-        task.place(host, &known.place);
+        known.tasks.insert(Arc::clone(&task.id));
+        task.place(&known.id, &known.place);
     }
 }

@@ -1,6 +1,6 @@
 //! Who may read the source: at most one host a piece.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use darter_api::{
     Grant, HostId, PieceSet, TaskId, Timestamp,
@@ -145,9 +145,10 @@ impl Cluster {
             member.hurries = is_pulled;
         }
         task.lease(now, holder, pieces.clone());
+        let name = Arc::clone(&task.id);
         self.counts.granted += 1;
         if let Some(host) = self.hosts.get_mut(&holder) {
-            host.tasks.insert(*id);
+            host.tasks.insert(name);
             host.granted.get_or_insert(now);
         }
         let grant = Grant::sign(&self.key, holder, *id, lengths, pieces, unix_ms);

@@ -227,8 +227,8 @@ impl Cluster {
             let Some(task) = self.tasks.get_mut(id) else {
                 return false;
             };
-            task.member(host).neighbours.insert(*other);
-            task.member(*other).neighbours.insert(host);
+            task.member(host).meets(*other);
+            task.member(*other).meets(host);
             introduced.push(theirs);
             let message = SchedulerMessage::Neighbours {
                 task: *id,

@@ -28,6 +28,7 @@ mod zones;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -446,7 +447,7 @@ impl Cluster {
         let known = self
             .tasks
             .entry(id)
-            .or_insert_with(|| Task::new(lengths))
+            .or_insert_with(|| Task::new(id, lengths))
             .lengths;
         if known != lengths {
             let message = SchedulerMessage::Mismatch {
@@ -467,13 +468,18 @@ impl Cluster {
 
     fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
         let id = holding.task;
-        let known = self.hosts.get_mut(&host);
-        if let Some(listed) = known.and_then(|known| known.listed.as_mut()) {
-            listed.insert(id);
-        }
-        let Some(task) = self.member(host, id, holding.lengths, holding.origin.as_ref()) else {
+        let fits = self.member(host, id, holding.lengths, holding.origin.as_ref());
+        let fits = fits.is_some();
+        let Some(task) = self.tasks.get_mut(&id) else {
             return;
         };
+        let known = self.hosts.get_mut(&host);
+        if let Some(listed) = known.and_then(|known| known.listed.as_mut()) {
+            listed.insert(Arc::clone(&task.id));
+        }
+        if !fits {
+            return;
+        }
         task.set_wants(host, holding.wanted);
         self.note_held(host, &id, holding.held);
         if holding.wanted {

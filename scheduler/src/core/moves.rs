@@ -79,7 +79,8 @@ impl Cluster {
         let Some(listed) = known.listed.take() else {
             return;
         };
-        let gone: Vec<TaskId> = known.tasks.difference(&listed).copied().collect();
+        let gone = known.tasks.difference(&listed).map(|task| **task);
+        let gone: Vec<TaskId> = gone.collect();
         for task in gone {
             self.forget_member(now, &task, &host);
         }

@@ -296,7 +296,7 @@ impl Cluster {
             task.leases.retain(|lease| lease.holder != *host);
             if !left.is_empty() {
                 let pieces = left;
-                self.send(*host, SchedulerMessage::Revoked { task: id, pieces });
+                self.send(*host, SchedulerMessage::Revoked { task: *id, pieces });
             }
             self.ensure_source(now, &id);
         }

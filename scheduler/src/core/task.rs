@@ -26,7 +26,11 @@ const MAX_SOURCES: usize = 8;
 /// A content being distributed.
 #[derive(Debug)]
 pub(super) struct Task {
+    /// Its name, which is long: hosts keep this one.
+    pub(super) id: Arc<TaskId>,
     pub(super) lengths: Lengths,
+    /// All pieces.
+    all: Arc<PieceSet>,
     pub(super) origins: Vec<Origin>,
     pub(super) members: BTreeMap<HostId, Member>,
     /// The members again, for sampling.
@@ -59,15 +63,26 @@ pub(super) struct Task {
     somewhere: PieceSet,
 }
 
-/// A host's part in a task.
+/// Nothing, to be pointed at.
+static NO_PIECES: PieceSet = PieceSet::new();
+static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
+
+/// A host's part in a task. There are millions: what most of them have none of is not
+/// stored in them, and what they have in common only once.
 #[derive(Debug, Default)]
 pub(super) struct Member {
-    held: PieceSet,
+    /// `None` for nothing.
+    held: Option<Arc<PieceSet>>,
+    /// `None` for nobody.
+    #[expect(
+        clippy::box_collection,
+        reason = "a pointer for a set, in millions of members"
+    )]
+    neighbours: Option<Box<BTreeSet<HostId>>>,
     wants: bool,
     pub(super) purpose: Purpose,
     /// It was asked to read the source for somebody who waits, and not for a preheat alone.
     pub(super) hurries: bool,
-    pub(super) neighbours: BTreeSet<HostId>,
     /// It held and wanted nothing when it was last looked at.
     pub(super) idle: bool,
     /// It is one of the task's newcomers.
@@ -76,8 +91,25 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) const fn held(&self) -> &PieceSet {
-        &self.held
+    pub(super) fn held(&self) -> &PieceSet {
+        self.held.as_deref().unwrap_or(&NO_PIECES)
+    }
+
+    pub(super) fn neighbours(&self) -> &BTreeSet<HostId> {
+        self.neighbours.as_deref().unwrap_or(&NO_HOSTS)
+    }
+
+    pub(super) fn meets(&mut self, other: HostId) {
+        self.neighbours.get_or_insert_default().insert(other);
+    }
+
+    fn loses(&mut self, other: &HostId) {
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.remove(other);
+        }
+        if self.neighbours().is_empty() {
+            self.neighbours = None;
+        }
     }
 
     pub(super) const fn wants(&self) -> bool {
@@ -160,9 +192,11 @@ pub struct Summary {
 }
 
 impl Task {
-    pub(super) fn new(lengths: Lengths) -> Self {
+    pub(super) fn new(id: TaskId, lengths: Lengths) -> Self {
         Self {
+            id: Arc::new(id),
             lengths,
+            all: Arc::new(PieceSet::full(lengths.pieces())),
             origins: Vec::new(),
             members: BTreeMap::new(),
             cells: Cells::default(),
@@ -194,10 +228,10 @@ impl Task {
     }
 
     /// The host is a member that stands there, where it can be found.
-    pub(super) fn place(&mut self, host: HostId, place: &Arc<Locality>) {
-        let member = self.members.entry(host).or_default();
+    pub(super) fn place(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
+        let member = self.members.entry(**host).or_default();
         if member.seat.is_none() {
-            member.seat = Some(self.cells.insert(host, place));
+            member.seat = Some(self.cells.insert(Arc::clone(host), place));
         }
     }
 
@@ -221,20 +255,26 @@ impl Task {
 
     pub(super) fn neighbours(&self, host: &HostId) -> impl Iterator<Item = &HostId> {
         let member = self.members.get(host).into_iter();
-        member.flat_map(|member| &member.neighbours)
+        member.flat_map(Member::neighbours)
     }
 
     pub(super) fn are_neighbours(&self, host: &HostId, other: &HostId) -> bool {
         let member = self.members.get(host);
-        member.is_some_and(|member| member.neighbours.contains(other))
+        member.is_some_and(|member| member.neighbours().contains(other))
     }
 
     /// Notes what a member holds; what lies beyond the task's end does not count.
     pub(super) fn set_held(&mut self, host: HostId, mut held: PieceSet) {
         let pieces = self.lengths.pieces();
         held.remove_range(pieces..u32::MAX);
-        let before = std::mem::replace(&mut self.member(host).held, held.clone());
         let is_whole = |set: &PieceSet| set.len() == pieces;
+        let shared = match held.is_empty() {
+            true => None,
+            false if is_whole(&held) => Some(Arc::clone(&self.all)),
+            false => Some(Arc::new(held.clone())),
+        };
+        let before = std::mem::replace(&mut self.member(host).held, shared);
+        let before = before.map(Arc::unwrap_or_clone).unwrap_or_default();
         if is_whole(&before) || is_whole(&held) {
             self.uncount(&before);
             self.count(&held);
@@ -315,12 +355,12 @@ impl Task {
         }
         self.refused.remove(host);
         self.told_unavailable.remove(host);
-        for neighbour in &gone.neighbours {
+        for neighbour in gone.neighbours() {
             if let Some(member) = self.members.get_mut(neighbour) {
-                member.neighbours.remove(host);
+                member.loses(host);
             }
         }
-        gone.neighbours
+        gone.neighbours.map(|all| *all).unwrap_or_default()
     }
 
     /// Pieces that nobody holds and nobody may read.
@@ -413,7 +453,7 @@ impl Task {
     /// How many neighbours a host has.
     pub(super) fn degree(&self, host: &HostId) -> usize {
         let member = self.members.get(host);
-        member.map_or(0, |member| member.neighbours.len())
+        member.map_or(0, |member| member.neighbours().len())
     }
 
     /// In how many runs a host reads.
@@ -458,12 +498,12 @@ impl Task {
         let nodes = self.members.iter().map(|(host, member)| GraphNode {
             host: *host,
             name: String::new(),
-            held: member.held.clone(),
+            held: member.held().clone(),
             wants: member.wants,
             leased: leased(host),
             gateway: false,
             bad: false,
-            neighbours: member.neighbours.iter().copied().collect(),
+            neighbours: member.neighbours().iter().copied().collect(),
         });
         Graph {
             lengths: self.lengths,

@@ -252,10 +252,10 @@ impl History {
             let (mut held, mut waiting) = (PieceSet::new(), 0);
             for (host, member) in &task.members {
                 assert!(self.cluster.hosts[host].tasks.contains(id));
-                assert!(member.neighbours.len() <= self.cluster.room() + 3);
+                assert!(member.neighbours().len() <= self.cluster.room() + 3);
                 assert!(task.zone_of(host).is_none() || self.cluster.zone_of(host).is_some());
-                for other in &member.neighbours {
-                    assert!(task.members[other].neighbours.contains(host), "symmetric");
+                for other in member.neighbours() {
+                    assert!(task.members[other].neighbours().contains(host), "symmetric");
                     assert_ne!(other, host);
                 }
                 held.union_with(member.held());
@@ -270,7 +270,7 @@ impl History {
         assert_eq!(self.cluster.sweeps.len(), self.cluster.hosts.len());
         for (host, known) in &self.cluster.hosts {
             for task in &known.tasks {
-                assert!(self.cluster.tasks[task].members.contains_key(host));
+                assert!(self.cluster.tasks[task.as_ref()].members.contains_key(host));
             }
         }
     }
