@@ -266,21 +266,20 @@ impl Cluster {
         self.ensure_source(now, id);
     }
 
-    /// What the holder has of its lease is read; the rest lives on while it gains.
-    pub(super) fn renew_lease(&mut self, now: Timestamp, id: &TaskId, host: &HostId, gained: bool) {
+    /// What the holder has of its lease is read; the rest lives on while it gains. How fast
+    /// it gains counts all that came, since what comes from neighbours fills its link as well.
+    pub(super) fn renew_lease(&mut self, now: Timestamp, id: &TaskId, host: &HostId, gained: u32) {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
             return;
         };
-        let piece_length = u64::from(task.lengths.piece_length());
+        let bytes = u64::from(gained) * u64::from(task.lengths.piece_length());
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
-            let before = lease.pieces.len();
             lease.pieces.subtract(&held);
-            let read = u64::from(before - lease.pieces.len());
-            lease.pace.read(now, read * piece_length);
-            if gained {
+            lease.pace.read(now, bytes);
+            if gained > 0 {
                 lease.renewed = now;
                 task.failures = 0;
             }

@@ -588,8 +588,8 @@ impl Cluster {
         if held.end() > task.lengths.pieces() {
             return;
         }
-        let gained = held != *task.member(host).held();
-        if gained {
+        let gained = held.len().saturating_sub(task.member(host).held().len());
+        if gained > 0 {
             task.gateway_gained(now, &host);
         }
         self.note_held(host, id, held);

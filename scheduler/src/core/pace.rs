@@ -1,7 +1,7 @@
 //! Whether somebody else had better read what a holder has not read yet.
 //!
-//! A holder lags behind when its reading (of all its leases together, since they share a link)
-//! is four times slower than others read the same upstream now, or, unless the source is busy with
+//! A holder lags behind when what it gains (in all tasks that it reads, from neighbours as
+//! well, since all of it shares a link) is four times slower than others read the same upstream now, or, unless the source is busy with
 //! all of them together, than one host read it lately; and when its children find it slow.
 //! What it has left then goes to a host of better [`Standing`]. That the source itself became
 //! slow shows in that nobody is faster: with each lease that moves for its upstream's past,

@@ -134,6 +134,31 @@ fn what_a_slow_holder_has_not_read_goes_to_another() {
 }
 
 #[test]
+fn a_holder_whose_link_is_full_of_what_neighbours_send_is_not_slow() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    for second in 1..=4 {
+        field.pass(1000);
+        holds(&mut field, HOLDER, 0..second * 8);
+    }
+    field.down(HOLDER);
+    let holder = reader(&field).unwrap();
+    let name = (0..12).find(|name| id(*name) == holder).unwrap();
+    begins(&mut field, name);
+    for second in 1..=10 {
+        field.pass(1000);
+        let mut held = PieceSet::from_range(0..second);
+        held.insert_range(100..100 + second * 7);
+        let other = if name == 3 { 4 } else { 3 };
+        let task = task(1);
+        for (name, held) in [(other, PieceSet::from_range(100..180)), (name, held)] {
+            field.says(name, PeerMessage::Progress { task, held });
+        }
+    }
+    assert_eq!(field.cluster.counts().moved, 0);
+}
+
+#[test]
 fn a_source_that_became_slow_is_not_passed_around_for_ever() {
     let mut field = swarm(40);
     begins(&mut field, HOLDER);
