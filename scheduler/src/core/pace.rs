@@ -1,8 +1,9 @@
 //! Whether somebody else had better read what a holder has not read yet.
 //!
 //! A holder lags behind when what it gains (in all tasks that it reads, from neighbours as
-//! well, since all of it shares a link) is four times slower than others read the same upstream now, or, unless the source is busy with
-//! all of them together, than one host read it lately; and when its children find it slow.
+//! well, since all of it shares a link) is four times slower than others read the same
+//! upstream now, or, unless the source is busy with all of them together, than one host read
+//! it lately; and when its children find it slow.
 //! What it has left then goes to a host of better [`Standing`]. That the source itself became
 //! slow shows in that nobody is faster: with each lease that moves for its upstream's past,
 //! that past counts for half.
@@ -219,7 +220,8 @@ impl Cluster {
         let Some(lease) = task.leases.iter().filter(|one| !one.own).find(left) else {
             return false;
         };
-        if task.ranges == Some(false) || task.waiting() == 0 {
+        // Who reads for a preheat alone is slow because it gives way.
+        if task.ranges == Some(false) || !task.is_pulled() {
             return false;
         }
         let pieces = lease.pieces.clone();

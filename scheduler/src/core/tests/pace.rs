@@ -21,12 +21,16 @@ fn lengths() -> Lengths {
 }
 
 fn joins(field: &mut Field, name: u16, number: u8) {
+    joins_for(field, name, number, Purpose::Pull);
+}
+
+fn joins_for(field: &mut Field, name: u16, number: u8, purpose: Purpose) {
     let join = Join {
         task: task(number),
         lengths: lengths(),
         held: PieceSet::new(),
         origin: origin(),
-        purpose: Purpose::Pull,
+        purpose,
     };
     field.says(name, PeerMessage::Join(join));
 }
@@ -131,6 +135,28 @@ fn what_a_slow_holder_has_not_read_goes_to_another() {
         },
     );
     assert_ne!(reader(&field).unwrap(), slow);
+}
+
+#[test]
+fn who_reads_for_a_preheat_gives_way_and_is_not_slow() {
+    for (purpose, moves) in [(Purpose::Preheat, false), (Purpose::Pull, true)] {
+        let mut field = Field::new(Options::default());
+        for name in 0..12 {
+            field.up(Field::hello(name));
+            joins_for(&mut field, name, 1, purpose);
+        }
+        begins(&mut field, HOLDER);
+        for second in 1..=4 {
+            field.pass(1000);
+            holds(&mut field, HOLDER, 0..second * 4);
+        }
+        field.down(HOLDER);
+        let next = reader(&field).unwrap();
+        let name = (0..12).find(|name| id(*name) == next).unwrap();
+        begins(&mut field, name);
+        let moved = seconds_until_moved(&mut field, 16, 3);
+        assert_eq!(moved.is_some(), moves, "{purpose:?}: {moved:?}");
+    }
 }
 
 #[test]
