@@ -22,7 +22,7 @@ wanted=(
   docker-registry=docker-registry containerd=containerd ctr=containerd runc=runc
   dockerd=docker.io skopeo=skopeo podman=podman iptables=iptables
   ip=iproute2 tc=iproute2 curl=curl openssl=openssl python3=python3
-  unshare=util-linux update-ca-certificates=ca-certificates
+  unshare=util-linux update-ca-certificates=ca-certificates pg_lsclusters=postgresql
 )
 # dockerd and friends live in sbin, which is not on everybody's PATH.
 export PATH="$PATH:/usr/sbin:/sbin"

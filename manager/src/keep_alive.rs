@@ -48,7 +48,7 @@ impl ManagerRpc for Service {
         let (replies, receiver) = mpsc::channel(REPLIES);
         let certified = request.extensions().get().map(|PeerIdentity(host)| *host);
         let beats = Beats {
-            stream: self.members.new_stream(),
+            stream: self.members.new_stream(OffsetDateTime::now_utc()),
             members: Arc::clone(&self.members),
             metrics: self.metrics.clone(),
             interval: self.interval,

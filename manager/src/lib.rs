@@ -4,6 +4,7 @@
 //! shows them to people. Nothing here stands in the way of a pull: every other part starts
 //! and works without a manager.
 
+mod database;
 mod keep_alive;
 mod members;
 mod metrics;
@@ -11,7 +12,7 @@ mod options;
 mod rest;
 mod service;
 
-pub use members::OpenError;
+pub use database::{DatabaseUrl, OpenError};
 pub use options::{KEEP_ALIVE, Options};
 pub use service::{Manager, StartError};
 

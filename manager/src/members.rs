@@ -1,74 +1,31 @@
 //! The members in the database.
 //!
-//! Owner of state: the SQLite file; nothing is kept beside it. A member is active from a
+//! Owner of state: the table; nothing is kept beside it. A member is active from a
 //! beat until its stream's end or the grace after its last beat, and the grace is looked at
 //! when it is read, too: nobody is handed a member that expired. Of several streams of one
-//! member the newest speaks; the end of an older one changes nothing. A restart keeps the
-//! rows: who was active has what is left of the grace to come back. A crash may lose the
-//! last beats, which come again.
+//! member the newest speaks, at whichever manager; the end of an older one changes nothing. A
+//! restart keeps the rows: who was active has what is left of the grace to come back. A crash
+//! may lose the last beats, which come again.
 
 use std::{
-    io,
-    path::{Path, PathBuf},
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
 use darter_api::{HostId, Member, MemberKind};
 use serde::Serialize;
-use sqlx::{
-    Row as _, SqlitePool,
-    migrate::MigrateError,
-    sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-    },
-};
+use sqlx::{Row as _, any::AnyRow};
 use time::OffsetDateTime;
 
-use crate::metrics::{Group, Metrics};
+use crate::{
+    database::{Database, at_millis, millis},
+    metrics::Group,
+};
 
-/// The database's file in the data directory.
-const FILE: &str = "manager.db";
-/// Connections to the database: reads go on beside the one writer.
-const CONNECTIONS: u32 = 4;
-/// For a connection or a lock.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Members that are remembered; further ones are refused.
 const MOST_MEMBERS: i64 = 10_000;
 /// A member that was silent for so long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// The database can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Its directory can't be made.
-    #[error("the manager's directory {path} can't be made")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: io::Error,
-    },
-    /// The file can't be opened.
-    #[error("the manager's database {path} can't be opened")]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: sqlx::Error,
-    },
-    /// Its tables can't be brought up to date: it is damaged, or a newer version's.
-    #[error("the tables of the manager's database {path} can't be brought up to date")]
-    Tables {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: MigrateError,
-    },
-}
 
 /// A beat is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -94,68 +51,42 @@ pub(crate) struct Known {
     pub(crate) seen_at: OffsetDateTime,
 }
 
-/// Which stream of beats; a newer one is greater, over restarts too.
+/// Which stream of beats; a newer one is greater, over restarts and managers too: microseconds
+/// since 1970, or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamId(i64);
 
 /// The table of members.
 #[derive(Debug)]
 pub(crate) struct Members {
-    pool: SqlitePool,
+    database: Database,
     last_stream: AtomicI64,
     grace: Duration,
-    metrics: Metrics,
 }
 
 impl Members {
-    /// Opens the database in `dir`, or makes it there. A member is active for `grace` after
-    /// a beat.
-    pub(crate) async fn open(
-        dir: &Path,
-        grace: Duration,
-        metrics: Metrics,
-    ) -> Result<Self, OpenError> {
-        std::fs::create_dir_all(dir).map_err(|cause| OpenError::Directory {
-            path: dir.to_owned(),
-            cause,
-        })?;
-        let path = dir.join(FILE);
-        let database = |cause| OpenError::Database {
-            path: path.clone(),
-            cause,
-        };
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(DATABASE_TIMEOUT);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(DATABASE_TIMEOUT)
-            .connect_with(options)
-            .await
-            .map_err(database)?;
-        let migrated = sqlx::migrate!("migrations/sqlite").run(&pool).await;
-        migrated.map_err(|cause| OpenError::Tables {
-            path: path.clone(),
-            cause,
-        })?;
-        let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(stream), 0) FROM members")
-            .fetch_one(&pool)
-            .await
-            .map_err(database)?;
+    /// A member is active for `grace` after a beat.
+    pub(crate) async fn open(database: Database, grace: Duration) -> Result<Self, sqlx::Error> {
+        let last = sqlx::query_scalar("SELECT COALESCE(MAX(stream), 0) FROM members")
+            .fetch_one(database.pool())
+            .await;
         Ok(Self {
-            pool,
-            last_stream: AtomicI64::new(last),
+            last_stream: AtomicI64::new(database.counted(last)?),
+            database,
             grace,
-            metrics,
         })
     }
 
-    /// A stream of beats begins.
-    pub(crate) fn new_stream(&self) -> StreamId {
-        StreamId(self.last_stream.fetch_add(1, Ordering::Relaxed) + 1)
+    /// A stream of beats begins at `now`.
+    pub(crate) fn new_stream(&self, now: OffsetDateTime) -> StreamId {
+        let micros = i64::try_from(now.unix_timestamp_nanos() / 1000).unwrap_or(0);
+        let next = |last: i64| micros.max(last + 1);
+        let last = self
+            .last_stream
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(next(last))
+            });
+        StreamId(last.map_or(micros, next))
     }
 
     /// `member` lives.
@@ -171,9 +102,9 @@ impl Members {
         let known = sqlx::query("SELECT 1 FROM members WHERE kind = $1 AND host = $2")
             .bind(member.kind.as_str())
             .bind(member.host.to_string())
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.database.pool())
             .await;
-        match self.counted(known)? {
+        match self.database.counted(known)? {
             Some(_) => Err(BeatError::Superseded),
             None => Err(BeatError::Full),
         }
@@ -196,9 +127,9 @@ impl Members {
         .bind(&member.version)
         .bind(stream.0)
         .bind(millis(now))
-        .execute(&self.pool)
+        .execute(self.database.pool())
         .await;
-        Ok(self.counted(updated)?.rows_affected() > 0)
+        Ok(self.database.counted(updated)?.rows_affected() > 0)
     }
 
     async fn insert(
@@ -220,9 +151,9 @@ impl Members {
         .bind(stream.0)
         .bind(millis(now))
         .bind(MOST_MEMBERS)
-        .execute(&self.pool)
+        .execute(self.database.pool())
         .await;
-        Ok(self.counted(inserted)?.rows_affected() > 0)
+        Ok(self.database.counted(inserted)?.rows_affected() > 0)
     }
 
     /// A stream of beats has ended; if it still spoke for its member, that is gone.
@@ -238,9 +169,9 @@ impl Members {
         .bind(kind.as_str())
         .bind(host.to_string())
         .bind(stream.0)
-        .execute(&self.pool)
+        .execute(self.database.pool())
         .await;
-        self.counted(ended)?;
+        self.database.counted(ended)?;
         Ok(())
     }
 
@@ -251,14 +182,14 @@ impl Members {
         now: OffsetDateTime,
     ) -> Result<Vec<Known>, sqlx::Error> {
         let rows = sqlx::query(
-            "SELECT host, name, address, version, seen_at, active FROM members \
+            "SELECT host, name, address, version, seen_at, CASE WHEN active THEN 1 ELSE 0 END AS live FROM members \
              WHERE kind = $1 ORDER BY id",
         )
         .bind(kind.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(self.database.pool())
         .await;
         let oldest = self.oldest(now);
-        let rows = self.counted(rows)?;
+        let rows = self.database.counted(rows)?;
         rows.iter().map(|row| known(row, oldest)).collect()
     }
 
@@ -267,17 +198,17 @@ impl Members {
         let expired =
             sqlx::query("UPDATE members SET active = FALSE WHERE active AND seen_at <= $1")
                 .bind(self.oldest(now))
-                .execute(&self.pool)
+                .execute(self.database.pool())
                 .await;
-        let expired = self.counted(expired)?.rows_affected();
+        let expired = self.database.counted(expired)?.rows_affected();
         if expired > 0 {
             tracing::info!(expired, "members have gone silent");
         }
         let forgotten = sqlx::query("DELETE FROM members WHERE NOT active AND seen_at <= $1")
             .bind(millis(now - FORGOTTEN_AFTER))
-            .execute(&self.pool)
+            .execute(self.database.pool())
             .await;
-        self.counted(forgotten)?;
+        self.database.counted(forgotten)?;
         self.count().await
     }
 
@@ -287,12 +218,16 @@ impl Members {
                 "SELECT COUNT(*), COUNT(CASE WHEN active THEN 1 END) FROM members WHERE kind = $1",
             )
             .bind(kind.as_str())
-            .fetch_one(&self.pool)
+            .fetch_one(self.database.pool())
             .await;
-            let (all, active): (i64, i64) = self.counted(sizes)?;
+            let (all, active): (i64, i64) = self.database.counted(sizes)?;
             for (state, size) in [("active", active), ("inactive", all - active)] {
                 let kind = kind.as_str();
-                let gauge = self.metrics.members.get_or_create(&Group { kind, state });
+                let gauge = self
+                    .database
+                    .metrics()
+                    .members
+                    .get_or_create(&Group { kind, state });
                 gauge.set(size);
             }
         }
@@ -302,9 +237,9 @@ impl Members {
     /// Whether the database answers.
     pub(crate) async fn check(&self) -> Result<(), sqlx::Error> {
         let answer = sqlx::query("SELECT 1 FROM members LIMIT 1")
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.database.pool())
             .await;
-        self.counted(answer)?;
+        self.database.counted(answer)?;
         Ok(())
     }
 
@@ -312,33 +247,19 @@ impl Members {
     fn oldest(&self, now: OffsetDateTime) -> i64 {
         millis(now - self.grace)
     }
-
-    fn counted<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        result.inspect_err(|cause| {
-            self.metrics.database_failures.inc();
-            let cause = cause as &dyn std::error::Error;
-            tracing::error!(cause, "the database fails");
-        })
-    }
 }
 
-fn known(row: &SqliteRow, oldest: i64) -> Result<Known, sqlx::Error> {
+fn known(row: &AnyRow, oldest: i64) -> Result<Known, sqlx::Error> {
     let seen_at: i64 = row.try_get("seen_at")?;
-    let active: bool = row.try_get("active")?;
+    let active: i64 = row.try_get("live")?;
     Ok(Known {
         host: row.try_get("host")?,
         name: row.try_get("name")?,
         address: row.try_get("address")?,
         version: row.try_get("version")?,
-        active: active && seen_at > oldest,
-        seen_at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(seen_at) * 1_000_000)
-            .map_err(|cause| sqlx::Error::Decode(cause.into()))?,
+        active: active != 0 && seen_at > oldest,
+        seen_at: at_millis(seen_at)?,
     })
-}
-
-/// Since 1970.
-fn millis(at: OffsetDateTime) -> i64 {
-    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::DatabaseUrl;
+
 /// What [`Options::keep_alive`] may be.
 pub const KEEP_ALIVE: RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(60);
@@ -18,8 +20,12 @@ pub struct Options {
     /// Where schedulers and proxies connect (gRPC). Default 127.0.0.1:65003; anything but
     /// loopback asks for `insecure`.
     pub grpc: SocketAddr,
-    /// The directory of its database, `manager.db`. Default `/var/lib/darter/manager`.
+    /// The directory of its key, and of its database where none is named (`manager.db`, SQLite).
+    /// Default `/var/lib/darter/manager`.
     pub data: PathBuf,
+    /// PostgreSQL, `postgres://user:password@host/name`, which several managers may share.
+    /// Default none.
+    pub database: Option<DatabaseUrl>,
     /// Between two beats of a member, 50 ms to one minute; one that is silent for three of
     /// them is inactive. Default 2 s. Costs a write to the database each.
     #[serde(with = "humantime_serde")]
@@ -35,6 +41,7 @@ impl Default for Options {
             listen: loopback(8080),
             grpc: loopback(65003),
             data: PathBuf::from("/var/lib/darter/manager"),
+            database: None,
             keep_alive: Duration::from_secs(2),
             insecure: false,
         }

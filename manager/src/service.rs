@@ -14,8 +14,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     KEEP_ALIVE, Options,
+    database::{Database, OpenError},
     keep_alive::Service,
-    members::{Members, OpenError},
+    members::Members,
     metrics::Metrics,
     rest,
 };
@@ -39,6 +40,12 @@ pub enum StartError {
     /// The database can't be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
+    /// The database's URL is none.
+    #[error("database: a URL of PostgreSQL begins with postgres://")]
+    DatabaseUrl,
+    /// The database does not answer.
+    #[error("the manager's database fails")]
+    Query(#[from] sqlx::Error),
     /// A port can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -73,6 +80,10 @@ impl Manager {
             }
             tracing::warn!(%address, "the manager is asked in plain text, which others can read and join");
         }
+        let url = options.database.as_ref();
+        if url.is_some_and(|url| !url.is_valid()) {
+            return Err(StartError::DatabaseUrl);
+        }
         let interval = options.keep_alive;
         if !KEEP_ALIVE.contains(&interval) {
             return Err(StartError::KeepAlive(interval));
@@ -87,8 +98,8 @@ impl Manager {
         let metrics = Metrics::default();
         metrics.register(registry);
         let grace = interval * BEATS_OF_GRACE;
-        let members = Members::open(&options.data, grace, metrics.clone()).await?;
-        let members = Arc::new(members);
+        let database = Database::open(url, &options.data, metrics.clone()).await?;
+        let members = Arc::new(Members::open(database, grace).await?);
         tasks.spawn("sweep", sweep(Arc::clone(&members), interval));
 
         let service = Service {

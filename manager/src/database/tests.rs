@@ -1,0 +1,223 @@
+//! Both databases for the tests: a SQLite file, and PostgreSQL's own cluster in a directory
+//! of the test, without a port.
+
+use std::{
+    io::Write as _,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::Connection as _;
+use tempfile::TempDir;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where a test's database is; it can be opened more than once.
+pub(crate) struct Place {
+    dir: TempDir,
+    url: Option<DatabaseUrl>,
+    /// Keeps the server.
+    _cluster: Option<Arc<Cluster>>,
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            url: None,
+            _cluster: None,
+        }
+    }
+
+    async fn postgres(test: &str) -> Option<Self> {
+        let Some(cluster) = Cluster::shared() else {
+            say(&format!(
+                "skipped {test} on PostgreSQL: it is not installed"
+            ));
+            return None;
+        };
+        say("used postgres");
+        Some(Self {
+            dir: tempfile::tempdir().unwrap(),
+            url: Some(cluster.new_database().await),
+            _cluster: Some(cluster),
+        })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) const fn url(&self) -> Option<&DatabaseUrl> {
+        self.url.as_ref()
+    }
+
+    pub(crate) async fn open(&self) -> Database {
+        let opened = Database::open(self.url(), self.dir(), Metrics::default()).await;
+        opened.unwrap_or_else(|cause| panic!("{cause:?}"))
+    }
+}
+
+/// Runs a test on SQLite, then on PostgreSQL where that is installed.
+pub(crate) async fn on_both(test: &str, body: impl AsyncFn(&Place)) {
+    body(&Place::sqlite()).await;
+    if let Some(place) = Place::postgres(test).await {
+        body(&place).await;
+    }
+}
+
+/// As the other tests' report; see hack/test.sh.
+fn say(line: &str) {
+    eprintln!("{line}");
+    if let Some(path) = std::env::var_os("DARTER_TEST_REPORT")
+        && let Ok(mut file) = OpenOptions::new().append(true).open(path)
+    {
+        let _ = file.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+/// One server for the tests that run at the same time; it ends with the last of them, and
+/// with the test process: it reads that one's pipe.
+struct Cluster {
+    dir: TempDir,
+    keeper: Child,
+    databases: AtomicU64,
+}
+
+static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
+
+impl Cluster {
+    fn shared() -> Option<Arc<Self>> {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cluster) = shared.upgrade() {
+            return Some(cluster);
+        }
+        let cluster = Arc::new(Self::start(&binaries()?));
+        *shared = Arc::downgrade(&cluster);
+        Some(cluster)
+    }
+
+    fn start(binaries: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let is_root = output("id", &["-u"]) == "0";
+        if is_root {
+            let id = |flag| output("id", &[flag, "postgres"]).parse().ok();
+            chown(dir.path(), id("-u"), id("-g")).unwrap();
+        }
+        let script = format!(
+            "set -e; cd {dir}; \
+             {bin}/initdb -D data -U darter -A trust -N >initdb.log 2>&1; \
+             {bin}/postgres -D data -k {dir} -c listen_addresses= -c fsync=off >postgres.log 2>&1 & \
+             read -r _ || true; kill -INT $!; wait",
+            dir = dir.path().display(),
+            bin = binaries.display(),
+        );
+        // The server does not run as root.
+        let (program, first): (&str, &[&str]) = if is_root {
+            ("runuser", &["-u", "postgres", "--", "sh", "-c"])
+        } else {
+            ("sh", &["-c"])
+        };
+        let keeper = Command::new(program)
+            .args(first)
+            .arg(script)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            dir,
+            keeper,
+            databases: AtomicU64::new(0),
+        }
+    }
+
+    fn url(&self, database: &str) -> String {
+        let dir = self.dir.path().display();
+        format!("postgres://darter@localhost/{database}?host={dir}")
+    }
+
+    async fn new_database(&self) -> DatabaseUrl {
+        install_default_drivers();
+        let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let begin = Instant::now();
+        let mut connection = loop {
+            match sqlx::AnyConnection::connect(&self.url("postgres")).await {
+                Ok(connection) => break connection,
+                // It is still starting.
+                Err(_) if begin.elapsed() < LIMIT => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(cause) => panic!("{cause:?}"),
+            }
+        };
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        connection.execute(create).await.unwrap();
+        connection.close().await.unwrap();
+        DatabaseUrl::new(self.url(&name))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Debian keeps the server's programs off everybody's PATH.
+fn binaries() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<PathBuf> = versions
+        .filter_map(|version| Some(version.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").is_file() && bin.join("postgres").is_file())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(FILE), [b'x'; 4096]).unwrap();
+    let open = async |dir: &Path| Database::open(None, dir, Metrics::default()).await;
+    assert!(matches!(
+        open(dir.path()).await,
+        Err(OpenError::Database { .. } | OpenError::Tables { .. })
+    ));
+    let blocked = dir.path().join(FILE).join("below-a-file");
+    assert!(matches!(open(&blocked).await, Err(OpenError::File { .. })));
+    let nowhere = DatabaseUrl::new("postgres://u:secret@127.0.0.1:1/x");
+    assert!(!format!("{nowhere:?}").contains("secret"));
+    let opened = Database::open(Some(&nowhere), dir.path(), Metrics::default()).await;
+    let error = opened.unwrap_err();
+    assert!(matches!(error, OpenError::Database { .. }), "{error:?}");
+    assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+}
+
+#[tokio::test]
+async fn odd_directories_are_no_trouble_and_the_file_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join("what? 100%#ä");
+    Database::open(None, &odd, Metrics::default())
+        .await
+        .unwrap();
+    let mode = std::fs::metadata(odd.join(FILE))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
