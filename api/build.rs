@@ -1,8 +1,8 @@
 //! Compiles the protobuf definitions without protoc.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["scheduler", "peer", "manager"].map(|name| format!("proto/darter/v1/{name}.proto"));
+    let files = ["scheduler", "peer", "manager", "preheat"]
+        .map(|name| format!("proto/darter/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure()

@@ -12,6 +12,7 @@ pub mod link;
 pub mod membership;
 pub mod origin;
 pub mod pieces;
+pub mod preheat;
 pub mod proof;
 pub mod rendezvous;
 pub mod session;

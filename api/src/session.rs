@@ -6,8 +6,16 @@
 use std::net::SocketAddr;
 
 use crate::{
-    digest::Digest, host::HostId, lengths::Lengths, origin::Origin, origin::Repository,
-    origin::UpstreamName, pieces::PieceSet, proof::Grant, task::TaskId,
+    digest::Digest,
+    host::HostId,
+    lengths::Lengths,
+    origin::Origin,
+    origin::Repository,
+    origin::UpstreamName,
+    pieces::PieceSet,
+    preheat::{PreheatOrder, PreheatReport},
+    proof::Grant,
+    task::TaskId,
 };
 
 /// What a node does for the others.
@@ -327,6 +335,8 @@ pub enum PeerMessage {
         /// What the host does about it.
         state: Sizing,
     },
+    /// How a preheat goes; for whoever ordered it.
+    Preheat(PreheatReport),
 }
 
 impl PeerMessage {
@@ -353,7 +363,8 @@ impl PeerMessage {
             | Self::Moved { .. }
             | Self::Resting
             | Self::Observed(_)
-            | Self::Lookup { .. } => None,
+            | Self::Lookup { .. }
+            | Self::Preheat(_) => None,
         }
     }
 }
@@ -458,4 +469,6 @@ pub enum SchedulerMessage {
         /// The host is to find out, by reading all of it; if not, another one does.
         read: bool,
     },
+    /// Something to preheat; not the swarm's own business.
+    Preheat(PreheatOrder),
 }

@@ -31,6 +31,7 @@ use crate::{
     intercept::{self, Intercept, InterceptError},
     limits::{self, Limits},
     mirror::{self, Mirror},
+    preheat::{self, Preheater},
     rights::{self, Proofs, Rights},
     session::{List, ListError, PeerAddress, Peers, Schedulers, Session, SessionEvent},
     store::{self, Found, Store},
@@ -297,6 +298,7 @@ impl Proxy {
         let metrics = driver::Metrics::default();
         metrics.register(registry);
         let proofs = Proofs::new(&options.rights);
+        let line = session.as_ref().map(|(session, _)| session.clone());
         let swarm = Swarm::start(
             Parts {
                 proofs: proofs.clone(),
@@ -316,7 +318,7 @@ impl Proxy {
             },
             &inner,
         );
-        let contents: Arc<dyn Contents> = Arc::new(swarm);
+        let contents: Arc<dyn Contents> = Arc::new(swarm.clone());
         let rights = Rights::new(
             options.rights.clone(),
             Arc::new(upstreams.clone()),
@@ -328,9 +330,24 @@ impl Proxy {
             options.mirror.clone(),
             upstreams.clone(),
             contents,
-            rights,
+            rights.clone(),
             registry,
         );
+        let preheats = preheat::Metrics::default();
+        preheats.register(registry);
+        if let Some(session) = line {
+            let preheater = Preheater {
+                swarm,
+                store: store.clone(),
+                mirror: mirror.clone(),
+                rights,
+                upstreams: upstreams.clone(),
+                session,
+                metrics: preheats,
+                tasks: inner.clone(),
+            };
+            preheater.start();
+        }
 
         let intercept = Intercept::new(
             &options.intercept,

@@ -11,6 +11,7 @@ pub mod credential;
 pub mod intercept;
 pub mod limits;
 pub mod mirror;
+pub mod preheat;
 pub mod rights;
 pub mod session;
 pub mod source;

@@ -7,6 +7,7 @@
 mod common;
 mod link;
 mod membership;
+mod preheat;
 mod session;
 
 /// The generated types and services of `darter.v1`.

@@ -318,6 +318,7 @@ impl From<&PeerMessage> for v1::PeerMessage {
             PeerMessage::Moved { tasks } => Up::Moved(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
+            PeerMessage::Preheat(report) => Up::Preheat(report.into()),
             PeerMessage::Resting => Up::Resting(v1::Resting {}),
             PeerMessage::Observed(seen) => Up::Observed(seen.into()),
             PeerMessage::Lookup {
@@ -418,6 +419,7 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             Up::Moved(v) => Self::Moved {
                 tasks: tasks(&v.tasks)?,
             },
+            Up::Preheat(v) => Self::Preheat(v.try_into()?),
             Up::Resting(v1::Resting {}) => Self::Resting,
             Up::Observed(v) => Self::Observed(v.try_into()?),
             Up::Sizing(v) => Self::Sizing {
@@ -507,6 +509,7 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
                 id: *id,
                 observation: observation.as_ref().map(Into::into),
             }),
+            SchedulerMessage::Preheat(order) => Down::Preheat(order.into()),
             SchedulerMessage::Size { task, size, read } => Down::Size(v1::Size {
                 task: task.to_string(),
                 size: *size,
@@ -603,6 +606,7 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
                 id: v.id,
                 observation: v.observation.map(TryInto::try_into).transpose()?,
             },
+            Down::Preheat(v) => Self::Preheat(v.try_into()?),
             Down::Size(v) => Self::Size {
                 task: task(&v.task)?,
                 size: v.size,

@@ -173,7 +173,7 @@ impl From<Arc<SourceError>> for Failure {
 }
 
 /// An error with its causes, for people.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

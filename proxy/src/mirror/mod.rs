@@ -45,6 +45,7 @@ use crate::{
     upstream::{Ask, MANIFEST_TYPES, Upstream, Upstreams},
 };
 pub use errors::Failure;
+pub(crate) use errors::chain;
 use metrics::Metrics;
 use route::{Kind, Target};
 use tags::Tags;
@@ -96,6 +97,10 @@ struct Inner {
     requests: AtomicU64,
 }
 
+/// An extension of a request: what a tag stands for is asked anew.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Anew;
+
 /// What every answer needs to know of its request.
 struct Call<'a> {
     mirror: &'a Inner,
@@ -104,6 +109,7 @@ struct Call<'a> {
     method: Method,
     headers: &'a http::HeaderMap,
     credential: Option<Credential>,
+    anew: bool,
     began: Instant,
 }
 
@@ -169,6 +175,7 @@ impl Mirror {
                         .get(header::AUTHORIZATION)
                         .cloned()
                         .map(Credential::new),
+                    anew: parts.extensions.get::<Anew>().is_some(),
                     began,
                 };
                 let response = match call.answer().await {

@@ -63,6 +63,9 @@ impl Call<'_> {
             who,
         );
         let tags = &self.mirror.tags;
+        if self.anew {
+            tags.fresh.invalidate(&key).await;
+        }
         let asked = tags
             .fresh
             .try_get_with_by_ref(&key, Box::pin(self.ask_tag(repository, tag, &accept)));

@@ -20,6 +20,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use darter_api::{
     NodeKey, SchedulerName,
+    preheat::PreheatOrder,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -41,6 +42,8 @@ pub use lists::{List, ListError, PeerAddress, Peers, Schedulers};
 
 /// Messages that wait for the scheduler to read them.
 const OUTBOX: usize = 4096;
+/// Preheats that wait to be begun; more are lost, which their schedulers notice in time.
+const ORDERS: usize = 256;
 /// A scheduler says something every second.
 const SILENCE: Duration = Duration::from_secs(3);
 /// For a connection and the handshake.
@@ -80,9 +83,15 @@ struct Shared {
     key: Arc<NodeKey>,
     connector: Connector,
     events: mpsc::Sender<SessionEvent>,
+    orders: mpsc::Sender<Ordered>,
+    /// Until somebody takes them.
+    ordered: Mutex<Option<mpsc::Receiver<Ordered>>>,
     metrics: Metrics,
     tasks: Tasks,
 }
+
+/// What a scheduler orders beside the swarm's business.
+pub type Ordered = (SchedulerName, PreheatOrder);
 
 /// One session that is wanted.
 #[derive(Clone)]
@@ -121,7 +130,10 @@ impl Session {
         metrics: Metrics,
     ) -> Self {
         schedulers.follow(events.clone(), tasks);
+        let (orders, ordered) = mpsc::channel(ORDERS);
         Self(Arc::new(Shared {
+            orders,
+            ordered: Mutex::new(Some(ordered)),
             lines: Mutex::default(),
             hello,
             key,
@@ -157,6 +169,11 @@ impl Session {
             line.outbox.store(None);
             line.closed.cancel();
         }
+    }
+
+    /// Orders of preheats; the first who asks has them.
+    pub fn take_orders(&self) -> Option<mpsc::Receiver<Ordered>> {
+        self.0.ordered.lock().take()
     }
 
     /// Says something, if the session stands.
@@ -203,6 +220,8 @@ impl Session {
             key: Arc::new(key),
             connector: Connector::plain(),
             events: mpsc::channel(1).0,
+            orders: mpsc::channel(1).0,
+            ordered: Mutex::default(),
             metrics: Metrics::default(),
             tasks: Tasks::new(),
         };
@@ -317,6 +336,17 @@ impl Keeper {
     }
 
     async fn hear(&self, message: SchedulerMessage) {
+        let message = match message {
+            SchedulerMessage::Preheat(order) => {
+                let run = order.run;
+                let ordered = (self.name.clone(), order);
+                if self.shared.orders.try_send(ordered).is_err() {
+                    tracing::warn!(url = %self.name, run, "too many preheats wait; one is not taken");
+                }
+                return;
+            }
+            message => message,
+        };
         let message = SessionEvent::Message(self.name.clone(), Box::new(message));
         self.tell(message).await;
     }

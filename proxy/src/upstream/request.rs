@@ -80,6 +80,21 @@ impl Upstream {
         checked(again).await
     }
 
+    /// How it wants to be asked for a token, if it does.
+    pub(super) async fn challenge(&self) -> Option<Challenge> {
+        let ask = Ask {
+            method: Method::GET,
+            path: "/v2/".to_owned(),
+            headers: HeaderMap::new(),
+            repository: None,
+            credential: None,
+            insists: true,
+        };
+        let reply = self.follow(&ask, None).await.ok()?;
+        let challenges = reply.headers().get_all(header::WWW_AUTHENTICATE);
+        challenges.iter().find_map(Challenge::parse)
+    }
+
     async fn follow(
         &self,
         ask: &Ask<'_>,

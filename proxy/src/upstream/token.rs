@@ -11,6 +11,7 @@ use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 
 use super::Upstream;
+use crate::credential::Credential;
 
 /// Tokens kept for one upstream.
 const MAX_TOKENS: u64 = 10_000;
@@ -167,7 +168,7 @@ impl Upstream {
             return None;
         }
         let url = challenge.url(repository)?;
-        let fetch = async { self.fetch_token(url).await.ok_or(()) };
+        let fetch = async { self.fetch_token(url, None).await.ok_or(()) };
         let token = self
             .tokens
             .kept
@@ -176,11 +177,38 @@ impl Upstream {
         token.ok().map(|token| token.header)
     }
 
-    async fn fetch_token(&self, url: Uri) -> Option<Token> {
-        let request = Request::get(url)
-            .header(header::ACCEPT, "application/json")
-            .body(())
-            .ok()?;
+    /// What a user and a password (`Basic`) are good for at this registry: a token for pulling
+    /// from the repository, where it gives tokens. Anything else is what it was.
+    pub(crate) async fn sign_in(
+        &self,
+        credential: Credential,
+        repository: &Repository,
+    ) -> Credential {
+        let basic = |value: &[u8]| value.len() > 6 && value[..6].eq_ignore_ascii_case(b"basic ");
+        if !basic(credential.header().as_bytes()) {
+            return credential;
+        }
+        let token = self.token_of(credential.header(), repository).await;
+        token.map_or(credential, |token| Credential::new(token.header))
+    }
+
+    async fn token_of(&self, basic: &HeaderValue, repository: &Repository) -> Option<Token> {
+        let challenge = self.challenge().await?;
+        let realm: Uri = challenge.realm.parse().ok()?;
+        if !self.policy.allows_realm(&realm) {
+            tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; no password goes there");
+            return None;
+        }
+        let url = challenge.url(Some(repository))?;
+        self.fetch_token(url, Some(basic)).await
+    }
+
+    async fn fetch_token(&self, url: Uri, authorization: Option<&HeaderValue>) -> Option<Token> {
+        let mut request = Request::get(url).header(header::ACCEPT, "application/json");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(()).ok()?;
         let reply = self.client.send(&request, false).await.ok()?;
         if !reply.status().is_success() {
             return None;

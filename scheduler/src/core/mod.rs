@@ -411,6 +411,8 @@ impl Cluster {
             PeerMessage::Moved { tasks } => self.moved(now, tasks),
             // An event of its own, since the session ends with it.
             PeerMessage::Resting => {}
+            // Not the core's concern.
+            PeerMessage::Preheat(_) => {}
             PeerMessage::Evicted { tasks } => {
                 for task in tasks {
                     self.forget_member(now, &task, &host);

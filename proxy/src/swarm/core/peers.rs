@@ -37,8 +37,10 @@ impl Node {
             SchedulerMessage::Welcome { trusted, .. } => {
                 self.commands.push(Command::Trust(trusted))
             }
-            // Who may read, and what has no geometry yet, is not the core's concern.
+            // Who may read, what has no geometry yet, and what is preheated is not the core's
+            // concern.
             SchedulerMessage::Heartbeat
+            | SchedulerMessage::Preheat(_)
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::Size { .. } => {}
             SchedulerMessage::Neighbours { task, add, remove } => {

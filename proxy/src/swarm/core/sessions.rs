@@ -380,6 +380,7 @@ impl Node {
             | SchedulerMessage::Delete { .. }
             | SchedulerMessage::Found { .. }
             | SchedulerMessage::Public { .. }
+            | SchedulerMessage::Preheat(_)
             | SchedulerMessage::Size { .. } => true,
         }
     }

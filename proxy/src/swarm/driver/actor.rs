@@ -521,12 +521,14 @@ impl Actor {
             Completion::Committed => {
                 self.shared.metrics.completed.inc();
                 self.shared.live.remove(download);
+                download.settle();
                 self.handle(Event::Committed { task });
             }
             Completion::Failed(cause) => {
                 tracing::error!(%task, %cause, "a download can't be committed");
                 self.shared.metrics.failed(Reason::Store);
                 self.shared.live.remove(download);
+                download.settle();
                 self.handle(Event::Evicted { task });
             }
             Completion::Corrupt => self.corrupt(download),

@@ -229,7 +229,9 @@ impl Shared {
         let manifest = want.origin.kind == OriginKind::Manifest;
         let known = want.size.or_else(|| self.sizes.get(&task));
         let known = known.or_else(|| Some(self.store.lengths(&task)?.size()));
-        let stat = if known.is_none() || manifest {
+        // A preheat's manifest has a media type that a later reader finds in it.
+        let asks = manifest && want.purpose == Purpose::Pull;
+        let stat = if known.is_none() || asks {
             self.stat(&want, entry, known).await?
         } else {
             Stat {
@@ -401,6 +403,46 @@ struct Forget<'a>(&'a Shared, u64);
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.0.lookups.lock().remove(&self.1);
+    }
+}
+
+/// The store does not get a content.
+#[derive(Debug, thiserror::Error)]
+pub enum HaveError {
+    /// It can't be had.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Its download failed.
+    #[error(transparent)]
+    Read(ReadError),
+    /// The store did not take it: it is full, or fails.
+    #[error("the store does not take it")]
+    NotStored,
+}
+
+impl Swarm {
+    /// Has a content in the store, whole and committed, when it returns. Dropping the future
+    /// gives up.
+    ///
+    /// # Errors
+    /// Why the store does not have it.
+    pub async fn have(&self, want: Want) -> Result<(), HaveError> {
+        let (shared, task) = (&self.0, want.task);
+        let ended = match join(shared, want).await? {
+            Joined::Empty => return Ok(()),
+            Joined::Stored(..) => None,
+            Joined::Through(_) => return Err(HaveError::NotStored),
+            Joined::Growing(hold, download) => {
+                download.settled().await;
+                drop(hold);
+                download.ended()
+            }
+        };
+        match ended {
+            _ if shared.store.stat(&task).is_some() => Ok(()),
+            Some(error) => Err(HaveError::Read(error)),
+            None => Err(HaveError::NotStored),
+        }
     }
 }
 

@@ -63,6 +63,8 @@ struct Growth {
     /// Grows when bytes that could be read were taken back.
     round: u32,
     end: Option<ReadError>,
+    /// Committed, or not to be.
+    settled: bool,
     through: bool,
     media_type: Option<String>,
     source_error: Option<Arc<SourceError>>,
@@ -94,6 +96,10 @@ impl Growth {
                 place.wake.notify_one();
             }
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.settled || self.end.is_some() || self.through
     }
 
     /// Something changed that concerns everybody.
@@ -198,6 +204,7 @@ impl Download {
             verdict: Verdict::Pending,
             round: 0,
             end: None,
+            settled: false,
             through: false,
             media_type,
             source_error: None,
@@ -394,6 +401,24 @@ impl Download {
             let verdict = self.verdict();
             if verdict != Verdict::Pending || self.ended().is_some() || self.goes_through() {
                 return verdict;
+            }
+            watch.changed().await;
+        }
+    }
+
+    /// It is committed, or can't be.
+    pub(super) fn settle(&self) {
+        let mut growth = self.growth.lock();
+        growth.settled = true;
+        growth.wake_all();
+    }
+
+    /// Waits until the store has it whole, or it is known that it will not. Cancel-safe.
+    pub(super) async fn settled(self: &Arc<Self>) {
+        let watch = self.watch();
+        loop {
+            if self.growth.lock().is_settled() {
+                return;
             }
             watch.changed().await;
         }

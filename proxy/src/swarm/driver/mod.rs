@@ -48,6 +48,7 @@ use darter_runtime::Tasks;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+pub use contents::HaveError;
 pub use metrics::Metrics;
 pub use trust::{Policy, Trust};
 

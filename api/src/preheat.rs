@@ -1,0 +1,185 @@
+//! What a manager, a scheduler and hosts say of contents that are to be there before anybody
+//! pulls them.
+//!
+//! One host resolves the image; then every chosen host gets the list, fetches it and says
+//! of each content itself that its store holds it whole, or why not. Nobody infers it.
+
+use std::fmt;
+
+use crate::{
+    digest::Digest,
+    origin::{OriginKind, Repository, UpstreamName},
+    session::Reference,
+};
+
+/// Contents of one image at most: manifests, configurations, layers, of all its platforms.
+pub const MOST_CONTENTS: usize = 2000;
+/// Platforms in one wish.
+pub const MOST_PLATFORMS: usize = 32;
+/// Bytes of a reason; longer ones are cut.
+pub const MOST_WHY: usize = 400;
+/// Bytes of an Authorization header at most.
+pub const MOST_AUTHORIZATION: usize = 16 * 1024;
+
+/// The value of an `Authorization` header that a preheat brings along. Printing it yields a
+/// placeholder.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Authorization(Option<String>);
+
+impl Authorization {
+    /// None where the text is empty.
+    pub fn new(text: String) -> Self {
+        Self(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// The same, if it makes a header of a bearable size.
+    pub fn checked(text: String) -> Option<Self> {
+        let fits = text.len() <= MOST_AUTHORIZATION && !text.chars().any(char::is_control);
+        fits.then(|| Self::new(text))
+    }
+
+    /// The header's value, for the registry that it was meant for.
+    pub fn reveal(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "Authorization(..)"
+        } else {
+            "Authorization(none)"
+        })
+    }
+}
+
+/// An image, as a wish names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageName {
+    /// A name, alias, or host and port of a registry; each host looks it up in its own list.
+    pub registry: String,
+    /// The repository.
+    pub repository: Repository,
+    /// A tag or the digest of a manifest or index.
+    pub reference: Reference,
+    /// `os/architecture[/variant]`; none is all.
+    pub platforms: Vec<String>,
+}
+
+/// One content of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Which.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+    /// Which endpoint of the registry gives it.
+    pub kind: OriginKind,
+}
+
+/// From a scheduler to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreheatOrder {
+    /// Comes back in the reports; never used twice by a scheduler process.
+    pub run: u64,
+    /// What to do.
+    pub what: Order,
+}
+
+/// What a host is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Find out what an image is made of, and that the registry has all of it.
+    Resolve {
+        /// Which.
+        image: ImageName,
+        /// For the registry.
+        authorization: Authorization,
+    },
+    /// Have these.
+    Have(Have),
+    /// Give up.
+    Stop,
+}
+
+/// Contents that a host is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Have {
+    /// The registry.
+    pub upstream: UpstreamName,
+    /// The repository.
+    pub repository: Repository,
+    /// What.
+    pub contents: Vec<Content>,
+    /// For the registry, should this host read it.
+    pub authorization: Authorization,
+    /// Contents fetched at the same time; 0 is the default.
+    pub at_once: u32,
+    /// Kept from eviction for so long; 0 is not at all.
+    pub pin_seconds: u64,
+    /// What is not here by then has failed.
+    pub timeout_seconds: u64,
+}
+
+/// From a host to the scheduler that ordered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreheatReport {
+    /// The order's.
+    pub run: u64,
+    /// What became of it.
+    pub what: Report,
+}
+
+/// How an order goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// What the image is made of.
+    Resolved {
+        /// The registry, as this host's list names it first.
+        upstream: UpstreamName,
+        /// All of it, manifests first.
+        contents: Vec<Content>,
+    },
+    /// It can't be had.
+    Unresolved {
+        /// The content that is the reason, if it is one.
+        digest: Option<Digest>,
+        /// Why, for people.
+        why: String,
+        /// Another host may do better.
+        elsewhere: bool,
+    },
+    /// The store holds these whole.
+    Held(Vec<Digest>),
+    /// It does not have this, and will not.
+    Lacks {
+        /// Which; none is all that it has not said to hold.
+        digest: Option<Digest>,
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// A reason, cut to [`MOST_WHY`] bytes.
+pub fn cut(mut why: String) -> String {
+    if why.len() > MOST_WHY {
+        let end = (0..=MOST_WHY).rev().find(|at| why.is_char_boundary(*at));
+        why.truncate(end.unwrap_or(0));
+    }
+    why
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_show_and_reasons_are_short() {
+        let secret = Authorization::new("Bearer abc".to_owned());
+        assert_eq!(format!("{secret:?}"), "Authorization(..)");
+        assert_eq!(Authorization::new(String::new()).reveal(), None);
+        assert_eq!(cut("ä".repeat(MOST_WHY)).len(), MOST_WHY);
+        assert_eq!(cut("short".to_owned()), "short");
+    }
+}

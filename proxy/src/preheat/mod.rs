@@ -1,0 +1,196 @@
+//! Contents that a scheduler orders this host to have, before anybody pulls them.
+//!
+//! [`resolve`] finds out what an image is made of, once for all hosts; [`have`] gets it into
+//! the store, behind foreground pulls, and says of each content itself whether the store holds
+//! it whole.
+//!
+//! Owner of state: one actor has the runs, at most [`MOST_RUNS`], each a task of its own that
+//! ends with its order's time, with a stop, or with the node. A credential that an order brings
+//! goes to the registry that the order names and is forgotten with the run. Failure: what can't
+//! be had is said with its reason; a run whose scheduler has gone ends by its time.
+
+mod have;
+mod resolve;
+
+use std::{collections::HashMap, time::Duration};
+
+use darter_api::{
+    Repository, SchedulerName,
+    preheat::{Authorization, Order, PreheatOrder, PreheatReport, Report},
+    session::PeerMessage,
+};
+use darter_runtime::Tasks;
+use http::HeaderValue;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    credential::Credential,
+    mirror::Mirror,
+    rights::Rights,
+    session::{Ordered, Session},
+    store::Store,
+    swarm::driver::Swarm,
+    upstream::{Upstream, Upstreams},
+};
+
+/// Orders under way; further ones are refused.
+const MOST_RUNS: usize = 32;
+/// To find out what an image is made of.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How a content's preheat ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    /// `held`, `failed`.
+    outcome: &'static str,
+}
+
+/// Cheap to clone; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    contents: Family<Outcome, Counter>,
+}
+
+impl Metrics {
+    /// Shows them.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Contents that were to be had ahead of time";
+        registry.register("preheated_contents", help, self.contents.clone());
+    }
+
+    fn ended(&self, outcome: &'static str, contents: usize) {
+        let count = self.contents.get_or_create(&Outcome { outcome });
+        count.inc_by(contents as u64);
+    }
+}
+
+/// What a preheat needs of its host. Cheap to clone.
+#[derive(Clone)]
+pub struct Preheater {
+    /// Gets contents.
+    pub swarm: Swarm,
+    /// Has them.
+    pub store: Store,
+    /// Answers what a tag is and gives manifests.
+    pub mirror: Mirror,
+    /// Who may read what, at the registry.
+    pub rights: Rights,
+    /// The closed list of registries.
+    pub upstreams: Upstreams,
+    /// Where orders come from and reports go.
+    pub session: Session,
+    /// Counts.
+    pub metrics: Metrics,
+    /// What all runs end with.
+    pub tasks: Tasks,
+}
+
+/// One order of one scheduler.
+type Key = (SchedulerName, u64);
+
+impl Preheater {
+    /// Takes orders from now on, until its tasks end.
+    pub fn start(self) {
+        if let Some(orders) = self.session.take_orders() {
+            let tasks = self.tasks.clone();
+            tasks.spawn("preheats", self.run(orders));
+        }
+    }
+
+    async fn run(self, mut orders: mpsc::Receiver<Ordered>) {
+        let (ended, mut ends) = mpsc::channel::<(Key, u64)>(MOST_RUNS);
+        let mut runs: HashMap<Key, (u64, CancellationToken)> = HashMap::new();
+        let mut begun = 0;
+        loop {
+            let (name, order) = tokio::select! {
+                Some((key, number)) = ends.recv() => {
+                    // A later order may be under way in its place.
+                    if runs.get(&key).is_some_and(|(current, _)| *current == number) {
+                        runs.remove(&key);
+                    }
+                    continue;
+                }
+                Some(ordered) = orders.recv() => ordered,
+                else => return,
+            };
+            let key = (name, order.run);
+            if let Some((_, before)) = runs.remove(&key) {
+                before.cancel();
+            }
+            if matches!(order.what, Order::Stop) {
+                continue;
+            }
+            if runs.len() >= MOST_RUNS {
+                self.refuse(&key.0, &order);
+                continue;
+            }
+            begun += 1;
+            let (number, stop) = (begun, CancellationToken::new());
+            runs.insert(key.clone(), (number, stop.clone()));
+            let (preheater, ended) = (self.clone(), ended.clone());
+            self.tasks.spawn("preheat", async move {
+                tokio::select! {
+                    () = preheater.obey(&key.0, order) => {}
+                    () = stop.cancelled() => return,
+                }
+                let _ = ended.send((key, number)).await;
+            });
+        }
+    }
+
+    async fn obey(&self, name: &SchedulerName, order: PreheatOrder) {
+        let run = order.run;
+        match order.what {
+            Order::Resolve {
+                image,
+                authorization,
+            } => {
+                let resolve = self.resolve(image, &authorization);
+                let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, resolve).await;
+                let report = resolved.unwrap_or_else(|_| Report::Unresolved {
+                    digest: None,
+                    why: "the registry does not answer in time".to_owned(),
+                    elsewhere: true,
+                });
+                self.report(name, run, report);
+            }
+            Order::Have(have) => self.have(name, run, have).await,
+            Order::Stop => {}
+        }
+    }
+
+    fn refuse(&self, name: &SchedulerName, order: &PreheatOrder) {
+        let why = "the host has too many preheats under way".to_owned();
+        let report = match order.what {
+            Order::Resolve { .. } => Report::Unresolved {
+                digest: None,
+                why,
+                elsewhere: true,
+            },
+            Order::Have(_) | Order::Stop => Report::Lacks { digest: None, why },
+        };
+        self.report(name, order.run, report);
+    }
+
+    fn report(&self, name: &SchedulerName, run: u64, what: Report) {
+        let report = PreheatReport { run, what };
+        self.session.send(name, &PeerMessage::Preheat(report));
+    }
+
+    /// What the order's header is good for at the registry.
+    async fn sign_in(
+        &self,
+        upstream: &Upstream,
+        repository: &Repository,
+        authorization: &Authorization,
+    ) -> Option<Credential> {
+        let value = HeaderValue::from_str(authorization.reveal()?).ok()?;
+        Some(upstream.sign_in(Credential::new(value), repository).await)
+    }
+}
