@@ -1,7 +1,7 @@
 //! The database: SQLite in the data directory, or PostgreSQL by URL for several managers.
 //!
 //! Owner of state: the database itself; nothing of it is kept here. Both are spoken to through
-//! one driver with the same queries. No query reads
+//! one driver with the same queries, but for [`Database::skip_locked`]. No query reads
 //! first and writes later: a writer never waits for a lock that it has half. Failure: a query that
 //! fails is logged and counted, and whoever asked says so; the next one may succeed.
 
@@ -101,6 +101,7 @@ enum Dialect {
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     pool: AnyPool,
+    dialect: Dialect,
     metrics: Metrics,
 }
 
@@ -146,7 +147,11 @@ impl Database {
         };
         let migrated = migrations.run(&pool).await;
         migrated.map_err(|cause| OpenError::Tables { name, cause })?;
-        Ok(Self { pool, metrics })
+        Ok(Self {
+            pool,
+            dialect,
+            metrics,
+        })
     }
 
     pub(crate) const fn pool(&self) -> &AnyPool {
@@ -155,6 +160,14 @@ impl Database {
 
     pub(crate) const fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What lets several managers take rows at the same time; SQLite has one writer anyway.
+    pub(crate) const fn skip_locked(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Sqlite => "",
+            Dialect::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
     }
 
     /// Logs and counts a failure.

@@ -1,10 +1,12 @@
-//! Who is a scheduler, who is a seed peer, right now.
+//! Who is a scheduler, who is a seed peer, right now; and what hosts are to have before
+//! anybody pulls it.
 //!
-//! [`members`] keeps them in a database, [`keep_alive`] hears them live (gRPC), [`rest`]
-//! shows them to people. Nothing here stands in the way of a pull: every other part starts
+//! [`members`] keeps them in a [`database`], [`keep_alive`] hears them live (gRPC), [`jobs`]
+//! has schedulers preheat, [`rest`] is for people and tools. Nothing here stands in the way of a pull: every other part starts
 //! and works without a manager.
 
 mod database;
+mod jobs;
 mod keep_alive;
 mod members;
 mod metrics;

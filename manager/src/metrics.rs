@@ -24,6 +24,13 @@ pub(crate) struct Outcome {
     pub(crate) outcome: &'static str,
 }
 
+/// How a job ended, or where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct JobState {
+    /// `PENDING`, `RUNNING`, `SUCCESS`, `FAILURE`, `CANCELLED`.
+    pub(crate) state: &'static str,
+}
+
 /// A kind of request and how it was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Answer {
@@ -40,12 +47,19 @@ pub(crate) struct Metrics {
     pub(crate) beats: Family<Outcome, Counter>,
     pub(crate) requests: Family<Answer, Counter>,
     pub(crate) database_failures: Counter,
+    /// Jobs that this manager ended.
+    pub(crate) jobs_ended: Family<JobState, Counter>,
+    /// Jobs in the database.
+    pub(crate) jobs: Family<JobState, Gauge<i64, AtomicI64>>,
 }
 
 impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register("members", "Members that are known", self.members.clone());
         registry.register("beats", "Beats of members", self.beats.clone());
+        let help = "Jobs that this manager ended";
+        registry.register("jobs_ended", help, self.jobs_ended.clone());
+        registry.register("jobs", "Jobs that are known", self.jobs.clone());
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register(
             "database_failures",
@@ -56,6 +70,10 @@ impl Metrics {
 
     pub(crate) fn beat(&self, outcome: &'static str) {
         self.beats.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub(crate) fn job_ended(&self, state: &'static str) {
+        self.jobs_ended.get_or_create(&JobState { state }).inc();
     }
 
     pub(crate) fn answered(&self, route: &str, status: u16) {

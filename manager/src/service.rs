@@ -10,11 +10,12 @@ use darter_runtime::{
 };
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use crate::{
     KEEP_ALIVE, Options,
     database::{Database, OpenError},
+    jobs::{Jobs, Runner},
     keep_alive::Service,
     members::Members,
     metrics::Metrics,
@@ -99,8 +100,21 @@ impl Manager {
         metrics.register(registry);
         let grace = interval * BEATS_OF_GRACE;
         let database = Database::open(url, &options.data, metrics.clone()).await?;
+        let jobs = Jobs::new(database.clone());
         let members = Arc::new(Members::open(database, grace).await?);
-        tasks.spawn("sweep", sweep(Arc::clone(&members), interval));
+        let upkeep = sweep(Arc::clone(&members), jobs.clone(), interval);
+        tasks.spawn("sweep", upkeep);
+        let wake = Arc::<Notify>::default();
+        let runner = Runner {
+            jobs: jobs.clone(),
+            members: Arc::clone(&members),
+            connector: security.connector(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            owner: format!("{:016x}", rand::random::<u64>()),
+            wake: Arc::clone(&wake),
+        };
+        runner.start();
 
         let service = Service {
             members: Arc::clone(&members),
@@ -123,7 +137,12 @@ impl Manager {
             drain: Duration::from_secs(1),
             ..ServerOptions::default()
         };
-        let rest = rest::router(members, metrics);
+        let rest = rest::router(rest::Api {
+            members,
+            jobs,
+            wake,
+            metrics,
+        });
         rest_port.serve("manager REST", rest, tasks, rest_options);
         Ok(manager)
     }
@@ -139,12 +158,14 @@ impl Manager {
     }
 }
 
-async fn sweep(members: Arc<Members>, interval: Duration) {
+async fn sweep(members: Arc<Members>, jobs: Jobs, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // A database that fails is logged and counted there, and asked again.
-        let _ = members.sweep(OffsetDateTime::now_utc()).await;
+        let now = OffsetDateTime::now_utc();
+        let _ = members.sweep(now).await;
+        let _ = jobs.sweep(now).await;
     }
 }

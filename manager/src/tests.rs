@@ -171,12 +171,12 @@ async fn answers_are_json_and_counted() {
     assert_eq!(bench.get("/healthy").await, (200, json!({"status": "ok"})));
     let (status, body) = bench.get("/api/v1/nothing").await;
     assert!(
-        status == 404 && body["error"].is_string(),
+        status == 404 && body["detail"].is_string(),
         "{status} {body}"
     );
     let (status, body) = bench.get("/api/v1/schedulers?active=maybe").await;
     assert!(
-        status == 400 && body["error"].is_string(),
+        status == 400 && body["detail"].is_string(),
         "{status} {body}"
     );
     let mut text = String::new();

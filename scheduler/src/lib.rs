@@ -8,6 +8,7 @@ mod inspect;
 mod metrics;
 mod options;
 mod preheat;
+mod preheats;
 pub mod service;
 
 pub use metrics::Metrics;

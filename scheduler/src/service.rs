@@ -11,7 +11,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, Member, MemberKind, NodeKey, Timestamp,
+    HostId, Member, MemberKind, NodeKey, Origin, Timestamp,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -39,6 +39,7 @@ use crate::{
     core::{Cluster, Command, Event},
     inspect::{self, MAX_LISTED, Question},
     preheat,
+    preheats::{self, Runs, Wish},
 };
 
 /// Events that wait for the actor; sessions wait when it is full.
@@ -112,6 +113,10 @@ impl Scheduler {
             drain: Duration::from_millis(500),
             tls: security.acceptor(),
             ..ServerOptions::default()
+        };
+        let sessions = match &manager {
+            Some(_) => sessions.merge(preheats::service(inbox.clone())),
+            None => sessions,
         };
         server.serve("scheduler port", sessions, tasks, server_options);
         if let Some(manager) = manager {
@@ -202,6 +207,7 @@ pub(crate) enum Inbound {
     Up(Hello, mpsc::Sender<Parcel>),
     Down(HostId, u64),
     Message(HostId, u64, PeerMessage),
+    Preheat(Wish, preheats::Events),
 }
 
 struct Outbox {
@@ -213,6 +219,7 @@ struct Actor {
     cluster: Cluster,
     origin: Instant,
     outboxes: HashMap<HostId, Outbox>,
+    runs: Runs,
     metrics: Metrics,
 }
 
@@ -226,6 +233,7 @@ impl Actor {
             cluster: Cluster::new(options, key, Timestamp::ZERO, unix_ms, rand::random()),
             origin: Instant::now(),
             outboxes: HashMap::new(),
+            runs: Runs::new(rand::random()),
             metrics,
         }
     }
@@ -264,9 +272,22 @@ impl Actor {
         let now = self.now();
         let commands = match event {
             Inbound::Asked(question) => return self.answer(question),
+            Inbound::Preheat(wish, events) => self.runs.begin(wish, self.cluster.present(), events),
+            Inbound::Message(host, epoch, PeerMessage::Preheat(report)) => {
+                let current = self.outboxes.get(&host);
+                if current.is_none_or(|outbox| outbox.epoch != epoch) {
+                    return;
+                }
+                let forbids =
+                    |host: &HostId, origin: &Origin| self.cluster.is_forbidden(host, origin);
+                self.runs.report(host, report, forbids)
+            }
             Inbound::Up(hello, sender) => {
                 let epoch = hello.epoch;
                 let host = hello.host;
+                // What was ordered in another session, the host may not have heard.
+                let commands = self.runs.gone(host);
+                self.say(commands);
                 let replaced = self.outboxes.insert(host, Outbox { epoch, sender });
                 if replaced.is_none() {
                     self.metrics.sessions.inc();
@@ -281,6 +302,8 @@ impl Actor {
                 {
                     self.outboxes.remove(&host);
                     self.metrics.sessions.dec();
+                    let commands = self.runs.gone(host);
+                    self.say(commands);
                 }
                 self.cluster.handle(now, Event::HostDown { host, epoch })
             }
@@ -349,6 +372,8 @@ impl Actor {
             let epoch = outbox.epoch;
             self.outboxes.remove(&host);
             self.metrics.sessions.dec();
+            let commands = self.runs.gone(host);
+            self.say(commands);
             let now = self.now();
             let commands = self.cluster.handle(now, Event::HostDown { host, epoch });
             self.say(commands);
@@ -356,6 +381,8 @@ impl Actor {
     }
 
     fn beat(&mut self) {
+        let commands = self.runs.beat();
+        self.say(commands);
         self.metrics.show(&self.cluster.counts());
         let hosts: Vec<HostId> = self.outboxes.keys().copied().collect();
         for host in hosts {

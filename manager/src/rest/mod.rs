@@ -1,77 +1,93 @@
-//! The REST side: who is there, for people and tools. Every answer is JSON.
+//! The REST side, for people and tools. Answers are JSON, errors of one shape ([`problem`]).
+//!
+//! [`routes`] is the one list of what there is and who may call it; the router is made from it,
+//! and so are the tests that leave no route out.
+
+mod guard;
+mod health;
+mod jobs;
+mod members;
+mod problem;
 
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
-    extract::{MatchedPath, Query, Request, State, rejection::QueryRejection},
+    Router,
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::StatusCode,
     middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::get,
+    response::Response,
+    routing::{MethodRouter, get, post},
 };
-use darter_api::MemberKind;
-use serde::Deserialize;
-use serde_json::json;
-use time::OffsetDateTime;
+use tokio::sync::Notify;
 
-use crate::{members::Members, metrics::Metrics};
+use crate::{jobs::Jobs, members::Members, metrics::Metrics};
+use guard::Needs;
+use problem::Problem;
 
-/// `/healthy`, `/api/v1/schedulers`, `/api/v1/seed-peers`.
-pub(crate) fn router(members: Arc<Members>, metrics: Metrics) -> Router {
-    Router::new()
-        .route("/healthy", get(healthy))
-        .route("/api/v1/schedulers", get(schedulers))
-        .route("/api/v1/seed-peers", get(seed_peers))
-        .fallback(|| async { error(StatusCode::NOT_FOUND, "there is nothing here") })
-        .method_not_allowed_fallback(|| async {
-            error(StatusCode::METHOD_NOT_ALLOWED, "only GET is known here")
-        })
-        .layer(middleware::from_fn_with_state(metrics, count))
-        .with_state(members)
+/// Of a request.
+const MAX_BODY: usize = 256 * 1024;
+
+/// What handlers need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) members: Arc<Members>,
+    pub(crate) jobs: Jobs,
+    /// Tells the runner of a new job.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) metrics: Metrics,
 }
 
-/// What a list is narrowed to.
-#[derive(Debug, Deserialize)]
-struct Filter {
-    active: Option<bool>,
+/// One method of one path.
+pub(crate) struct Route {
+    pub(crate) path: &'static str,
+    pub(crate) needs: Needs,
+    handler: MethodRouter<Api>,
 }
 
-type Asked = Result<Query<Filter>, QueryRejection>;
-
-async fn healthy(State(members): State<Arc<Members>>) -> Response {
-    match members.check().await {
-        Ok(()) => Json(json!({"status": "ok"})).into_response(),
-        Err(_) => {
-            let status = Json(json!({"status": "the database fails"}));
-            (StatusCode::SERVICE_UNAVAILABLE, status).into_response()
-        }
-    }
-}
-
-async fn schedulers(State(members): State<Arc<Members>>, asked: Asked) -> Response {
-    list(&members, MemberKind::Scheduler, asked).await
-}
-
-async fn seed_peers(State(members): State<Arc<Members>>, asked: Asked) -> Response {
-    list(&members, MemberKind::SeedPeer, asked).await
-}
-
-async fn list(members: &Members, kind: MemberKind, asked: Asked) -> Response {
-    let Ok(Query(filter)) = asked else {
-        return error(StatusCode::BAD_REQUEST, "`active` is `true` or `false`");
+/// All there is.
+pub(crate) fn routes() -> Vec<Route> {
+    let read = |path, needs, handler| Route {
+        path,
+        needs,
+        handler,
     };
-    match members.list(kind, OffsetDateTime::now_utc()).await {
-        Ok(mut list) => {
-            list.retain(|known| filter.active.is_none_or(|wanted| wanted == known.active));
-            Json(list).into_response()
-        }
-        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the database fails"),
-    }
+    let write = |path, handler| Route {
+        path,
+        needs: Needs::Operator,
+        handler,
+    };
+    vec![
+        read("/healthy", Needs::Nothing, get(health::healthy)),
+        read("/api/v1/schedulers", Needs::Guest, get(members::schedulers)),
+        read("/api/v1/seed-peers", Needs::Guest, get(members::seed_peers)),
+        read("/api/v1/jobs", Needs::Guest, get(jobs::list)),
+        write("/api/v1/jobs", post(jobs::create)),
+        read("/api/v1/jobs/{id}", Needs::Guest, get(jobs::show)),
+        read("/api/v1/jobs/{id}/events", Needs::Guest, get(jobs::events)),
+        write("/api/v1/jobs/{id}/cancel", post(jobs::cancel)),
+        write("/api/v1/jobs/{id}/retry", post(jobs::retry)),
+    ]
 }
 
-fn error(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({"error": message}))).into_response()
+/// All routes, each behind its guard.
+pub(crate) fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let guard = middleware::from_fn_with_state(route.needs, guard::guard);
+        router = router.route(route.path, route.handler.layer(guard));
+    }
+    router
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "another method is known here",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(api.metrics.clone(), count))
+        .with_state(api)
 }
 
 async fn count(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {

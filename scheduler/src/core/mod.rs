@@ -45,7 +45,7 @@ use hosts::Host;
 use observations::Observations;
 use pace::Paces;
 pub use policy::{Priority, Rule};
-pub use preheat::{Preheat, Preheated};
+pub use preheat::{Preheat, Preheated, Present};
 use public::Followed;
 pub use score::Weights;
 use sizing::Unsized;

@@ -3,6 +3,8 @@
 //! Nothing is remembered of it: a host that is asked joins like any other, for a purpose that
 //! gives way to pulls. Who is not here now is not asked later.
 
+use std::net::IpAddr;
+
 use darter_api::{
     HostId, Lengths, Origin, TaskId,
     session::{Purpose, SchedulerMessage},
@@ -36,7 +38,43 @@ pub struct Preheated {
     pub unknown: Vec<String>,
 }
 
+/// A host, for who chooses among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its public key.
+    pub host: HostId,
+    /// For people.
+    pub name: String,
+    /// Where it is.
+    pub ip: IpAddr,
+    /// Whether it is a seed.
+    pub seed: bool,
+}
+
 impl Cluster {
+    /// All hosts with a session, by name.
+    pub fn present(&self) -> Vec<Present> {
+        let hosts = self
+            .hosts
+            .iter()
+            .filter(|(_, known)| known.resting.is_none());
+        let mut present: Vec<Present> = hosts
+            .map(|(host, known)| Present {
+                host: *host,
+                name: known.hello.name.clone(),
+                ip: known.hello.address.ip(),
+                seed: self.seeds.contains(host),
+            })
+            .collect();
+        present.sort_by(|a, b| a.name.cmp(&b.name).then(a.host.cmp(&b.host)));
+        present
+    }
+
+    /// Whether a rule forbids a host contents of this origin.
+    pub fn is_forbidden(&self, host: &HostId, origin: &Origin) -> bool {
+        self.priority(host, Some(origin)) == Priority::Forbid
+    }
+
     /// Asks hosts to have a content; what is to be said, and what became of it. `None` where
     /// the task is known with another geometry.
     pub fn preheat(&mut self, wish: &Preheat) -> Option<(Vec<Command>, Preheated)> {

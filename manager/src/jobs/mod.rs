@@ -1,0 +1,17 @@
+//! Jobs: images that hosts are to have before anybody pulls them.
+//!
+//! [`wish`] is what is asked for, [`progress`] what hosts have said, [`table`] keeps both,
+//! [`runner`] has them done by a scheduler. A job lives in the database alone: whichever
+//! manager has its lease runs it, and one that was killed is followed by another, or by itself,
+//! once the lease is over; hosts that hold everything say so at once.
+
+mod image;
+mod progress;
+mod runner;
+mod table;
+mod wish;
+
+pub(crate) use progress::{Content, Failure, Host, Progress, Summary};
+pub(crate) use runner::Runner;
+pub(crate) use table::{Change, CreateError, Job, Jobs, State};
+pub(crate) use wish::{Request, Scope, Wish, WishError};

@@ -1,0 +1,335 @@
+//! What hosts have said of a job.
+//!
+//! Invariant: a content is held by a host only because that host said so, and a job is a success
+//! only if every chosen host said it of every content.
+
+use std::collections::HashMap;
+
+use darter_api::{
+    HostId,
+    preheat::cut,
+    wire::v1::{self, preheat_event::Kind},
+};
+use serde::{Deserialize, Serialize};
+
+/// Reasons kept of one job.
+const MOST_FAILURES: usize = 10_000;
+/// Hosts of one job.
+const MOST_HOSTS: usize = 100_000;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) contents: Vec<Content>,
+    pub(crate) hosts: Vec<Host>,
+    /// Of nobody in particular.
+    pub(crate) failures: Vec<Failure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Content {
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    pub(crate) manifest: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    /// In hex.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) ip: String,
+    /// A bit for each content, in order, in hex.
+    pub(crate) held: Held,
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// Why something is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// All, where none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<String>,
+    pub(crate) why: String,
+}
+
+/// Which contents a host holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Held(Vec<u8>);
+
+impl From<Held> for String {
+    fn from(held: Held) -> Self {
+        hex::encode(held.0)
+    }
+}
+
+impl TryFrom<String> for Held {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Ok(Self(hex::decode(text)?))
+    }
+}
+
+impl Held {
+    fn insert(&mut self, at: usize) {
+        if self.0.len() <= at / 8 {
+            self.0.resize(at / 8 + 1, 0);
+        }
+        self.0[at / 8] |= 1 << (at % 8);
+    }
+
+    pub(crate) fn contains(&self, at: usize) -> bool {
+        self.0
+            .get(at / 8)
+            .is_some_and(|byte| byte & (1 << (at % 8)) != 0)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|byte| byte.count_ones() as usize).sum()
+    }
+}
+
+/// Progress in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub(crate) struct Summary {
+    pub(crate) hosts: usize,
+    /// Hosts that hold everything.
+    pub(crate) hosts_done: usize,
+    /// Hosts that lack something for good.
+    pub(crate) hosts_failed: usize,
+    /// Contents of the image.
+    pub(crate) contents: usize,
+    /// Bytes of the image.
+    pub(crate) bytes: u64,
+    /// Bytes that hosts hold, of all hosts together.
+    pub(crate) bytes_held: u64,
+}
+
+impl Progress {
+    /// Takes what a scheduler passes on; whether that was all.
+    pub(crate) fn take(&mut self, event: v1::PreheatEvent) -> bool {
+        match event.kind {
+            Some(Kind::Hosts(hosts)) => self.begin(hosts.hosts),
+            Some(Kind::Contents(contents)) => self.name(contents.contents),
+            Some(Kind::Held(held)) => self.holds(&held.host, &held.digests),
+            Some(Kind::Failed(failed)) => self.lacks(failed),
+            Some(Kind::Done(_)) => return true,
+            None => {}
+        }
+        false
+    }
+
+    /// An attempt begins. Whoever was there in an earlier one and is not now has left.
+    fn begin(&mut self, hosts: Vec<v1::PreheatHost>) {
+        let mut earlier: HashMap<String, Host> = std::mem::take(&mut self.hosts)
+            .into_iter()
+            .map(|host| (host.id.clone(), host))
+            .collect();
+        self.failures.clear();
+        for host in hosts.into_iter().take(MOST_HOSTS) {
+            let id = id(&host.host);
+            earlier.remove(&id);
+            let (name, ip) = (host.name, host.ip);
+            let (held, failures) = (Held::default(), Vec::new());
+            self.hosts.push(Host {
+                id,
+                name,
+                ip,
+                held,
+                failures,
+            });
+        }
+        let mut gone: Vec<Host> = earlier.into_values().collect();
+        gone.sort_by(|a, b| a.name.cmp(&b.name));
+        for mut host in gone {
+            host.held = Held::default();
+            host.failures = vec![Failure {
+                digest: None,
+                why: "the host has left".to_owned(),
+            }];
+            self.hosts.push(host);
+        }
+    }
+
+    fn name(&mut self, contents: Vec<v1::PreheatContent>) {
+        let known = |content: v1::PreheatContent| Content {
+            digest: content.digest,
+            size: content.size,
+            manifest: content.manifest,
+        };
+        self.contents = contents.into_iter().map(known).collect();
+    }
+
+    fn holds(&mut self, host: &[u8], digests: &[String]) {
+        let id = id(host);
+        let Some(host) = self.hosts.iter_mut().find(|host| host.id == id) else {
+            return;
+        };
+        for digest in digests {
+            if let Some(at) = self.contents.iter().position(|one| one.digest == *digest) {
+                host.held.insert(at);
+            }
+        }
+    }
+
+    fn lacks(&mut self, failed: v1::preheat_event::Failed) {
+        let failure = Failure {
+            digest: Some(failed.digest).filter(|digest| !digest.is_empty()),
+            why: cut(failed.why),
+        };
+        let id = id(&failed.host);
+        let host = self.hosts.iter_mut().find(|host| host.id == id);
+        let failures = host.map_or(&mut self.failures, |host| &mut host.failures);
+        if failures.len() < MOST_FAILURES {
+            failures.push(failure);
+        }
+    }
+
+    /// Nothing more will be said: who has not said it of everything has failed.
+    pub(crate) fn give_up(&mut self, why: &str) {
+        let all = self.contents.len();
+        let mut blamed = false;
+        for host in &mut self.hosts {
+            if (host.held.len() < all || all == 0) && host.failures.is_empty() {
+                host.failures.push(Failure {
+                    digest: None,
+                    why: why.to_owned(),
+                });
+                blamed = true;
+            }
+        }
+        if !blamed {
+            self.failures.push(Failure {
+                digest: None,
+                why: why.to_owned(),
+            });
+        }
+    }
+
+    /// Whether every host said that it holds everything.
+    pub(crate) fn is_success(&self) -> bool {
+        let all = self.contents.len();
+        all > 0
+            && !self.hosts.is_empty()
+            && self.failures.is_empty()
+            && self
+                .hosts
+                .iter()
+                .all(|host| host.held.len() == all && host.failures.is_empty())
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        let all = self.contents.len();
+        let sizes = |host: &Host| {
+            let held = self
+                .contents
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| host.held.contains(*at));
+            held.map(|(_, content)| content.size).sum::<u64>()
+        };
+        let count = |is: &dyn Fn(&&Host) -> bool| self.hosts.iter().filter(is).count();
+        Summary {
+            hosts: self.hosts.len(),
+            hosts_done: count(&|host| all > 0 && host.held.len() == all),
+            hosts_failed: count(&|host| !host.failures.is_empty()),
+            contents: all,
+            bytes: self.contents.iter().map(|content| content.size).sum(),
+            bytes_held: self.hosts.iter().map(sizes).sum(),
+        }
+    }
+}
+
+fn id(raw: &[u8]) -> String {
+    HostId::try_from(raw).map_or_else(|_| String::new(), |host| host.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(seed: u8) -> v1::PreheatHost {
+        v1::PreheatHost {
+            host: vec![seed; 32].into(),
+            name: format!("n{seed}"),
+            ip: format!("10.0.0.{seed}"),
+        }
+    }
+
+    fn say(progress: &mut Progress, kind: Kind) -> bool {
+        progress.take(v1::PreheatEvent { kind: Some(kind) })
+    }
+
+    fn begin(progress: &mut Progress, hosts: &[u8]) {
+        let hosts = hosts.iter().map(|seed| host(*seed)).collect();
+        say(progress, Kind::Hosts(v1::preheat_event::Hosts { hosts }));
+        let content = |digest: &str| v1::PreheatContent {
+            digest: digest.to_owned(),
+            size: 10,
+            manifest: false,
+        };
+        let contents = vec![content("a"), content("b")];
+        say(
+            progress,
+            Kind::Contents(v1::preheat_event::Contents { contents }),
+        );
+    }
+
+    fn held(progress: &mut Progress, seed: u8, digests: &[&str]) {
+        let host = vec![seed; 32].into();
+        let digests = digests.iter().map(ToString::to_string).collect();
+        say(
+            progress,
+            Kind::Held(v1::preheat_event::Held { host, digests }),
+        );
+    }
+
+    #[test]
+    fn success_is_everybodys_own_word() {
+        let mut progress = Progress::default();
+        assert!(!progress.is_success());
+        begin(&mut progress, &[1, 2]);
+        held(&mut progress, 1, &["a", "b", "b", "other"]);
+        held(&mut progress, 2, &["b"]);
+        assert!(!progress.is_success());
+        let summary = progress.summary();
+        assert_eq!((summary.hosts_done, summary.bytes_held), (1, 30));
+        let kept: Progress =
+            serde_json::from_str(&serde_json::to_string(&progress).unwrap()).unwrap();
+        assert_eq!(kept, progress);
+        held(&mut progress, 2, &["a"]);
+        assert!(progress.is_success());
+    }
+
+    #[test]
+    fn who_was_there_before_and_is_not_now_has_left() {
+        let mut progress = Progress::default();
+        begin(&mut progress, &[1, 2]);
+        held(&mut progress, 2, &["a", "b"]);
+        begin(&mut progress, &[1]);
+        held(&mut progress, 1, &["a", "b"]);
+        assert!(!progress.is_success());
+        assert_eq!(progress.hosts[1].name, "n2");
+        assert_eq!(progress.hosts[1].failures[0].why, "the host has left");
+    }
+
+    #[test]
+    fn silence_is_a_failure() {
+        let mut progress = Progress::default();
+        begin(&mut progress, &[1, 2]);
+        held(&mut progress, 1, &["a", "b"]);
+        progress.give_up("timeout");
+        let reasons: Vec<usize> = progress
+            .hosts
+            .iter()
+            .map(|host| host.failures.len())
+            .collect();
+        assert_eq!(reasons, [0, 1]);
+        assert!(!progress.is_success());
+        let mut nobody = Progress::default();
+        nobody.give_up("no scheduler");
+        assert_eq!(nobody.failures.len(), 1);
+    }
+}

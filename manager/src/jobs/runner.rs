@@ -1,0 +1,276 @@
+//! Has jobs done: takes them from the table, asks a scheduler, and writes what hosts say.
+//!
+//! Owner of state: each job's task has its progress until it is written, at most every
+//! half second and at once at the end. Failure: a stream that is cut is asked for again, at
+//! the next scheduler, until the job's time is over; a job whose lease is lost is somebody
+//! else's, and nothing more is written of it; a manager that stops gives its jobs back.
+
+use std::{sync::Arc, time::Duration};
+
+use darter_api::{
+    MemberKind,
+    wire::v1::{self, preheats_client::PreheatsClient},
+};
+use darter_runtime::{
+    Tasks,
+    tls::{Connector, EndpointError},
+};
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Jobs, Progress, State,
+    table::{Claimed, Lease},
+};
+use crate::{members::Members, metrics::Metrics};
+
+/// Jobs that a manager runs at the same time.
+const MOST_RUNNING: usize = 16;
+/// Between looks for jobs that others left.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two writes of a job that goes on.
+const WRITE: Duration = Duration::from_millis(500);
+/// For a scheduler to be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between attempts; hosts come back to a scheduler that restarted within this.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Without any scheduler for so long a job fails.
+const NOBODY: Duration = Duration::from_secs(15);
+/// Bytes of one word of a scheduler.
+const MOST_EVENT: usize = 16 * 1024 * 1024;
+
+/// See the module. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    pub(crate) jobs: Jobs,
+    pub(crate) members: Arc<Members>,
+    pub(crate) connector: Connector,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: Tasks,
+    /// Its name in leases, another one for each process.
+    pub(crate) owner: String,
+    /// A new job is there.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// How an attempt ended.
+enum End {
+    /// All has been said.
+    Said,
+    Cut,
+}
+
+/// An attempt did not begin, or its stream was cut.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("the scheduler's URL")]
+    Url(#[from] EndpointError),
+    #[error("the scheduler can't do it")]
+    Status(#[source] Box<tonic::Status>),
+}
+
+impl From<tonic::Status> for AskError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Runner {
+    /// Runs jobs until its tasks end.
+    pub(crate) fn start(self) {
+        let tasks = self.tasks.clone();
+        tasks.spawn("jobs", self.run());
+    }
+
+    async fn run(self) {
+        let slots = Arc::new(Semaphore::new(MOST_RUNNING));
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
+            // A database that fails is logged and counted there, and asked again.
+            let claimed = self
+                .jobs
+                .claim(&self.owner, OffsetDateTime::now_utc())
+                .await;
+            if let Ok(Some(job)) = claimed {
+                let runner = self.clone();
+                // Its last words are written while the manager stops.
+                self.tasks.spawn_draining("job", async move {
+                    runner.run_one(job).await;
+                    drop(slot);
+                });
+                continue;
+            }
+            drop(slot);
+            let _ = tokio::time::timeout(LOOK, self.wake.notified()).await;
+        }
+    }
+
+    async fn run_one(&self, mut job: Claimed) {
+        let id = job.id;
+        tracing::info!(id, image = %job.wish.image, "a preheat begins");
+        let left = job.deadline - OffsetDateTime::now_utc();
+        let deadline = Instant::now() + Duration::try_from(left).unwrap_or_default();
+        let mut progress = std::mem::take(&mut job.progress);
+        let (changes, lost) = (Notify::new(), CancellationToken::new());
+        let state = {
+            let shared = parking_lot::Mutex::new(&mut progress);
+            let work = async {
+                match tokio::time::timeout_at(deadline, self.attempts(&job, &shared, &changes))
+                    .await
+                {
+                    Ok(()) => {}
+                    Err(_) => shared.lock().give_up("it did not come in the job's time"),
+                }
+            };
+            tokio::select! {
+                () = work => None,
+                lease = self.keep(id, &shared, &changes) => Some(lease),
+                () = self.tasks.token().cancelled() => {
+                    // Another manager goes on, or this one after its restart.
+                    let _ = self.jobs.give_back(id, &self.owner).await;
+                    lost.cancel();
+                    None
+                }
+            }
+        };
+        let state = match state {
+            _ if lost.is_cancelled() => return,
+            Some(Lease::Lost) => {
+                tracing::warn!(id, "another manager has a job that was this one's");
+                return;
+            }
+            Some(_) => {
+                progress.give_up("the job was cancelled");
+                State::Cancelled
+            }
+            None if progress.is_success() => State::Success,
+            None => State::Failure,
+        };
+        self.finish(id, state, &progress).await;
+    }
+
+    /// Writes the end until the database takes it, or the lease would be over.
+    async fn finish(&self, id: i64, state: State, progress: &Progress) {
+        for _ in 0..5 {
+            let now = OffsetDateTime::now_utc();
+            let done = self
+                .jobs
+                .finish(id, &self.owner, state, progress, now)
+                .await;
+            if done.is_ok() {
+                tracing::info!(id, state = state.as_str(), "a preheat has ended");
+                self.metrics.job_ended(state.as_str());
+                return;
+            }
+            tokio::time::sleep(WRITE).await;
+        }
+    }
+
+    /// Keeps the lease and writes what is new; ends when the job is not to go on.
+    async fn keep(
+        &self,
+        id: i64,
+        progress: &parking_lot::Mutex<&mut Progress>,
+        changes: &Notify,
+    ) -> Lease {
+        let mut ticks = tokio::time::interval(WRITE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
+        loop {
+            ticks.tick().await;
+            let changed = futures::FutureExt::now_or_never(changes.notified()).is_some();
+            let news = changed.then(|| progress.lock().clone());
+            let now = OffsetDateTime::now_utc();
+            match self.jobs.renew(id, &self.owner, news.as_ref(), now).await {
+                Ok(Lease::Holds) => last = Instant::now(),
+                Ok(other) => return other,
+                // Without a word for so long another manager may have it.
+                Err(_) if last.elapsed() > super::table::LEASE => return Lease::Lost,
+                Err(_) => changes.notify_one(),
+            }
+        }
+    }
+
+    /// Asks schedulers until one has said all, or there is none.
+    async fn attempts(
+        &self,
+        job: &Claimed,
+        progress: &parking_lot::Mutex<&mut Progress>,
+        changes: &Notify,
+    ) {
+        let mut somebody = Instant::now();
+        for turn in 0.. {
+            let now = OffsetDateTime::now_utc();
+            let list = self.members.list(MemberKind::Scheduler, now).await;
+            let mut active = list.unwrap_or_default();
+            active.retain(|member| member.active);
+            if !active.is_empty() {
+                let member = &active[turn % active.len()];
+                somebody = Instant::now();
+                match self.ask(&member.address, job, progress, changes).await {
+                    Ok(End::Said) => return,
+                    Ok(End::Cut) => tracing::warn!(
+                        id = job.id,
+                        scheduler = member.address,
+                        "the scheduler left a preheat"
+                    ),
+                    Err(AskError::Status(status))
+                        if status.code() == tonic::Code::InvalidArgument =>
+                    {
+                        progress.lock().give_up(status.message());
+                        return;
+                    }
+                    Err(error) => {
+                        let cause = &error as &dyn std::error::Error;
+                        tracing::warn!(
+                            id = job.id,
+                            scheduler = member.address,
+                            cause,
+                            "the scheduler can't preheat"
+                        );
+                    }
+                }
+            } else if somebody.elapsed() > NOBODY {
+                progress.lock().give_up("no scheduler is there");
+                changes.notify_one();
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn ask(
+        &self,
+        url: &str,
+        job: &Claimed,
+        progress: &parking_lot::Mutex<&mut Progress>,
+        changes: &Notify,
+    ) -> Result<End, AskError> {
+        let endpoint = self.connector.endpoint(url)?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(self.connector.clone());
+        let mut client = PreheatsClient::new(channel).max_decoding_message_size(MOST_EVENT);
+        let left = job.deadline - OffsetDateTime::now_utc();
+        let left = Duration::try_from(left).unwrap_or_default();
+        let request: v1::PreheatRequest = job.wish.request(&job.secret, left);
+        let mut events = client.preheat(request).await?.into_inner();
+        while let Some(event) = events.message().await? {
+            let done = progress.lock().take(event);
+            changes.notify_one();
+            if done {
+                return Ok(End::Said);
+            }
+        }
+        Ok(End::Cut)
+    }
+}

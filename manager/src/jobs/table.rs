@@ -1,0 +1,403 @@
+//! The jobs in the database.
+//!
+//! Owner of state: the table. A job's row is changed by its owner while its lease lasts, and by
+//! people who cancel it or want it again; a change that comes too late changes nothing. The
+//! lease is by the clocks of the managers, which are to agree within a second or two.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Row as _, any::AnyRow};
+use time::OffsetDateTime;
+
+use super::{Progress, Wish, wish::Secret};
+use crate::{
+    database::{Database, at_millis, millis},
+    metrics::JobState,
+};
+
+/// A manager that does not say within this that it goes on with a job has lost it.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+/// Jobs that have not ended; further ones are refused.
+const MOST_OPEN: i64 = 1000;
+/// Jobs that have ended are shown so long.
+const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Jobs in one list.
+const MOST_LISTED: i64 = 100;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum State {
+    Pending,
+    Running,
+    Success,
+    Failure,
+    Cancelled,
+}
+
+impl State {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Running,
+        Self::Success,
+        Self::Failure,
+        Self::Cancelled,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Success => "SUCCESS",
+            Self::Failure => "FAILURE",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// Whether nothing more happens by itself.
+    pub(crate) const fn is_final(self) -> bool {
+        matches!(self, Self::Success | Self::Failure | Self::Cancelled)
+    }
+}
+
+/// A job as it is kept, without its secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) id: i64,
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) updated_at: OffsetDateTime,
+    pub(crate) version: i64,
+    pub(crate) state: State,
+    pub(crate) created_by: String,
+    pub(crate) wish: Wish,
+    pub(crate) progress: Progress,
+}
+
+/// A job to be run.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) id: i64,
+    pub(super) wish: Wish,
+    pub(super) secret: Secret,
+    pub(super) progress: Progress,
+    pub(super) deadline: OffsetDateTime,
+}
+
+/// What the owner of a job learns when it says that it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lease {
+    Holds,
+    /// Somebody wants it to end.
+    Cancelled,
+    /// Another manager has it, or nobody.
+    Lost,
+}
+
+/// A job is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("more than {MOST_OPEN} jobs have not ended")]
+    Full,
+    #[error("the database fails")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What became of a change that somebody asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Done,
+    /// There is no such job.
+    Unknown,
+    /// It has ended, or has not.
+    Late,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Jobs {
+    database: Database,
+}
+
+const COLUMNS: &str = "id, created_at, updated_at, version, state, created_by, wish, progress";
+
+impl Jobs {
+    pub(crate) const fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Takes a job.
+    pub(crate) async fn create(
+        &self,
+        wish: &Wish,
+        secret: &Secret,
+        created_by: &str,
+        now: OffsetDateTime,
+    ) -> Result<i64, CreateError> {
+        let row = sqlx::query(
+            "INSERT INTO jobs (created_at, updated_at, version, state, created_by, wish, secret, \
+             progress, timeout_ms, deadline, cancelling, owner, lease_until) \
+             SELECT $1, $1, 1, 'PENDING', $2, $3, $4, $5, $6, 0, 0, '', 0 \
+             WHERE (SELECT COUNT(*) FROM jobs WHERE state IN ('PENDING', 'RUNNING')) < $7 \
+             RETURNING id",
+        )
+        .bind(millis(now))
+        .bind(created_by.to_owned())
+        .bind(json(wish)?)
+        .bind(secret.reveal().unwrap_or_default().to_owned())
+        .bind(json(&Progress::default())?)
+        .bind(i64::try_from(wish.timeout_seconds * 1000).unwrap_or(i64::MAX))
+        .bind(MOST_OPEN)
+        .fetch_optional(self.database.pool())
+        .await;
+        let row = self.database.counted(row)?.ok_or(CreateError::Full)?;
+        Ok(row.try_get("id")?)
+    }
+
+    pub(crate) async fn get(&self, id: i64) -> Result<Option<Job>, sqlx::Error> {
+        let query = format!("SELECT {COLUMNS} FROM jobs WHERE id = $1");
+        let row = sqlx::query(AssertSqlSafe(query))
+            .bind(id)
+            .fetch_optional(self.database.pool())
+            .await;
+        self.database.counted(row)?.as_ref().map(job).transpose()
+    }
+
+    /// The version alone, for who waits for another one.
+    pub(crate) async fn version(&self, id: i64) -> Result<Option<i64>, sqlx::Error> {
+        let version = sqlx::query_scalar("SELECT version FROM jobs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(self.database.pool())
+            .await;
+        self.database.counted(version)
+    }
+
+    /// Jobs before `before`, the newest first, at most `most` and a hundred.
+    pub(crate) async fn list(
+        &self,
+        state: Option<State>,
+        before: i64,
+        most: i64,
+    ) -> Result<Vec<Job>, sqlx::Error> {
+        let query = format!(
+            "SELECT {COLUMNS} FROM jobs WHERE id < $1 AND (state = $2 OR $2 = '') \
+             ORDER BY id DESC LIMIT $3"
+        );
+        let rows = sqlx::query(AssertSqlSafe(query))
+            .bind(before)
+            .bind(state.map_or("", State::as_str).to_owned())
+            .bind(most.clamp(1, MOST_LISTED))
+            .fetch_all(self.database.pool())
+            .await;
+        self.database.counted(rows)?.iter().map(job).collect()
+    }
+
+    /// The oldest job that nobody runs is `owner`'s from now on.
+    pub(super) async fn claim(
+        &self,
+        owner: &str,
+        now: OffsetDateTime,
+    ) -> Result<Option<Claimed>, sqlx::Error> {
+        let query = format!(
+            "UPDATE jobs SET state = 'RUNNING', owner = $1, lease_until = $2, updated_at = $3, \
+             version = version + 1, \
+             deadline = CASE WHEN deadline = 0 THEN $3 + timeout_ms ELSE deadline END \
+             WHERE id = (SELECT id FROM jobs WHERE state IN ('PENDING', 'RUNNING') \
+             AND lease_until <= $3 ORDER BY id LIMIT 1{}) \
+             RETURNING id, wish, secret, progress, deadline",
+            self.database.skip_locked()
+        );
+        let row = sqlx::query(AssertSqlSafe(query))
+            .bind(owner.to_owned())
+            .bind(millis(now + LEASE))
+            .bind(millis(now))
+            .fetch_optional(self.database.pool())
+            .await;
+        let Some(row) = self.database.counted(row)? else {
+            return Ok(None);
+        };
+        Ok(Some(Claimed {
+            id: row.try_get("id")?,
+            wish: parsed(&row, "wish")?,
+            secret: Secret::new(row.try_get("secret")?),
+            progress: parsed(&row, "progress")?,
+            deadline: at_millis(row.try_get("deadline")?)?,
+        }))
+    }
+
+    /// `owner` goes on with a job, and may say how far it is.
+    pub(super) async fn renew(
+        &self,
+        id: i64,
+        owner: &str,
+        progress: Option<&Progress>,
+        now: OffsetDateTime,
+    ) -> Result<Lease, sqlx::Error> {
+        let row = sqlx::query(
+            "UPDATE jobs SET lease_until = $3, \
+             updated_at = CASE WHEN $4 = '' THEN updated_at ELSE $5 END, \
+             version = CASE WHEN $4 = '' THEN version ELSE version + 1 END, \
+             progress = CASE WHEN $4 = '' THEN progress ELSE $4 END \
+             WHERE id = $1 AND owner = $2 AND state = 'RUNNING' RETURNING cancelling",
+        )
+        .bind(id)
+        .bind(owner.to_owned())
+        .bind(millis(now + LEASE))
+        .bind(progress.map(json).transpose()?.unwrap_or_default())
+        .bind(millis(now))
+        .fetch_optional(self.database.pool())
+        .await;
+        match self.database.counted(row)? {
+            None => Ok(Lease::Lost),
+            Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => Ok(Lease::Cancelled),
+            Some(_) => Ok(Lease::Holds),
+        }
+    }
+
+    /// A job has ended, if it is still `owner`'s.
+    pub(super) async fn finish(
+        &self,
+        id: i64,
+        owner: &str,
+        state: State,
+        progress: &Progress,
+        now: OffsetDateTime,
+    ) -> Result<bool, sqlx::Error> {
+        let done = sqlx::query(
+            "UPDATE jobs SET state = $3, progress = $4, updated_at = $5, version = version + 1, \
+             secret = '', owner = '', lease_until = 0 \
+             WHERE id = $1 AND owner = $2 AND state = 'RUNNING'",
+        )
+        .bind(id)
+        .bind(owner.to_owned())
+        .bind(state.as_str().to_owned())
+        .bind(json(progress)?)
+        .bind(millis(now))
+        .execute(self.database.pool())
+        .await;
+        Ok(self.database.counted(done)?.rows_affected() > 0)
+    }
+
+    /// `owner` gives a job back, for whoever comes first.
+    pub(super) async fn give_back(&self, id: i64, owner: &str) -> Result<(), sqlx::Error> {
+        let done = sqlx::query(
+            "UPDATE jobs SET owner = '', lease_until = 0 \
+             WHERE id = $1 AND owner = $2 AND state = 'RUNNING'",
+        )
+        .bind(id)
+        .bind(owner.to_owned())
+        .execute(self.database.pool())
+        .await;
+        self.database.counted(done).map(drop)
+    }
+
+    /// A job is to end: at once where nobody runs it, else within a second or so.
+    pub(crate) async fn cancel(&self, id: i64, now: OffsetDateTime) -> Result<Change, sqlx::Error> {
+        let done = sqlx::query(
+            "UPDATE jobs SET cancelling = 1, updated_at = $2, version = version + 1, \
+             secret = CASE WHEN state = 'PENDING' THEN '' ELSE secret END, \
+             state = CASE WHEN state = 'PENDING' THEN 'CANCELLED' ELSE state END \
+             WHERE id = $1 AND state IN ('PENDING', 'RUNNING')",
+        )
+        .bind(id)
+        .bind(millis(now))
+        .execute(self.database.pool())
+        .await;
+        let done = self.database.counted(done)?.rows_affected() > 0;
+        self.change(id, done).await
+    }
+
+    /// A job that has ended without success is wanted again: what is there is not fetched twice.
+    pub(crate) async fn retry(
+        &self,
+        id: i64,
+        secret: &Secret,
+        now: OffsetDateTime,
+    ) -> Result<Change, sqlx::Error> {
+        let done = sqlx::query(
+            "UPDATE jobs SET state = 'PENDING', cancelling = 0, deadline = 0, lease_until = 0, \
+             secret = $3, progress = $4, updated_at = $2, version = version + 1 \
+             WHERE id = $1 AND state IN ('FAILURE', 'CANCELLED')",
+        )
+        .bind(id)
+        .bind(millis(now))
+        .bind(secret.reveal().unwrap_or_default().to_owned())
+        .bind(json(&Progress::default())?)
+        .execute(self.database.pool())
+        .await;
+        let done = self.database.counted(done)?.rows_affected() > 0;
+        self.change(id, done).await
+    }
+
+    async fn change(&self, id: i64, done: bool) -> Result<Change, sqlx::Error> {
+        if done {
+            return Ok(Change::Done);
+        }
+        let known = self.version(id).await?;
+        Ok(known.map_or(Change::Unknown, |_| Change::Late))
+    }
+
+    /// Forgets what ended long ago, and counts the rest.
+    pub(crate) async fn sweep(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
+        self.forget(now).await?;
+        let counts = self.counts().await?;
+        for state in State::ALL {
+            let count = counts.iter().find(|(one, _)| *one == state);
+            let count = count.map_or(0, |(_, count)| *count);
+            let state = state.as_str();
+            let jobs = &self.database.metrics().jobs;
+            jobs.get_or_create(&JobState { state }).set(count);
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
+        let done = sqlx::query(
+            "DELETE FROM jobs WHERE state NOT IN ('PENDING', 'RUNNING') AND updated_at < $1",
+        )
+        .bind(millis(now - KEPT_FOR))
+        .execute(self.database.pool())
+        .await;
+        self.database.counted(done).map(drop)
+    }
+
+    /// How many there are in each state.
+    async fn counts(&self) -> Result<Vec<(State, i64)>, sqlx::Error> {
+        let rows = sqlx::query("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
+            .fetch_all(self.database.pool())
+            .await;
+        let rows = self.database.counted(rows)?;
+        let count = |row: &AnyRow| Ok((state(row)?, row.try_get("jobs")?));
+        rows.iter().map(count).collect()
+    }
+}
+
+fn job(row: &AnyRow) -> Result<Job, sqlx::Error> {
+    Ok(Job {
+        id: row.try_get("id")?,
+        created_at: at_millis(row.try_get("created_at")?)?,
+        updated_at: at_millis(row.try_get("updated_at")?)?,
+        version: row.try_get("version")?,
+        state: state(row)?,
+        created_by: row.try_get("created_by")?,
+        wish: parsed(row, "wish")?,
+        progress: parsed(row, "progress")?,
+    })
+}
+
+fn state(row: &AnyRow) -> Result<State, sqlx::Error> {
+    let text: String = row.try_get("state")?;
+    let known = State::ALL.into_iter().find(|state| state.as_str() == text);
+    known.ok_or_else(|| sqlx::Error::Decode(format!("no state is called {text}").into()))
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
+    serde_json::to_string(value).map_err(|cause| sqlx::Error::Encode(cause.into()))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_str(&text).map_err(|cause| sqlx::Error::Decode(cause.into()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! What is asked for, checked.
+
+use std::{net::IpAddr, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use darter_api::{
+    preheat::{Authorization, MOST_PLATFORMS},
+    wire::v1,
+};
+use serde::{Deserialize, Serialize};
+
+use super::image::Image;
+
+/// A job is given so long unless it says otherwise (Harbor gives up then); and at most.
+const TIMEOUT: (Duration, Duration) = (Duration::from_secs(1800), Duration::from_secs(24 * 3600));
+/// What was preheated is kept so long unless the job says otherwise; and at most.
+const PIN: (Duration, Duration) = (
+    Duration::from_secs(3600),
+    Duration::from_secs(30 * 24 * 3600),
+);
+/// Addresses in one wish.
+const MOST_IPS: usize = 4096;
+/// Of a platform's name.
+const MOST_PLATFORM: usize = 64;
+
+/// What is wrong with a wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WishError {
+    #[error("either `image` or `url` says which image is meant")]
+    NoImage,
+    #[error("a URL is one of a manifest: https://registry/v2/repository/manifests/reference")]
+    Url,
+    #[error("the registry's name makes no sense")]
+    Registry,
+    #[error("the repository's name makes no sense")]
+    Repository,
+    #[error("the image's tag or digest makes no sense")]
+    Reference,
+    #[error(
+        "a platform is `os/architecture` or `os/architecture/variant`, at most {MOST_PLATFORMS} of them"
+    )]
+    Platform,
+    #[error("`ips` are at most {MOST_IPS} addresses")]
+    Ips,
+    #[error("`percentage` is from 0 to 100")]
+    Percentage,
+    #[error("`authorization` makes no header")]
+    Authorization,
+    #[error("`timeout_seconds` is at most one day")]
+    Timeout,
+    #[error("`pin_seconds` is at most 30 days")]
+    Pin,
+}
+
+/// Which hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Scope {
+    /// One seed; a single host where there is no seed.
+    #[default]
+    SingleSeedPeer,
+    AllSeedPeers,
+    /// Seeds and peers.
+    AllPeers,
+}
+
+impl From<Scope> for v1::PreheatScope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::SingleSeedPeer => Self::SingleSeedPeer,
+            Scope::AllSeedPeers => Self::AllSeedPeers,
+            Scope::AllPeers => Self::AllPeers,
+        }
+    }
+}
+
+/// A job as it is posted.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Request {
+    pub(crate) image: Option<String>,
+    pub(crate) url: Option<String>,
+    pub(crate) platforms: Vec<String>,
+    pub(crate) scope: Scope,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) count: u32,
+    pub(crate) percentage: u32,
+    pub(crate) authorization: Option<String>,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) concurrent_hosts: u32,
+    pub(crate) concurrent_contents: u32,
+    pub(crate) timeout_seconds: Option<u64>,
+    pub(crate) pin_seconds: Option<u64>,
+}
+
+/// What signs in at the registry, kept apart from the wish and never shown.
+pub(crate) type Secret = Authorization;
+
+/// An image and who is to have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub(crate) image: Image,
+    pub(crate) platforms: Vec<String>,
+    pub(crate) scope: Scope,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) count: u32,
+    pub(crate) percentage: u32,
+    pub(crate) concurrent_hosts: u32,
+    pub(crate) concurrent_contents: u32,
+    pub(crate) timeout_seconds: u64,
+    pub(crate) pin_seconds: u64,
+}
+
+impl Request {
+    /// What signs in: the header as it came, or user and password.
+    pub(crate) fn secret(&self) -> Result<Secret, WishError> {
+        let text = match (&self.authorization, &self.username, &self.password) {
+            (Some(text), ..) => text.clone(),
+            (None, None, None) => String::new(),
+            (None, user, password) => {
+                let user = user.as_deref().unwrap_or_default();
+                let password = password.as_deref().unwrap_or_default();
+                format!(
+                    "Basic {}",
+                    BASE64_STANDARD.encode(format!("{user}:{password}"))
+                )
+            }
+        };
+        Authorization::checked(text).ok_or(WishError::Authorization)
+    }
+
+    /// The wish, if it makes sense.
+    pub(crate) fn wish(self) -> Result<Wish, WishError> {
+        let image = match (&self.image, &self.url) {
+            (Some(image), None) => Image::parse(image)?,
+            (None, Some(url)) => Image::parse_url(url)?,
+            _ => return Err(WishError::NoImage),
+        };
+        if self.platforms.len() > MOST_PLATFORMS
+            || !self.platforms.iter().all(|one| is_platform(one))
+        {
+            return Err(WishError::Platform);
+        }
+        if self.ips.len() > MOST_IPS {
+            return Err(WishError::Ips);
+        }
+        if self.percentage > 100 {
+            return Err(WishError::Percentage);
+        }
+        let within = |asked: Option<u64>, (usual, most): (Duration, Duration)| {
+            Some(asked.unwrap_or(usual.as_secs())).filter(|asked| *asked <= most.as_secs())
+        };
+        let timeout = self.timeout_seconds.filter(|seconds| *seconds > 0);
+        Ok(Wish {
+            image,
+            platforms: self.platforms,
+            scope: self.scope,
+            ips: self.ips,
+            count: self.count,
+            percentage: self.percentage,
+            concurrent_hosts: self.concurrent_hosts,
+            concurrent_contents: self.concurrent_contents,
+            timeout_seconds: within(timeout, TIMEOUT).ok_or(WishError::Timeout)?,
+            pin_seconds: within(self.pin_seconds, PIN).ok_or(WishError::Pin)?,
+        })
+    }
+}
+
+impl Wish {
+    /// For a scheduler, which gives hosts so long.
+    pub(crate) fn request(&self, secret: &Secret, left: Duration) -> v1::PreheatRequest {
+        use v1::preheat_image::Reference as Wire;
+        let reference = if self.image.reference.contains(':') {
+            Wire::Digest(self.image.reference.clone())
+        } else {
+            Wire::Tag(self.image.reference.clone())
+        };
+        v1::PreheatRequest {
+            image: Some(v1::PreheatImage {
+                registry: self.image.registry.clone(),
+                repository: self.image.repository.clone(),
+                platforms: self.platforms.clone(),
+                reference: Some(reference),
+            }),
+            authorization: secret.reveal().unwrap_or_default().to_owned(),
+            scope: v1::PreheatScope::from(self.scope).into(),
+            ips: self.ips.iter().map(ToString::to_string).collect(),
+            count: self.count,
+            percentage: self.percentage,
+            hosts_at_once: self.concurrent_hosts,
+            contents_at_once: self.concurrent_contents,
+            pin_seconds: self.pin_seconds,
+            timeout_seconds: left.as_secs().max(1),
+        }
+    }
+}
+
+fn is_platform(text: &str) -> bool {
+    let word = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    text.len() <= MOST_PLATFORM && (2..=3).contains(&parts.len()) && parts.into_iter().all(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Wish, WishError> {
+        serde_json::from_str::<Request>(text).unwrap().wish()
+    }
+
+    #[test]
+    fn wishes_are_checked() {
+        let wish =
+            of(r#"{"image":"app:1","platforms":["linux/arm64/v8"],"scope":"all_peers"}"#).unwrap();
+        assert_eq!(
+            (wish.scope, wish.timeout_seconds, wish.pin_seconds),
+            (Scope::AllPeers, 1800, 3600)
+        );
+        assert_eq!(of("{}"), Err(WishError::NoImage));
+        assert_eq!(of(r#"{"image":"a","url":"b"}"#), Err(WishError::NoImage));
+        assert_eq!(
+            of(r#"{"image":"a","platforms":["linux"]}"#),
+            Err(WishError::Platform)
+        );
+        assert_eq!(
+            of(r#"{"image":"a","percentage":101}"#),
+            Err(WishError::Percentage)
+        );
+        assert_eq!(
+            of(r#"{"image":"a","timeout_seconds":86401}"#),
+            Err(WishError::Timeout)
+        );
+        assert_eq!(
+            of(r#"{"image":"a","pin_seconds":9999999}"#),
+            Err(WishError::Pin)
+        );
+        assert_eq!(
+            of(r#"{"image":"a","pin_seconds":0}"#).unwrap().pin_seconds,
+            0
+        );
+    }
+
+    #[test]
+    fn secrets_are_made_and_checked() {
+        let of = |text: &str| serde_json::from_str::<Request>(text).unwrap().secret();
+        let revealed = |text: &str| of(text).unwrap().reveal().map(str::to_owned);
+        assert_eq!(revealed("{}"), None);
+        assert_eq!(
+            revealed(r#"{"authorization":"Bearer x"}"#).unwrap(),
+            "Bearer x"
+        );
+        assert_eq!(
+            revealed(r#"{"username":"u","password":"p"}"#).unwrap(),
+            "Basic dTpw"
+        );
+        assert_eq!(
+            of(r#"{"authorization":"a\r\nb: c"}"#),
+            Err(WishError::Authorization)
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! Preheats: posted, looked at, followed, called off, wanted again.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    http::{HeaderMap, StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::{Stream, stream};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Api, problem::Problem};
+use crate::jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary};
+
+/// Jobs on a page unless asked otherwise.
+const PAGE: i64 = 50;
+/// Between looks whether a job has changed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A job as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct View {
+    id: i64,
+    state: JobState,
+    image: String,
+    platforms: Vec<String>,
+    scope: Scope,
+    created_by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    updated_at: OffsetDateTime,
+    summary: Summary,
+    failures: Vec<FailureView>,
+}
+
+/// A job with all that hosts have said.
+#[derive(Debug, Serialize)]
+struct WholeView {
+    #[serde(flatten)]
+    job: View,
+    contents: Vec<ContentView>,
+    hosts: Vec<HostView>,
+}
+
+#[derive(Debug, Serialize)]
+struct ContentView {
+    digest: String,
+    size: u64,
+    kind: &'static str,
+    /// Hosts that hold it.
+    held_by: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct HostView {
+    id: String,
+    name: String,
+    ip: String,
+    held: usize,
+    /// What it has not said to hold.
+    missing: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailureView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<String>,
+    #[serde(flatten)]
+    failure: Failure,
+}
+
+impl From<&Job> for View {
+    fn from(job: &Job) -> Self {
+        let nobody = job.progress.failures.iter().map(|failure| FailureView {
+            host: None,
+            ip: None,
+            failure: failure.clone(),
+        });
+        let hosts = job.progress.hosts.iter().flat_map(|host| {
+            host.failures.iter().map(|failure| FailureView {
+                host: Some(host.name.clone()),
+                ip: Some(host.ip.clone()),
+                failure: failure.clone(),
+            })
+        });
+        Self {
+            id: job.id,
+            state: job.state,
+            image: job.wish.image.to_string(),
+            platforms: job.wish.platforms.clone(),
+            scope: job.wish.scope,
+            created_by: job.created_by.clone(),
+            created_at: job.created_at,
+            updated_at: job.updated_at,
+            summary: job.progress.summary(),
+            failures: nobody.chain(hosts).collect(),
+        }
+    }
+}
+
+impl From<&Job> for WholeView {
+    fn from(job: &Job) -> Self {
+        let (contents, hosts) = (&job.progress.contents, &job.progress.hosts);
+        let content = |(at, content): (usize, &crate::jobs::Content)| ContentView {
+            digest: content.digest.clone(),
+            size: content.size,
+            kind: if content.manifest { "manifest" } else { "blob" },
+            held_by: hosts.iter().filter(|host| host.held.contains(at)).count(),
+        };
+        let host = |host: &crate::jobs::Host| {
+            let all = contents.iter().enumerate();
+            let missing = all.filter(|(at, _)| !host.held.contains(*at));
+            HostView {
+                id: host.id.clone(),
+                name: host.name.clone(),
+                ip: host.ip.clone(),
+                held: host.held.len(),
+                missing: missing.map(|(_, content)| content.digest.clone()).collect(),
+            }
+        };
+        Self {
+            job: job.into(),
+            contents: contents.iter().enumerate().map(content).collect(),
+            hosts: hosts.iter().map(host).collect(),
+        }
+    }
+}
+
+type Id = Result<Path<i64>, PathRejection>;
+
+pub(super) async fn create(
+    State(api): State<Api>,
+    body: Result<Json<Request>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(request) = body?;
+    let secret = request.secret().map_err(Problem::bad)?;
+    let wish = request.wish().map_err(Problem::bad)?;
+    let now = OffsetDateTime::now_utc();
+    let created = api.jobs.create(&wish, &secret, "", now).await;
+    let id = created.map_err(refused)?;
+    api.wake.notify_one();
+    let job = found(&api, id).await?;
+    let place = [(header::LOCATION, format!("/api/v1/jobs/{id}"))];
+    Ok((StatusCode::CREATED, place, Json(View::from(&job))).into_response())
+}
+
+pub(super) fn refused(error: CreateError) -> Problem {
+    match error {
+        CreateError::Full => Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
+        CreateError::Database(cause) => cause.into(),
+    }
+}
+
+/// Which jobs.
+#[derive(Debug, Deserialize)]
+pub(super) struct Page {
+    state: Option<JobState>,
+    /// Older than this one.
+    before: Option<i64>,
+    limit: Option<i64>,
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Vec<View>>, Problem> {
+    let Query(page) = page?;
+    let before = page.before.unwrap_or(i64::MAX);
+    let limit = page.limit.unwrap_or(PAGE);
+    let jobs = api.jobs.list(page.state, before, limit).await?;
+    Ok(Json(jobs.iter().map(View::from).collect()))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    id: Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Path(id) = id?;
+    let job = found(&api, id).await?;
+    let tag = format!("\"{}\"", job.version);
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| *known == *tag)
+    {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(([(header::ETAG, tag)], Json(WholeView::from(&job))).into_response())
+}
+
+async fn found(api: &Api, id: i64) -> Result<Job, Problem> {
+    let job = api.jobs.get(id).await?;
+    job.ok_or_else(|| Problem::unknown("job"))
+}
+
+/// The job whenever it changes, as server-sent events; ends with its end.
+pub(super) async fn events(
+    State(api): State<Api>,
+    id: Id,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Path(id) = id?;
+    let first = found(&api, id).await?;
+    let follow = Follow {
+        api,
+        id,
+        next: Some(first),
+        shown: 0,
+    };
+    let events = stream::unfold(follow, |mut follow| async move {
+        let job = follow.next().await?;
+        let event = Event::default().event("job").id(job.version.to_string());
+        let event = event.json_data(View::from(&job)).ok()?;
+        Some((Ok(event), follow))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// A job that is followed, at whichever manager it runs.
+struct Follow {
+    api: Api,
+    id: i64,
+    next: Option<Job>,
+    /// The version that was shown last, or a number that says that it was the end.
+    shown: i64,
+}
+
+impl Follow {
+    async fn next(&mut self) -> Option<Job> {
+        if self.shown == i64::MAX {
+            return None;
+        }
+        let job = match self.next.take() {
+            Some(job) => job,
+            None => self.changed().await?,
+        };
+        self.shown = if job.state.is_final() {
+            i64::MAX
+        } else {
+            job.version
+        };
+        Some(job)
+    }
+
+    async fn changed(&self) -> Option<Job> {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.api.jobs.version(self.id).await {
+                Ok(Some(version)) if version == self.shown => {}
+                Ok(None) => return None,
+                Ok(Some(_)) => {
+                    if let Ok(job) = self.api.jobs.get(self.id).await {
+                        return job;
+                    }
+                }
+                // It may answer again.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+pub(super) async fn cancel(State(api): State<Api>, id: Id) -> Result<Response, Problem> {
+    let Path(id) = id?;
+    let changed = api.jobs.cancel(id, OffsetDateTime::now_utc()).await?;
+    answer(&api, id, changed, "the job has ended already").await
+}
+
+/// What signs in at the registry is said again: it was forgotten with the job's end.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Again {
+    authorization: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+}
+
+pub(super) async fn retry(
+    State(api): State<Api>,
+    id: Id,
+    body: Result<Option<Json<Again>>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Path(id) = id?;
+    let again = body?.map(|Json(again)| again).unwrap_or_default();
+    let request = Request {
+        authorization: again.authorization,
+        username: again.username,
+        password: again.password,
+        ..Request::default()
+    };
+    let secret = request.secret().map_err(Problem::bad)?;
+    let changed = api
+        .jobs
+        .retry(id, &secret, OffsetDateTime::now_utc())
+        .await?;
+    api.wake.notify_one();
+    answer(
+        &api,
+        id,
+        changed,
+        "only a job that failed or was cancelled is tried again",
+    )
+    .await
+}
+
+async fn answer(api: &Api, id: i64, changed: Change, late: &str) -> Result<Response, Problem> {
+    match changed {
+        Change::Done => {
+            let job = found(api, id).await?;
+            Ok((StatusCode::ACCEPTED, Json(View::from(&job))).into_response())
+        }
+        Change::Unknown => Err(Problem::unknown("job")),
+        Change::Late => Err(Problem::new(StatusCode::CONFLICT, late)),
+    }
+}

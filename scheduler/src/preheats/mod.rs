@@ -1,0 +1,116 @@
+//! Preheats of whole images, for managers: gRPC in, orders to hosts, their reports back.
+//!
+//! Served where a manager is configured. Owner of state: the scheduler's actor has the
+//! [`Runs`]; each ends with its stream. Nothing is remembered of it: a manager whose stream
+//! was cut asks again, and hosts that hold everything say so at once.
+
+mod choice;
+mod runs;
+
+use std::{net::IpAddr, pin::Pin};
+
+use axum::Router;
+use darter_api::{
+    preheat::{Authorization, ImageName},
+    wire::{
+        WireError,
+        v1::{
+            self,
+            preheats_server::{Preheats, PreheatsServer},
+        },
+    },
+};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::service::Inbound;
+pub(crate) use runs::Runs;
+
+/// Events that wait for a manager; a run whose manager does not read them ends.
+const EVENTS: usize = 16 * 1024;
+/// Addresses in one wish.
+const MOST_IPS: usize = 4096;
+/// Bytes of a wish.
+const MOST_WISH: usize = 256 * 1024;
+
+pub(crate) type Frame = Result<v1::PreheatEvent, Status>;
+pub(crate) type Events = mpsc::Sender<Frame>;
+
+/// An image, and who is to have it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) image: ImageName,
+    pub(crate) authorization: Authorization,
+    pub(crate) scope: v1::PreheatScope,
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) count: usize,
+    pub(crate) percentage: usize,
+    /// No limit where it is 0.
+    pub(crate) hosts_at_once: usize,
+    pub(crate) contents_at_once: u32,
+    pub(crate) pin_seconds: u64,
+    pub(crate) timeout_seconds: u64,
+}
+
+impl TryFrom<v1::PreheatRequest> for Wish {
+    type Error = WireError;
+
+    fn try_from(value: v1::PreheatRequest) -> Result<Self, WireError> {
+        let ips = value.ips.iter().map(|ip| ip.parse::<IpAddr>());
+        let ips: Result<Vec<IpAddr>, _> = ips.collect();
+        let invalid = WireError::Invalid;
+        if value.percentage > 100 {
+            return Err(invalid("percentage"));
+        }
+        let unlisted = || invalid("image");
+        Ok(Self {
+            image: value.image.ok_or_else(unlisted)?.try_into()?,
+            authorization: Authorization::checked(value.authorization)
+                .ok_or(invalid("authorization"))?,
+            scope: v1::PreheatScope::try_from(value.scope).map_err(|_| invalid("scope"))?,
+            ips: ips
+                .ok()
+                .filter(|ips| ips.len() <= MOST_IPS)
+                .ok_or(invalid("ips"))?,
+            count: value.count as usize,
+            percentage: value.percentage as usize,
+            hosts_at_once: value.hosts_at_once as usize,
+            contents_at_once: value.contents_at_once,
+            pin_seconds: value.pin_seconds,
+            timeout_seconds: value.timeout_seconds,
+        })
+    }
+}
+
+/// The gRPC service, to be served beside the sessions.
+pub(crate) fn service(inbox: mpsc::Sender<Inbound>) -> Router {
+    let service = PreheatsServer::new(Service { inbox });
+    let service = service.max_decoding_message_size(MOST_WISH);
+    tonic::service::Routes::new(service)
+        .into_axum_router()
+        .reset_fallback()
+}
+
+struct Service {
+    inbox: mpsc::Sender<Inbound>,
+}
+
+#[tonic::async_trait]
+impl Preheats for Service {
+    type PreheatStream = Pin<Box<dyn Stream<Item = Frame> + Send>>;
+
+    async fn preheat(
+        &self,
+        request: Request<v1::PreheatRequest>,
+    ) -> Result<Response<Self::PreheatStream>, Status> {
+        let wish = Wish::try_from(request.into_inner());
+        let wish = wish.map_err(|cause| Status::invalid_argument(cause.to_string()))?;
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let begin = Inbound::Preheat(wish, events);
+        let gone = |_| Status::unavailable("the scheduler is shutting down");
+        self.inbox.send(begin).await.map_err(gone)?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

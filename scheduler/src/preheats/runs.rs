@@ -1,0 +1,399 @@
+//! The preheats under way: who was asked, and who has had his say.
+//!
+//! Owner of state: [`Runs`], in the actor. Invariants: a run ends when every chosen host has
+//! held, or failed, every content; what is passed on are the hosts' own words, and that of a
+//! session that has ended: its host failed what it had not said to hold.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use darter_api::{
+    Digest, HostId, Origin, OriginKind,
+    preheat::{Content, Have, Order, PreheatOrder, PreheatReport, Report},
+    session::SchedulerMessage,
+    wire::v1::{
+        PreheatEvent, PreheatHost,
+        preheat_event::{self, Kind},
+    },
+};
+
+use super::{
+    Events, Wish,
+    choice::{chosen, resolvers},
+};
+use crate::core::{Command, Present};
+
+/// Runs at the same time; further ones are refused.
+const MOST_RUNS: usize = 64;
+/// Hosts that are asked, one after the other, what an image is made of.
+const RESOLVERS: usize = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Runs {
+    runs: BTreeMap<u64, Run>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Run {
+    wish: Wish,
+    events: Events,
+    targets: Vec<HostId>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The last is being asked, the others are left.
+    Resolving {
+        asked: HostId,
+        left: VecDeque<HostId>,
+    },
+    /// Contents are being had.
+    Having {
+        have: Have,
+        /// Hosts that were asked, and what they have not spoken of.
+        active: HashMap<HostId, HashSet<Digest>>,
+        waiting: VecDeque<HostId>,
+    },
+}
+
+/// The manager does not read, or has gone.
+struct CalledOff;
+
+impl Runs {
+    /// None; numbers begin at `first`, so that a host does not take a run for one before the
+    /// scheduler's restart.
+    pub(crate) const fn new(first: u64) -> Self {
+        Self {
+            runs: BTreeMap::new(),
+            next: first,
+        }
+    }
+
+    /// A manager wishes for something.
+    pub(crate) fn begin(
+        &mut self,
+        wish: Wish,
+        present: Vec<Present>,
+        events: Events,
+    ) -> Vec<Command> {
+        if self.runs.len() >= MOST_RUNS {
+            let status = tonic::Status::resource_exhausted("too many preheats are under way");
+            let _ = events.try_send(Err(status));
+            return Vec::new();
+        }
+        let (targets, unknown) = chosen(&wish, &present);
+        let hosts = targets.iter().map(shown).collect();
+        let _ = say(&events, Kind::Hosts(preheat_event::Hosts { hosts }));
+        for ip in unknown {
+            let _ = fail(&events, None, None, format!("no host is at {ip}"));
+        }
+        let resolvers = resolvers(&present, &targets, RESOLVERS);
+        let mut left: VecDeque<HostId> = resolvers.iter().map(|host| host.host).collect();
+        let Some(asked) = left.pop_front().filter(|_| !targets.is_empty()) else {
+            let why = "no host that is meant is here".to_owned();
+            let _ = fail(&events, None, None, why);
+            let _ = say(&events, Kind::Done(preheat_event::Done {}));
+            return Vec::new();
+        };
+        let run = Run {
+            wish,
+            events,
+            targets: targets.iter().map(|host| host.host).collect(),
+            stage: Stage::Resolving { asked, left },
+        };
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
+        let commands = run.ask_to_resolve(id);
+        self.runs.insert(id, run);
+        commands
+    }
+
+    /// A host says how an order goes.
+    pub(crate) fn report(
+        &mut self,
+        host: HostId,
+        report: PreheatReport,
+        forbids: impl Fn(&HostId, &Origin) -> bool,
+    ) -> Vec<Command> {
+        self.change(report.run, |id, run| {
+            run.heard(id, host, report.what, forbids)
+        })
+    }
+
+    /// A host's session has ended.
+    pub(crate) fn gone(&mut self, host: HostId) -> Vec<Command> {
+        let ids: Vec<u64> = self.runs.keys().copied().collect();
+        let gone = |id| self.change(id, |id, run| run.gone(id, host));
+        ids.into_iter().flat_map(gone).collect()
+    }
+
+    /// Ends what was called off.
+    pub(crate) fn beat(&mut self) -> Vec<Command> {
+        let closed = self.runs.iter().filter(|(_, run)| run.events.is_closed());
+        let closed: Vec<u64> = closed.map(|(id, _)| *id).collect();
+        closed
+            .into_iter()
+            .flat_map(|id| self.call_off(id))
+            .collect()
+    }
+
+    fn call_off(&mut self, id: u64) -> Vec<Command> {
+        let run = self.runs.remove(&id);
+        run.map_or_else(Vec::new, |run| run.stop(id))
+    }
+
+    /// Changes a run, which ends if all is said, or nobody listens.
+    fn change(
+        &mut self,
+        id: u64,
+        change: impl FnOnce(u64, &mut Run) -> Result<Vec<Command>, CalledOff>,
+    ) -> Vec<Command> {
+        let Some(run) = self.runs.get_mut(&id) else {
+            return Vec::new();
+        };
+        match change(id, run) {
+            Err(CalledOff) => self.call_off(id),
+            Ok(commands) => {
+                if run.is_over() {
+                    let _ = run.say(Kind::Done(preheat_event::Done {}));
+                    self.runs.remove(&id);
+                }
+                commands
+            }
+        }
+    }
+}
+
+impl Run {
+    fn is_over(&self) -> bool {
+        matches!(&self.stage, Stage::Having { active, waiting, .. } if active.is_empty() && waiting.is_empty())
+    }
+
+    fn say(&self, kind: Kind) -> Result<(), CalledOff> {
+        say(&self.events, kind)
+    }
+
+    fn fail(
+        &self,
+        host: Option<HostId>,
+        digest: Option<Digest>,
+        why: String,
+    ) -> Result<(), CalledOff> {
+        fail(&self.events, host, digest, why)
+    }
+
+    fn ask_to_resolve(&self, id: u64) -> Vec<Command> {
+        let Stage::Resolving { asked, .. } = &self.stage else {
+            return Vec::new();
+        };
+        let what = Order::Resolve {
+            image: self.wish.image.clone(),
+            authorization: self.wish.authorization.clone(),
+        };
+        vec![order(*asked, id, what)]
+    }
+
+    fn heard(
+        &mut self,
+        id: u64,
+        host: HostId,
+        report: Report,
+        forbids: impl Fn(&HostId, &Origin) -> bool,
+    ) -> Result<Vec<Command>, CalledOff> {
+        match (report, &mut self.stage) {
+            (Report::Resolved { upstream, contents }, Stage::Resolving { asked, .. })
+                if *asked == host =>
+            {
+                let have = Have {
+                    upstream,
+                    repository: self.wish.image.repository.clone(),
+                    contents,
+                    authorization: self.wish.authorization.clone(),
+                    at_once: self.wish.contents_at_once,
+                    pin_seconds: self.wish.pin_seconds,
+                    timeout_seconds: self.wish.timeout_seconds,
+                };
+                self.resolved(id, have, forbids)
+            }
+            (
+                Report::Unresolved {
+                    digest,
+                    why,
+                    elsewhere,
+                },
+                Stage::Resolving { asked, .. },
+            ) if *asked == host => self.unresolved(id, host, digest, why, elsewhere),
+            (Report::Held(digests), Stage::Having { active, .. }) => {
+                let Some(open) = active.get_mut(&host) else {
+                    return Ok(Vec::new());
+                };
+                let mut news = digests;
+                news.retain(|digest| open.remove(digest));
+                self.say(Kind::Held(preheat_event::Held {
+                    host: id_bytes(host),
+                    digests: news.iter().map(ToString::to_string).collect(),
+                }))?;
+                Ok(self.go_on(id))
+            }
+            (Report::Lacks { digest, why }, Stage::Having { active, .. }) => {
+                let Some(open) = active.get_mut(&host) else {
+                    return Ok(Vec::new());
+                };
+                let is_news = match &digest {
+                    Some(digest) => open.remove(digest),
+                    None => !std::mem::take(open).is_empty(),
+                };
+                if is_news {
+                    self.fail(Some(host), digest, why)?;
+                }
+                Ok(self.go_on(id))
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn resolved(
+        &mut self,
+        id: u64,
+        have: Have,
+        forbids: impl Fn(&HostId, &Origin) -> bool,
+    ) -> Result<Vec<Command>, CalledOff> {
+        let contents = have.contents.iter().map(Into::into).collect();
+        self.say(Kind::Contents(preheat_event::Contents { contents }))?;
+        let origin = Origin {
+            upstream: have.upstream.clone(),
+            repository: have.repository.clone(),
+            kind: OriginKind::Blob,
+            private: false,
+        };
+        let (forbidden, waiting): (Vec<HostId>, Vec<HostId>) =
+            self.targets.iter().partition(|host| forbids(host, &origin));
+        for host in forbidden {
+            self.fail(Some(host), None, "a rule forbids it".to_owned())?;
+        }
+        self.stage = Stage::Having {
+            have,
+            active: HashMap::new(),
+            waiting: waiting.into(),
+        };
+        Ok(self.go_on(id))
+    }
+
+    fn unresolved(
+        &mut self,
+        id: u64,
+        host: HostId,
+        digest: Option<Digest>,
+        why: String,
+        elsewhere: bool,
+    ) -> Result<Vec<Command>, CalledOff> {
+        if elsewhere
+            && let Stage::Resolving { asked, left } = &mut self.stage
+            && let Some(next) = left.pop_front()
+        {
+            *asked = next;
+            return Ok(self.ask_to_resolve(id));
+        }
+        let blamed = elsewhere.then_some(host);
+        self.fail(blamed, digest, why)?;
+        self.say(Kind::Done(preheat_event::Done {}))?;
+        Err(CalledOff)
+    }
+
+    fn gone(&mut self, id: u64, host: HostId) -> Result<Vec<Command>, CalledOff> {
+        let why = || "the host has left".to_owned();
+        match &mut self.stage {
+            Stage::Resolving { asked, left } => {
+                left.retain(|one| *one != host);
+                if *asked != host {
+                    return Ok(Vec::new());
+                }
+                self.unresolved(id, host, None, why(), true)
+            }
+            Stage::Having {
+                active, waiting, ..
+            } => {
+                let was_waiting = waiting.contains(&host);
+                waiting.retain(|one| *one != host);
+                if active.remove(&host).is_some() || was_waiting {
+                    self.fail(Some(host), None, why())?;
+                }
+                Ok(self.go_on(id))
+            }
+        }
+    }
+
+    /// Lets the next hosts begin, where others are done.
+    fn go_on(&mut self, id: u64) -> Vec<Command> {
+        let most = self.wish.hosts_at_once;
+        let Stage::Having {
+            have,
+            active,
+            waiting,
+        } = &mut self.stage
+        else {
+            return Vec::new();
+        };
+        active.retain(|_, open| !open.is_empty());
+        let mut commands = Vec::new();
+        while (most == 0 || active.len() < most)
+            && let Some(host) = waiting.pop_front()
+        {
+            let digest = |content: &Content| content.digest;
+            active.insert(host, have.contents.iter().map(digest).collect());
+            commands.push(order(host, id, Order::Have(have.clone())));
+        }
+        commands
+    }
+
+    fn stop(&self, id: u64) -> Vec<Command> {
+        let asked: Vec<HostId> = match &self.stage {
+            Stage::Resolving { asked, .. } => vec![*asked],
+            Stage::Having { active, .. } => active.keys().copied().collect(),
+        };
+        let stop = |host| order(host, id, Order::Stop);
+        asked.into_iter().map(stop).collect()
+    }
+}
+
+fn say(events: &Events, kind: Kind) -> Result<(), CalledOff> {
+    let event = PreheatEvent { kind: Some(kind) };
+    events.try_send(Ok(event)).map_err(|_| CalledOff)
+}
+
+fn fail(
+    events: &Events,
+    host: Option<HostId>,
+    digest: Option<Digest>,
+    why: String,
+) -> Result<(), CalledOff> {
+    let failed = preheat_event::Failed {
+        host: host.map_or_else(Bytes::new, id_bytes),
+        digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
+        why,
+    };
+    say(events, Kind::Failed(failed))
+}
+
+fn order(host: HostId, run: u64, what: Order) -> Command {
+    let message = SchedulerMessage::Preheat(PreheatOrder { run, what });
+    Command { host, message }
+}
+
+fn id_bytes(host: HostId) -> Bytes {
+    Bytes::copy_from_slice(host.as_bytes())
+}
+
+fn shown(host: &Present) -> PreheatHost {
+    PreheatHost {
+        host: id_bytes(host.host),
+        name: host.name.clone(),
+        ip: host.ip.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! A manager's wish, hosts that answer, and what the manager hears.
+
+use darter_api::{
+    NodeKey,
+    preheat::{Authorization, ImageName},
+    session::Reference,
+    wire::v1::PreheatScope,
+};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::preheats::Frame;
+
+fn host(seed: u8) -> HostId {
+    NodeKey::from_seed([seed; 32]).id()
+}
+
+fn present(seed: u8, is_seed: bool) -> Present {
+    Present {
+        host: host(seed),
+        name: format!("n{seed}"),
+        ip: [10, 0, 0, seed].into(),
+        seed: is_seed,
+    }
+}
+
+fn all() -> Vec<Present> {
+    vec![present(1, true), present(2, false), present(3, false)]
+}
+
+fn wish(scope: PreheatScope) -> Wish {
+    Wish {
+        image: ImageName {
+            registry: "docker.io".to_owned(),
+            repository: "library/app".parse().unwrap(),
+            reference: Reference::Tag("1".to_owned()),
+            platforms: Vec::new(),
+        },
+        authorization: Authorization::default(),
+        scope,
+        ips: Vec::new(),
+        count: 0,
+        percentage: 0,
+        hosts_at_once: 0,
+        contents_at_once: 0,
+        pin_seconds: 0,
+        timeout_seconds: 0,
+    }
+}
+
+fn contents() -> Vec<Content> {
+    let content = |text: &[u8]| Content {
+        digest: Digest::sha256(text),
+        size: 1,
+        kind: OriginKind::Blob,
+    };
+    vec![content(b"a"), content(b"b")]
+}
+
+struct Lab {
+    runs: Runs,
+    events: mpsc::Receiver<Frame>,
+    id: u64,
+}
+
+impl Lab {
+    fn begin(wish: Wish) -> (Self, Vec<Command>) {
+        let (sender, events) = mpsc::channel(64);
+        let mut runs = Runs::new(7);
+        let commands = runs.begin(wish, all(), sender);
+        (
+            Self {
+                runs,
+                events,
+                id: 7,
+            },
+            commands,
+        )
+    }
+
+    fn says(&mut self, seed: u8, what: Report) -> Vec<Command> {
+        let report = PreheatReport { run: self.id, what };
+        self.runs.report(host(seed), report, |_, _| false)
+    }
+
+    fn resolved(&mut self, seed: u8) -> Vec<Command> {
+        let upstream = "docker.io".parse().unwrap();
+        self.says(
+            seed,
+            Report::Resolved {
+                upstream,
+                contents: contents(),
+            },
+        )
+    }
+
+    /// What the manager hears, in short.
+    fn heard(&mut self) -> Vec<String> {
+        let mut heard = Vec::new();
+        while let Ok(Ok(event)) = self.events.try_recv() {
+            heard.push(match event.kind.unwrap() {
+                Kind::Hosts(hosts) => format!("hosts {}", hosts.hosts.len()),
+                Kind::Contents(list) => format!("contents {}", list.contents.len()),
+                Kind::Held(held) => format!("held {}", held.digests.len()),
+                Kind::Failed(failed) => format!("failed {}", failed.why),
+                Kind::Done(_) => "done".to_owned(),
+            });
+        }
+        heard
+    }
+}
+
+fn orders(commands: &[Command]) -> Vec<(HostId, &'static str)> {
+    let order = |command: &Command| match &command.message {
+        SchedulerMessage::Preheat(order) => Some((
+            command.host,
+            match order.what {
+                Order::Resolve { .. } => "resolve",
+                Order::Have(_) => "have",
+                Order::Stop => "stop",
+            },
+        )),
+        _ => None,
+    };
+    commands.iter().filter_map(order).collect()
+}
+
+#[test]
+fn every_host_has_its_say() {
+    let (mut lab, commands) = Lab::begin(wish(PreheatScope::AllPeers));
+    assert_eq!(orders(&commands), [(host(1), "resolve")]);
+    let commands = lab.resolved(1);
+    assert_eq!(orders(&commands).len(), 3);
+    assert_eq!(lab.heard(), ["hosts 3", "contents 2"]);
+    let digests: Vec<Digest> = contents().iter().map(|one| one.digest).collect();
+    lab.says(1, Report::Held(digests.clone()));
+    lab.says(2, Report::Held(vec![digests[0]]));
+    let full = Report::Lacks {
+        digest: Some(digests[1]),
+        why: "full".to_owned(),
+    };
+    lab.says(2, full);
+    assert_eq!(lab.heard(), ["held 2", "held 1", "failed full"]);
+    assert!(lab.runs.gone(host(3)).is_empty());
+    assert_eq!(lab.heard(), ["failed the host has left", "done"]);
+    assert!(lab.runs.runs.is_empty());
+}
+
+#[test]
+fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
+    let unresolved = |elsewhere| Report::Unresolved {
+        digest: None,
+        why: "no".to_owned(),
+        elsewhere,
+    };
+    let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+    assert_eq!(
+        orders(&lab.says(1, unresolved(true))),
+        [(host(2), "resolve")]
+    );
+    // Its turn is over.
+    assert!(lab.resolved(1).is_empty());
+    assert_eq!(orders(&lab.runs.gone(host(2))), [(host(3), "resolve")]);
+    lab.says(3, unresolved(true));
+    assert_eq!(lab.heard(), ["hosts 3", "failed no", "done"]);
+
+    let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+    lab.says(1, unresolved(false));
+    assert_eq!(lab.heard(), ["hosts 3", "failed no", "done"]);
+}
+
+#[test]
+fn hosts_take_turns_and_stop_when_the_manager_goes() {
+    let (mut lab, _) = Lab::begin(Wish {
+        hosts_at_once: 1,
+        ..wish(PreheatScope::AllPeers)
+    });
+    assert_eq!(orders(&lab.resolved(1)), [(host(1), "have")]);
+    let none = Report::Lacks {
+        digest: None,
+        why: "no".to_owned(),
+    };
+    assert_eq!(orders(&lab.says(1, none)), [(host(2), "have")]);
+    drop(lab.events);
+    assert_eq!(orders(&lab.runs.beat()), [(host(2), "stop")]);
+    assert!(lab.runs.runs.is_empty());
+}
+
+#[test]
+fn who_is_meant() {
+    let names = |wish: &Wish, present: &[Present]| -> Vec<String> {
+        let (chosen, _) = chosen(wish, present);
+        chosen.into_iter().map(|host| host.name).collect()
+    };
+    let all = all();
+    assert_eq!(names(&wish(PreheatScope::SingleSeedPeer), &all), ["n1"]);
+    assert_eq!(names(&wish(PreheatScope::AllSeedPeers), &all), ["n1"]);
+    assert_eq!(names(&wish(PreheatScope::AllPeers), &all).len(), 3);
+    // Without a seed one host is as good, but there are no seeds to have all of.
+    assert_eq!(
+        names(&wish(PreheatScope::SingleSeedPeer), &all[1..]),
+        ["n2"]
+    );
+    assert!(names(&wish(PreheatScope::AllSeedPeers), &all[1..]).is_empty());
+    let some = Wish {
+        count: 2,
+        percentage: 100,
+        ..wish(PreheatScope::AllPeers)
+    };
+    assert_eq!(names(&some, &all), ["n1", "n2"]);
+    let half = Wish {
+        percentage: 34,
+        ..wish(PreheatScope::AllPeers)
+    };
+    assert_eq!(names(&half, &all), ["n1", "n2"]);
+    let by_address = Wish {
+        ips: vec![[10, 0, 0, 3].into(), [10, 0, 0, 9].into()],
+        count: 1,
+        ..wish(PreheatScope::AllPeers)
+    };
+    let (chosen, unknown) = chosen(&by_address, &all);
+    assert_eq!(
+        (chosen, unknown),
+        (vec![all[2].clone()], vec![[10, 0, 0, 9].into()])
+    );
+
+    let (mut lab, commands) = Lab::begin(Wish {
+        ips: vec![[10, 0, 0, 9].into()],
+        ..wish(PreheatScope::AllPeers)
+    });
+    assert!(commands.is_empty());
+    let heard = [
+        "hosts 0",
+        "failed no host is at 10.0.0.9",
+        "failed no host that is meant is here",
+        "done",
+    ];
+    assert_eq!(lab.heard(), heard);
+}
