@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    bench::Bench, ca::Ca, config::Setting, doctor::Doctor, setup::Setup, simulate::Simulate,
+    bench::Bench, ca::Ca, config::Setting, doctor::Doctor, preheat::Preheat, setup::Setup,
+    simulate::Simulate,
 };
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
@@ -80,6 +81,8 @@ Examples:
     /// Measure what a scheduler takes.
     #[command(subcommand)]
     Bench(Bench),
+    /// Have hosts fetch images before anybody pulls them.
+    Preheat(Preheat),
     /// See it work: an image, a registry, a swarm of processes, a table.
     #[command(after_help = "\
 Examples:

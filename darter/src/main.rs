@@ -13,6 +13,7 @@ mod http;
 mod logs;
 mod manual;
 mod parts;
+mod preheat;
 mod setup;
 mod simulate;
 mod standalone;
@@ -60,6 +61,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Doctor(options) => doctor::run(*options).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
+        Command::Preheat(options) => preheat::run(options).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,

@@ -1,0 +1,298 @@
+//! `darter preheat`: images that hosts are to have before anybody pulls them, asked of a
+//! manager's REST.
+//!
+//! Exit code 0 when every host has everything (or, without `--wait`, when the jobs are taken),
+//! 1 when something is missing; what and where is said.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Method, Request, StatusCode, header};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Deserialize;
+use serde_json::json;
+
+/// Between looks at a job.
+const LOOK: Duration = Duration::from_millis(200);
+/// A manager that does not answer for so long is gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Of a reply.
+const MOST_REPLY: usize = 64 * 1024 * 1024;
+/// Reasons that are printed of one job.
+const MOST_REASONS: usize = 20;
+
+/// Have hosts fetch images before anybody pulls them.
+#[derive(Debug, Args)]
+pub(crate) struct Preheat {
+    /// Images: `library/app:1`, `registry.example.com/app@sha256:..`.
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// The manager's REST.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DARTER_MANAGER_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    manager: String,
+    /// Who is to have them.
+    #[arg(long, value_enum, default_value_t = Scope::SingleSeedPeer)]
+    scope: Scope,
+    /// `os/architecture[/variant]`; may be repeated. All platforms unless said.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Vec<String>,
+    /// Only hosts with this address; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<String>,
+    /// So many hosts.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    count: u32,
+    /// So many of a hundred hosts.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    percentage: u32,
+    /// A user of the registry.
+    #[arg(long, requires = "password_file")]
+    username: Option<String>,
+    /// A file with the user's password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Seconds after which what is not there has failed.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Seconds for which nobody evicts them.
+    #[arg(long, value_name = "SECONDS")]
+    pin: Option<u64>,
+    /// Wait for the end, and say how it goes.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Scope {
+    SingleSeedPeer,
+    AllSeedPeers,
+    AllPeers,
+}
+
+impl Scope {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::SingleSeedPeer => "single_seed_peer",
+            Self::AllSeedPeers => "all_seed_peers",
+            Self::AllPeers => "all_peers",
+        }
+    }
+}
+
+/// What is read of a job.
+#[derive(Debug, Deserialize)]
+struct Job {
+    id: i64,
+    state: String,
+    image: String,
+    summary: Summary,
+    failures: Vec<Failure>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Summary {
+    hosts: u64,
+    hosts_done: u64,
+    bytes: u64,
+    bytes_held: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failure {
+    host: Option<String>,
+    digest: Option<String>,
+    why: String,
+}
+
+impl Job {
+    fn is_over(&self) -> bool {
+        !matches!(self.state.as_str(), "PENDING" | "RUNNING")
+    }
+}
+
+pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
+    let manager = Manager::new(&options);
+    let password = match &options.password_file {
+        Some(file) => Some(fs::read_to_string(file).with_context(|| file.display().to_string())?),
+        None => None,
+    };
+    let mut jobs = Vec::new();
+    for image in &options.images {
+        let job = manager.post(&options, image, password.as_deref()).await;
+        let job = job.with_context(|| format!("preheating {image}"))?;
+        if !options.wait {
+            println!("{} {} {}", job.id, job.image, job.state);
+        }
+        jobs.push(job.id);
+    }
+    if options.wait {
+        return wait(&manager, &jobs).await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn wait(manager: &Manager, jobs: &[i64]) -> Result<ExitCode> {
+    let bars = Bars::new();
+    let mut open: Vec<i64> = jobs.to_vec();
+    let mut code = ExitCode::SUCCESS;
+    while !open.is_empty() {
+        let mut left = Vec::new();
+        for id in open {
+            let job = manager.job(id).await?;
+            if !job.is_over() {
+                bars.show(&job);
+                left.push(id);
+                continue;
+            }
+            bars.end(&job);
+            if job.state != "SUCCESS" {
+                code = ExitCode::FAILURE;
+            }
+        }
+        open = left;
+        if !open.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    Ok(code)
+}
+
+/// One line a job; nothing moves where standard error is no terminal.
+struct Bars {
+    all: MultiProgress,
+    by_job: std::cell::RefCell<BTreeMap<i64, ProgressBar>>,
+}
+
+impl Bars {
+    fn new() -> Self {
+        Self {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            by_job: std::cell::RefCell::default(),
+        }
+    }
+
+    fn show(&self, job: &Job) {
+        let mut bars = self.by_job.borrow_mut();
+        let bar = bars.entry(job.id).or_insert_with(|| {
+            let form = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
+            let style = ProgressStyle::with_template(form);
+            let bar = ProgressBar::new(0).with_message(job.image.clone());
+            self.all
+                .add(style.map_or(bar.clone(), |style| bar.with_style(style)))
+        });
+        bar.set_length(job.summary.bytes * job.summary.hosts);
+        bar.set_position(job.summary.bytes_held);
+    }
+
+    fn end(&self, job: &Job) {
+        if let Some(bar) = self.by_job.borrow_mut().remove(&job.id) {
+            bar.finish_and_clear();
+        }
+        let Summary {
+            hosts,
+            hosts_done,
+            bytes,
+            ..
+        } = job.summary;
+        println!(
+            "{} {} {}: {hosts_done} of {hosts} hosts have all {}",
+            job.id,
+            job.image,
+            job.state,
+            HumanBytes(bytes)
+        );
+        for failure in job.failures.iter().take(MOST_REASONS) {
+            let host = failure.host.as_deref().unwrap_or("no host in particular");
+            match &failure.digest {
+                Some(digest) => println!("  {host}: {digest}: {}", failure.why),
+                None => println!("  {host}: {}", failure.why),
+            }
+        }
+        if let Some(more) = job.failures.len().checked_sub(MOST_REASONS + 1) {
+            println!("  and {} more", more + 1);
+        }
+    }
+}
+
+/// A manager's REST.
+struct Manager {
+    url: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Manager {
+    fn new(options: &Preheat) -> Self {
+        Self {
+            url: options.manager.trim_end_matches('/').to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    async fn post(&self, options: &Preheat, image: &str, password: Option<&str>) -> Result<Job> {
+        let mut wish = json!({
+            "image": image,
+            "scope": options.scope.as_str(),
+            "platforms": options.platform,
+            "ips": options.ip,
+            "count": options.count,
+            "percentage": options.percentage,
+        });
+        if let (Some(user), Some(password)) = (&options.username, password) {
+            wish["username"] = json!(user);
+            wish["password"] = json!(password.trim_end_matches(['\r', '\n']));
+        }
+        for (key, seconds) in [
+            ("timeout_seconds", options.timeout),
+            ("pin_seconds", options.pin),
+        ] {
+            if let Some(seconds) = seconds {
+                wish[key] = json!(seconds);
+            }
+        }
+        let body = wish.to_string().into();
+        self.ask(Method::POST, "/api/v1/jobs", body).await
+    }
+
+    async fn job(&self, id: i64) -> Result<Job> {
+        self.ask(Method::GET, &format!("/api/v1/jobs/{id}"), Bytes::new())
+            .await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Job> {
+        let url = format!("{}{path}", self.url);
+        let request = Request::builder()
+            .method(method)
+            .uri(&url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let reply = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
+        let reply = reply
+            .with_context(|| format!("{url}: no answer"))?
+            .with_context(|| format!("the manager at {url} can't be asked"))?;
+        let status = reply.status();
+        let body = Limited::new(reply.into_body(), MOST_REPLY).collect();
+        let body = tokio::time::timeout(PATIENCE, body).await?;
+        let body = body
+            .map_err(|cause| anyhow::anyhow!("{url}: {cause}"))?
+            .to_bytes();
+        if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            let why = problem["detail"].as_str().unwrap_or("no reason given");
+            bail!("the manager answers {status}: {why}");
+        }
+        Ok(serde_json::from_slice(&body)?)
+    }
+}

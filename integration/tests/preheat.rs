@@ -1,0 +1,296 @@
+//! Images are with everybody before anybody pulls them; and what is not, is said.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use darter_integration::{
+    darter::{Part, binary, start_proxy},
+    http as client,
+    image::{Blob, Flavour, Image},
+    process::{eventually, free_port},
+    registry::Registry,
+    report::can_use,
+};
+use futures::future::try_join_all;
+use http::Method;
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ANY: &str = "127.0.0.1:0";
+const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// A registry, a manager, a scheduler and peers called `n0`, `n1`, ...
+struct Stand {
+    registry: Registry,
+    manager: Part,
+    peers: Vec<Part>,
+    dir: tempfile::TempDir,
+    upstream: String,
+    grpc: String,
+    _scheduler: Part,
+}
+
+impl Stand {
+    async fn start(peers: usize) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let registry = Registry::start(dir.path()).await?;
+        let manager = start_manager(dir.path()).await?;
+        let grpc = format!("http://{}", manager.address("grpc"));
+        let mut scheduler = vec!["scheduler", "--listen", ANY, "--operations-listen", ANY];
+        let data = dir.path().join("scheduler").display().to_string();
+        scheduler.extend(["--data", &data, "--manager", &grpc]);
+        let scheduler = Part::start("scheduler", dir.path(), &scheduler).await?;
+        let mut stand = Self {
+            upstream: format!("docker.io={}", registry.url()),
+            registry,
+            manager,
+            peers: Vec::new(),
+            dir,
+            grpc,
+            _scheduler: scheduler,
+        };
+        for _ in 0..peers {
+            stand.add_peer(&[]).await?;
+        }
+        Ok(stand)
+    }
+
+    async fn add_peer(&mut self, more: &[&str]) -> Result<()> {
+        let name = format!("n{}", self.peers.len());
+        let set = format!("proxy.name={name}");
+        let mut arguments = vec!["--manager", &self.grpc, "--set", &set];
+        arguments.extend(more);
+        let peer = start_proxy(self.dir.path(), &name, &self.upstream, None, &arguments).await?;
+        eventually("a session", LIMIT, || async {
+            let sessions = peer.metric("darter_proxy_peer_sessions", "").await;
+            sessions.is_ok_and(|count| count == 1.0).then_some(())
+        })
+        .await?;
+        self.peers.push(peer);
+        Ok(())
+    }
+
+    async fn push(&self, tag: &str, sizes: &[usize]) -> Result<Image> {
+        let layers = sizes.iter().enumerate();
+        let layers = layers.map(|(seed, size)| Blob::layer(seed as u64 + 1, *size));
+        let layers = layers.collect();
+        Image::push(&self.registry, "library/app", tag, Flavour::Oci, layers).await
+    }
+
+    fn rest(&self) -> String {
+        format!("http://{}", self.manager.address("manager"))
+    }
+
+    /// `darter preheat ... --wait`
+    async fn preheat(&self, arguments: &[&str]) -> Result<Output> {
+        let child = tokio::process::Command::new(binary())
+            .args(["preheat", "--wait", "--manager", &self.rest()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        Ok(tokio::time::timeout(LIMIT, child).await??)
+    }
+
+    async fn post(&self, path: &str, wish: Value) -> Result<Value> {
+        let headers = [("content-type", "application/json")];
+        let url = format!("{}{path}", self.rest());
+        let reply = client::send(Method::POST, &url, &headers, wish.to_string().into()).await?;
+        ensure!(reply.status().is_success(), "{reply:?}");
+        Ok(serde_json::from_slice(reply.body())?)
+    }
+
+    async fn job(&self, id: &Value) -> Result<Value> {
+        let url = format!("{}/api/v1/jobs/{id}", self.rest());
+        Ok(serde_json::from_slice(client::get(&url).await?.body())?)
+    }
+
+    async fn ended(&self, id: &Value) -> Result<Value> {
+        let ended = eventually("the job's end", LIMIT, || async {
+            let job = self.job(id).await.ok()?;
+            let over = !matches!(job["state"].as_str()?, "PENDING" | "RUNNING");
+            over.then_some(job)
+        });
+        match ended.await {
+            Ok(job) => Ok(job),
+            Err(error) => Err(error.context(self.job(id).await?)),
+        }
+    }
+}
+
+async fn start_manager(dir: &Path) -> Result<Part> {
+    let data = dir.join("manager").display().to_string();
+    let mut arguments = vec!["manager", "--listen", ANY, "--operations-listen", ANY];
+    // The same after a restart, too.
+    let grpc = format!("manager.grpc=127.0.0.1:{}", free_port()?);
+    arguments.extend(["--set", &grpc, "--data", &data]);
+    Part::start("manager", dir, &arguments).await
+}
+
+/// What a client does, but for its unpacking.
+async fn pull(peer: &Part, image: &Image, tag: &str) -> Result<()> {
+    let url = |rest: &str| format!("{}/v2/library/app/{rest}?ns=docker.io", peer.mirror());
+    let get = async |rest: String| -> Result<Bytes> {
+        let accept = [("accept", MANIFESTS)];
+        let url = url(&rest);
+        let reply = client::send(Method::GET, &url, &accept, Bytes::new());
+        let reply = tokio::time::timeout(LIMIT, reply).await??;
+        ensure!(reply.status() == 200, "{rest}: {reply:?}");
+        Ok(reply.into_body())
+    };
+    ensure!(get(format!("manifests/{tag}")).await? == image.manifest_bytes);
+    ensure!(get(format!("manifests/{}", image.manifest)).await? == image.manifest_bytes);
+    for blob in image.layers.iter().chain([&image.config]) {
+        ensure!(get(format!("blobs/{}", blob.digest)).await? == blob.bytes);
+    }
+    Ok(())
+}
+
+fn text(output: &Output) -> String {
+    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
+    String::from_utf8_lossy(&both).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_everywhere_and_pulled_with_its_registry_gone() -> Result<()> {
+    let test = "an_image_is_everywhere_and_pulled_with_its_registry_gone";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let mut stand = Stand::start(5).await?;
+    let image = stand.push("1", &[3_000_000, 700_000, 1000]).await?;
+    let output = stand
+        .preheat(&["library/app:1", "--scope", "all_peers"])
+        .await?;
+    ensure!(output.status.success(), "{}", text(&output));
+    ensure!(
+        text(&output).contains("SUCCESS: 5 of 5 hosts"),
+        "{}",
+        text(&output)
+    );
+    let biggest = &image.layers[0];
+    let copies = stand.registry.sent_of(&biggest.digest.to_string());
+    assert_eq!(copies, biggest.bytes.len() as u64, "one copy for all");
+
+    let job = stand.job(&json!(1)).await?;
+    assert_eq!(job["summary"]["hosts_done"], 5, "{job}");
+    assert_eq!(job["contents"].as_array().map(Vec::len), Some(5), "{job}");
+    stand.registry.stop().await?;
+    try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_layer_is_named_soon() -> Result<()> {
+    if !can_use("a_missing_layer_is_named_soon", &["docker-registry"], false) {
+        return Ok(());
+    }
+    let stand = Stand::start(5).await?;
+    let image = stand.push("1", &[100_000, 200_000]).await?;
+    let missing = image.layers[1].digest.to_string();
+    let url = format!("{}/v2/library/app/blobs/{missing}", stand.registry.url());
+    let deleted = client::send(Method::DELETE, &url, &[], Bytes::new()).await?;
+    ensure!(deleted.status() == 202, "{deleted:?}");
+    let begin = Instant::now();
+    let output = stand
+        .preheat(&["library/app:1", "--scope", "all_peers"])
+        .await?;
+    let took = begin.elapsed();
+    let said = text(&output);
+    ensure!(
+        output.status.code() == Some(1) && said.contains("FAILURE"),
+        "{said}"
+    );
+    ensure!(said.contains(&format!("has no blob {missing}")), "{said}");
+    ensure!(took < Duration::from_secs(5), "{took:?}");
+    let output = stand.preheat(&["library/other:1"]).await?;
+    ensure!(output.status.code() == Some(1), "{}", text(&output));
+    ensure!(text(&output).contains("no manifest 1"), "{}", text(&output));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_could_not_store_it_is_named_and_tried_again() -> Result<()> {
+    let test = "a_peer_that_could_not_store_it_is_named_and_tried_again";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let mut stand = Stand::start(4).await?;
+    stand
+        .add_peer(&["--set", "proxy.store.capacity=1MB"])
+        .await?;
+    let image = stand.push("1", &[3_000_000, 1000]).await?;
+    let wish = json!({"image": "library/app:1", "scope": "all_peers"});
+    let posted = stand.post("/api/v1/jobs", wish).await?;
+    let job = stand.ended(&posted["id"]).await?;
+    assert_eq!(job["state"], "FAILURE", "{job}");
+    assert_eq!(job["summary"]["hosts_done"], 4, "{job}");
+    let failures = job["failures"].as_array().context("a list")?;
+    assert_eq!(failures.len(), 1, "{job}");
+    assert_eq!(failures[0]["host"], "n4", "{job}");
+    assert_eq!(
+        failures[0]["digest"],
+        image.layers[0].digest.to_string(),
+        "{job}"
+    );
+
+    // Its events are one: it is over.
+    let url = format!("{}/api/v1/jobs/{}/events", stand.rest(), posted["id"]);
+    let events = String::from_utf8(client::get(&url).await?.into_body().to_vec())?;
+    ensure!(events.matches("event: job").count() == 1, "{events}");
+    ensure!(events.contains("FAILURE"), "{events}");
+
+    // The host leaves; what is left is enough, and is not fetched again.
+    let before = stand.registry.sent_of(&image.layers[0].digest.to_string());
+    if let Some(mut full) = stand.peers.pop() {
+        full.process.kill().await?;
+    }
+    let path = format!("/api/v1/jobs/{}/retry", posted["id"]);
+    let job = eventually("success without the host", LIMIT, || async {
+        let job = stand.ended(&posted["id"]).await.ok()?;
+        if job["state"] == "SUCCESS" {
+            return Some(job);
+        }
+        let _ = stand.post(&path, json!({})).await;
+        None
+    })
+    .await?;
+    assert_eq!(job["summary"]["hosts_done"], 4, "{job}");
+    let after = stand.registry.sent_of(&image.layers[0].digest.to_string());
+    assert_eq!(after, before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_managers_job_goes_on() -> Result<()> {
+    if !can_use("a_killed_managers_job_goes_on", &["docker-registry"], false) {
+        return Ok(());
+    }
+    let mut stand = Stand::start(2).await?;
+    let image = stand.push("1", &[3_000_000, 200_000]).await?;
+    for peer in &stand.peers {
+        // Slow enough to be killed in the middle.
+        let url = format!("http://{}/limits", peer.address("operations"));
+        let slow = json!({"download": "500KB", "source": "500KB"}).to_string();
+        let headers = [("content-type", "application/json")];
+        client::send(Method::PUT, &url, &headers, slow.into()).await?;
+    }
+    let wish = json!({"image": "library/app:1", "scope": "all_peers"});
+    let posted = stand.post("/api/v1/jobs", wish).await?;
+    eventually("bytes", LIMIT, || async {
+        let job = stand.job(&posted["id"]).await.ok()?;
+        (job["summary"]["bytes_held"].as_u64()? > 0).then_some(())
+    })
+    .await?;
+    stand.manager.restart().await?;
+    let job = stand.ended(&posted["id"]).await?;
+    assert_eq!(job["state"], "SUCCESS", "{job}");
+    stand.registry.stop().await?;
+    try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
+    Ok(())
+}
