@@ -117,7 +117,11 @@ pub(crate) async fn start_manager(
     registry: &mut Registry,
 ) -> Result<Manager> {
     let registry = registry.sub_registry_with_prefix("darter_manager");
-    Ok(Manager::start(config.manager.clone(), security, tasks, registry).await?)
+    let manager = Manager::start(config.manager.clone(), security, tasks, registry).await?;
+    if let Some(password) = manager.first_password() {
+        println!("the manager's administrator is root, password {password} (said this once)");
+    }
+    Ok(manager)
 }
 
 /// On SIGHUP the proxy's limits are read again; all else stays as it was at the start.

@@ -42,6 +42,9 @@ pub(crate) struct Preheat {
         default_value = "http://127.0.0.1:8080"
     )]
     manager: String,
+    /// A file with a token of the manager; without one it has to be this host's, or let anybody.
+    #[arg(long, value_name = "FILE", env = "DARTER_MANAGER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
     /// Who is to have them.
     #[arg(long, value_enum, default_value_t = Scope::SingleSeedPeer)]
     scope: Scope,
@@ -124,11 +127,8 @@ impl Job {
 }
 
 pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
-    let manager = Manager::new(&options);
-    let password = match &options.password_file {
-        Some(file) => Some(fs::read_to_string(file).with_context(|| file.display().to_string())?),
-        None => None,
-    };
+    let manager = Manager::new(&options)?;
+    let password = read(options.password_file.as_ref())?;
     let mut jobs = Vec::new();
     for image in &options.images {
         let job = manager.post(&options, image, password.as_deref()).await;
@@ -142,6 +142,13 @@ pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
         return wait(&manager, &jobs).await;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A secret's file, without the break at its end.
+fn read(file: Option<&PathBuf>) -> Result<Option<String>> {
+    let Some(file) = file else { return Ok(None) };
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 async fn wait(manager: &Manager, jobs: &[i64]) -> Result<ExitCode> {
@@ -230,15 +237,17 @@ impl Bars {
 /// A manager's REST.
 struct Manager {
     url: String,
+    token: Option<String>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Manager {
-    fn new(options: &Preheat) -> Self {
-        Self {
+    fn new(options: &Preheat) -> Result<Self> {
+        Ok(Self {
             url: options.manager.trim_end_matches('/').to_owned(),
+            token: read(options.token_file.as_ref())?,
             client: Client::builder(TokioExecutor::new()).build_http(),
-        }
+        })
     }
 
     async fn post(&self, options: &Preheat, image: &str, password: Option<&str>) -> Result<Job> {
@@ -252,7 +261,7 @@ impl Manager {
         });
         if let (Some(user), Some(password)) = (&options.username, password) {
             wish["username"] = json!(user);
-            wish["password"] = json!(password.trim_end_matches(['\r', '\n']));
+            wish["password"] = json!(password);
         }
         for (key, seconds) in [
             ("timeout_seconds", options.timeout),
@@ -273,11 +282,14 @@ impl Manager {
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Job> {
         let url = format!("{}{path}", self.url);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(&url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body))?;
         let reply = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
         let reply = reply
             .with_context(|| format!("{url}: no answer"))?

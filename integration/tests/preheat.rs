@@ -32,7 +32,7 @@ struct Stand {
     dir: tempfile::TempDir,
     upstream: String,
     grpc: String,
-    _scheduler: Part,
+    scheduler: Part,
 }
 
 impl Stand {
@@ -52,7 +52,7 @@ impl Stand {
             peers: Vec::new(),
             dir,
             grpc,
-            _scheduler: scheduler,
+            scheduler,
         };
         for _ in 0..peers {
             stand.add_peer(&[]).await?;
@@ -292,5 +292,120 @@ async fn a_killed_managers_job_goes_on() -> Result<()> {
     assert_eq!(job["state"], "SUCCESS", "{job}");
     stand.registry.stop().await?;
     try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
+    Ok(())
+}
+
+/// Runs of which each kills a peer: a hundred where there is time.
+fn runs() -> u64 {
+    if std::env::var_os("DARTER_TEST_LONG").is_some() {
+        100
+    } else {
+        4
+    }
+}
+
+/// Whether a peer's store has all of an image, by its files.
+fn has(dir: &Path, peer: usize, image: &Image) -> bool {
+    let blobs = dir.join(format!("n{peer}/store/blobs"));
+    let contents = image.layers.iter().chain([&image.config]);
+    let digests = contents.map(|blob| blob.digest).chain([image.manifest]);
+    digests.into_iter().all(|digest| {
+        let file = blobs.join(digest.to_string().replace(':', "/"));
+        std::fs::metadata(file).is_ok()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_called_a_success_that_is_none() -> Result<()> {
+    let test = "nothing_is_called_a_success_that_is_none";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let mut stand = Stand::start(3).await?;
+    let (mut good, mut bad) = (0, 0);
+    for run in 0..runs() {
+        let layers = vec![
+            Blob::layer(1000 + run, 600_000),
+            Blob::layer(5000 + run, 90_000),
+        ];
+        let tag = format!("run-{run}");
+        let image = Image::push(&stand.registry, "library/app", &tag, Flavour::Oci, layers).await?;
+        let wish = json!({"image": format!("library/app:{tag}"), "scope": "all_peers"});
+        let posted = stand.post("/api/v1/jobs", wish).await?;
+        let victim = (run % 3) as usize;
+        // Anywhere between before the first word and after the last.
+        tokio::time::sleep(Duration::from_millis(run * 97 % 500)).await;
+        stand.peers[victim].process.kill().await?;
+        let job = stand.ended(&posted["id"]).await?;
+        if job["state"] == "SUCCESS" {
+            good += 1;
+            let all = job["summary"]["hosts"].as_u64().context("a number")?;
+            ensure!(all >= 2, "{job}");
+            let who = job["hosts"].as_array().context("a list")?;
+            for host in who.iter().filter_map(|host| host["name"].as_str()) {
+                let peer: usize = host.trim_start_matches('n').parse()?;
+                ensure!(
+                    has(stand.dir.path(), peer, &image),
+                    "{host} lacks it: {job}"
+                );
+            }
+        } else {
+            bad += 1;
+            let failures = job["failures"].as_array().context("a list")?;
+            let is_victim = |failure: &Value| failure["host"] == format!("n{victim}");
+            ensure!(
+                !failures.is_empty() && failures.iter().all(is_victim),
+                "{job}"
+            );
+        }
+        stand.peers[victim].start_again().await?;
+        eventually("all sessions", LIMIT, || async {
+            let sessions = stand
+                .scheduler
+                .metric("darter_scheduler_sessions", "")
+                .await;
+            sessions.is_ok_and(|count| count == 3.0).then_some(())
+        })
+        .await?;
+    }
+    println!("{good} successes, {bad} failures");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harbors_own_flow_ends_well() -> Result<()> {
+    if !can_use("harbors_own_flow_ends_well", &["docker-registry"], false) {
+        return Ok(());
+    }
+    let stand = Stand::start(2).await?;
+    let image = stand.push("1", &[300_000]).await?;
+    // Harbor names a registry by where it is.
+    let registry = stand.registry.address();
+    let wish = json!({"type": "preheat", "args": {
+        "type": "image", "url": format!("http://{registry}/v2/library/app/manifests/1"),
+        "tag": "", "filtered_query_params": "", "headers": null, "scope": "all_peers",
+        "concurrent_count": 0, "timeout": 0,
+    }, "scheduler_cluster_ids": null});
+    let healthy = client::get(&format!("{}/healthy", stand.rest())).await?;
+    assert_eq!(healthy.status(), 200);
+    let posted = stand.post("/oapi/v1/jobs", wish).await?;
+    let url = format!("{}/oapi/v1/jobs/{}", stand.rest(), posted["id"]);
+    let job: Value = eventually("Harbor's answer", LIMIT, || async {
+        let reply = client::get(&url).await.ok()?;
+        let job: Value = serde_json::from_slice(reply.body()).ok()?;
+        (job["state"] != "PENDING").then_some(job)
+    })
+    .await?;
+    assert_eq!(job["state"], "SUCCESS", "{job}");
+    let results = &job["result"]["job_states"][0]["results"][0];
+    let tasks = results["success_tasks"].as_array().context("a list")?;
+    assert_eq!(tasks.len(), 2 * 3, "{job}");
+    let layer = image.layers[0].digest.to_string();
+    let of_layer = tasks.iter().filter(|task| {
+        task["url"]
+            .as_str()
+            .is_some_and(|url| url.ends_with(&layer))
+    });
+    assert_eq!(of_layer.count(), 2, "{job}");
     Ok(())
 }

@@ -2,20 +2,25 @@
 //! anybody pulls it.
 //!
 //! [`members`] keeps them in a [`database`], [`keep_alive`] hears them live (gRPC), [`jobs`]
-//! has schedulers preheat, [`rest`] is for people and tools. Nothing here stands in the way of a pull: every other part starts
+//! has schedulers preheat, [`accounts`] says who may have what done, [`rest`] is for people and tools. Nothing here stands in the way of a pull: every other part starts
 //! and works without a manager.
 
+mod accounts;
 mod database;
 mod jobs;
 mod keep_alive;
 mod members;
 mod metrics;
 mod options;
+mod pushes;
 mod rest;
 mod service;
 
+pub use accounts::Role;
 pub use database::{DatabaseUrl, OpenError};
-pub use options::{KEEP_ALIVE, Options};
+pub use jobs::Scope;
+pub use options::{Access, KEEP_ALIVE, Options};
+pub use pushes::PushRule;
 pub use service::{Manager, StartError};
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::DatabaseUrl;
+use crate::{DatabaseUrl, PushRule, Role};
 
 /// What [`Options::keep_alive`] may be.
 pub const KEEP_ALIVE: RangeInclusive<Duration> =
@@ -32,6 +32,33 @@ pub struct Options {
     pub keep_alive: Duration,
     /// Speak plain text beyond loopback. Default false.
     pub insecure: bool,
+    /// A file with the administrator's password, for the first start. Default none: one is made
+    /// up and said once.
+    pub root_password_file: Option<PathBuf>,
+    /// What callers are who show no token and no password.
+    pub access: Access,
+    /// Which images are preheated when a registry says that they were pushed; the first rule
+    /// that fits decides. Default none.
+    pub pushes: Vec<PushRule>,
+}
+
+/// What callers are who show no token and no password: `none`, `guest`, `operator`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// Those on the manager's own host. Default `operator`.
+    pub local: Role,
+    /// All others. Default `none`.
+    pub anonymous: Role,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            local: Role::Operator,
+            anonymous: Role::None,
+        }
+    }
 }
 
 impl Default for Options {
@@ -44,6 +71,9 @@ impl Default for Options {
             database: None,
             keep_alive: Duration::from_secs(2),
             insecure: false,
+            root_password_file: None,
+            access: Access::default(),
+            pushes: Vec::new(),
         }
     }
 }

@@ -1,6 +1,12 @@
 //! Builds a whole manager, in order, from its options.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use darter_api::wire::v1::manager_server::ManagerServer;
 use darter_runtime::{
@@ -14,6 +20,7 @@ use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use crate::{
     KEEP_ALIVE, Options,
+    accounts::Accounts,
     database::{Database, OpenError},
     jobs::{Jobs, Runner},
     keep_alive::Service,
@@ -47,16 +54,33 @@ pub enum StartError {
     /// The database does not answer.
     #[error("the manager's database fails")]
     Query(#[from] sqlx::Error),
+    /// The administrator's password can't be read, or is empty.
+    #[error("the password in {path} can't be read, or is none")]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
     /// A port can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
 }
 
 /// A running manager. It ends with the tasks it was started in.
-#[derive(Debug)]
 pub struct Manager {
     rest: SocketAddr,
     grpc: SocketAddr,
+    first_password: Option<String>,
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Manager");
+        shown.field("rest", &self.rest).field("grpc", &self.grpc);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Manager {
@@ -91,18 +115,28 @@ impl Manager {
         }
         let rest_port = Server::bind(options.listen).await?;
         let grpc_port = Server::bind(options.grpc).await?;
-        let manager = Self {
-            rest: rest_port.local_addr(),
-            grpc: grpc_port.local_addr(),
-        };
 
         let metrics = Metrics::default();
         metrics.register(registry);
         let grace = interval * BEATS_OF_GRACE;
         let database = Database::open(url, &options.data, metrics.clone()).await?;
         let jobs = Jobs::new(database.clone());
-        let members = Arc::new(Members::open(database, grace).await?);
-        let upkeep = sweep(Arc::clone(&members), jobs.clone(), interval);
+        let members = Arc::new(Members::open(database.clone(), grace).await?);
+        let accounts = Accounts::new(database);
+        let given = options.root_password_file.as_deref();
+        let given = given.map(read_password).transpose()?;
+        let now = OffsetDateTime::now_utc();
+        let manager = Self {
+            rest: rest_port.local_addr(),
+            grpc: grpc_port.local_addr(),
+            first_password: accounts.ensure_root(given, now).await?,
+        };
+        let upkeep = sweep(
+            Arc::clone(&members),
+            jobs.clone(),
+            accounts.clone(),
+            interval,
+        );
         tasks.spawn("sweep", upkeep);
         let wake = Arc::<Notify>::default();
         let runner = Runner {
@@ -140,11 +174,19 @@ impl Manager {
         let rest = rest::router(rest::Api {
             members,
             jobs,
+            accounts,
+            access: options.access,
+            pushes: options.pushes.into(),
             wake,
             metrics,
         });
         rest_port.serve("manager REST", rest, tasks, rest_options);
         Ok(manager)
+    }
+
+    /// The administrator's password, where this start made one up: to be said once.
+    pub fn first_password(&self) -> Option<&str> {
+        self.first_password.as_deref()
     }
 
     /// Where people and tools ask it.
@@ -158,7 +200,21 @@ impl Manager {
     }
 }
 
-async fn sweep(members: Arc<Members>, jobs: Jobs, interval: Duration) {
+/// The file's text without the break at its end.
+fn read_password(path: &Path) -> Result<String, StartError> {
+    let text = std::fs::read_to_string(path);
+    let password = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+    let is_one = password.and_then(|password| {
+        let empty = || io::Error::from(io::ErrorKind::InvalidData);
+        Some(password)
+            .filter(|text| !text.is_empty())
+            .ok_or_else(empty)
+    });
+    let path = path.to_owned();
+    is_one.map_err(|cause| StartError::Password { path, cause })
+}
+
+async fn sweep(members: Arc<Members>, jobs: Jobs, accounts: Accounts, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -167,5 +223,6 @@ async fn sweep(members: Arc<Members>, jobs: Jobs, interval: Duration) {
         let now = OffsetDateTime::now_utc();
         let _ = members.sweep(now).await;
         let _ = jobs.sweep(now).await;
+        let _ = accounts.sweep(now).await;
     }
 }

@@ -91,6 +91,15 @@ impl Image {
             Err(WishError::Reference)
         }
     }
+
+    /// Where the registry has a content of it, as its API names it.
+    pub(crate) fn url_of(&self, digest: &str, manifest: bool) -> String {
+        let kind = if manifest { "manifests" } else { "blobs" };
+        format!(
+            "https://{}/v2/{}/{kind}/{digest}",
+            self.registry, self.repository
+        )
+    }
 }
 
 impl std::fmt::Display for Image {
@@ -154,6 +163,8 @@ mod tests {
     fn as_harbor_writes_them() {
         let image = Image::parse_url("https://harbor.x/v2/library/nginx/manifests/1.27").unwrap();
         assert_eq!(image.to_string(), "harbor.x/library/nginx:1.27");
+        let url = "https://harbor.x/v2/library/nginx/blobs/sha256:0";
+        assert_eq!(image.url_of("sha256:0", false), url);
         for bad in [
             "",
             "ftp://x/v2/a/manifests/1",

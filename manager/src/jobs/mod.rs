@@ -14,4 +14,5 @@ mod wish;
 pub(crate) use progress::{Content, Failure, Host, Progress, Summary};
 pub(crate) use runner::Runner;
 pub(crate) use table::{Change, CreateError, Job, Jobs, State};
-pub(crate) use wish::{Request, Scope, Wish, WishError};
+pub use wish::Scope;
+pub(crate) use wish::{Request, Wish, WishError};

@@ -55,10 +55,11 @@ pub(crate) enum WishError {
 /// Which hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Scope {
+pub enum Scope {
     /// One seed; a single host where there is no seed.
     #[default]
     SingleSeedPeer,
+    /// All seeds.
     AllSeedPeers,
     /// Seeds and peers.
     AllPeers,
@@ -198,7 +199,7 @@ impl Wish {
 
 fn is_platform(text: &str) -> bool {
     let word = |part: &str| {
-        !part.is_empty()
+        part.starts_with(|first: char| first.is_ascii_alphanumeric())
             && part
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

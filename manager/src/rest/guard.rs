@@ -1,33 +1,149 @@
-//! Who may call a route.
+//! Who may call a route, and what is noted of it.
+//!
+//! A caller shows a token (`Authorization: Bearer`, alone, or as a password; `X-Darter-Token`)
+//! or a user and password (`Authorization: Basic`). Who shows nothing is what the options say
+//! of callers on the manager's own host, or of others; a forwarded request is another's. Every
+//! write is noted, also one that is refused.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     extract::{Request, State},
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
 use darter_runtime::server::ClientAddress;
+use time::OffsetDateTime;
 
-use super::problem::Problem;
+use super::{Api, problem::Problem};
+use crate::accounts::{Caller, Credential, Role, SignInError};
 
-/// What a caller needs to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Needs {
-    /// Anybody.
-    Nothing,
-    /// May look.
-    Guest,
-    /// May have things done.
-    Operator,
+/// Where tools that can't set `Authorization` show a token: Harbor's CUSTOM kind.
+const TOKEN_HEADER: &str = "x-darter-token";
+/// What proxies add: the caller is not on this host then.
+const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
+/// Lets nobody past who may not.
+pub(super) async fn guard(
+    State((api, needs)): State<(Api, Role)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if needs == Role::None {
+        return next.run(request).await;
+    }
+    let client = request.extensions().get::<ClientAddress>().copied();
+    let from = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| {
+        client.0.ip().to_canonical()
+    });
+    let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let caller = allowed(&api, needs, request.headers(), from).await;
+    let (who, response) = match caller {
+        Ok(caller) => {
+            let who = caller.name.clone();
+            request.extensions_mut().insert(caller);
+            (who, next.run(request).await)
+        }
+        Err((who, response)) => (who, response),
+    };
+    if is_write {
+        let (status, now) = (response.status().as_u16(), OffsetDateTime::now_utc());
+        let client = from.to_string();
+        let note = api
+            .accounts
+            .note(&who, client, method.as_str(), &path, status, now);
+        note.await;
+    }
+    response
 }
 
-/// Lets nobody past who may not; until there are users, only this host has things done.
-pub(super) async fn guard(State(needs): State<Needs>, request: Request, next: Next) -> Response {
-    let client = request.extensions().get::<ClientAddress>();
-    let is_local = client.is_some_and(|client| client.0.ip().to_canonical().is_loopback());
-    if needs >= Needs::Operator && !is_local {
-        let what = "only the manager's own host may have things done";
-        return Problem::new(StatusCode::FORBIDDEN, what).into_response();
+type Refused = (String, Response);
+
+async fn allowed(
+    api: &Api,
+    needs: Role,
+    headers: &HeaderMap,
+    from: IpAddr,
+) -> Result<Caller, Refused> {
+    let caller = match shown(headers) {
+        Shown::Nothing => nobody(api, headers, from),
+        Shown::Nonsense => return Err(unauthorized("what is shown is no credential")),
+        Shown::Credential(credential) => {
+            let signed = api
+                .accounts
+                .sign_in(credential, from, OffsetDateTime::now_utc());
+            match signed.await {
+                Ok(caller) => caller,
+                Err(error @ SignInError::Wrong) => return Err(unauthorized(&error.to_string())),
+                Err(error @ SignInError::TooMany) => {
+                    let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string());
+                    let mut response = problem.into_response();
+                    let wait = HeaderValue::from_static("60");
+                    response.headers_mut().insert(header::RETRY_AFTER, wait);
+                    return Err((String::new(), response));
+                }
+                Err(SignInError::Database(cause)) => {
+                    return Err((String::new(), Problem::from(cause).into_response()));
+                }
+            }
+        }
+    };
+    if caller.role >= needs {
+        return Ok(caller);
     }
-    next.run(request).await
+    if matches!(shown(headers), Shown::Nothing) {
+        return Err(unauthorized(
+            "a token, or a user and password, is needed here",
+        ));
+    }
+    let what = format!(
+        "this takes the role {needs}, and {} has {}",
+        caller.name, caller.role
+    );
+    let problem = Problem::new(StatusCode::FORBIDDEN, what);
+    Err((caller.name, problem.into_response()))
+}
+
+enum Shown {
+    Nothing,
+    Nonsense,
+    Credential(Credential),
+}
+
+fn shown(headers: &HeaderMap) -> Shown {
+    if let Some(token) = headers.get(TOKEN_HEADER) {
+        let token = token.to_str().map(str::to_owned);
+        return token.map_or(Shown::Nonsense, |token| {
+            Shown::Credential(Credential::Token(token))
+        });
+    }
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Shown::Nothing;
+    };
+    let credential = value.to_str().ok().and_then(Credential::of_header);
+    credential.map_or(Shown::Nonsense, Shown::Credential)
+}
+
+/// Somebody who shows nothing.
+fn nobody(api: &Api, headers: &HeaderMap, from: IpAddr) -> Caller {
+    let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(*name));
+    let (name, role) = if from.is_loopback() && !is_forwarded {
+        ("local", api.access.local)
+    } else {
+        ("anonymous", api.access.anonymous)
+    };
+    // Who may what is for those to say who have shown who they are.
+    let (name, role) = (name.to_owned(), role.min(Role::Operator));
+    Caller { name, role }
+}
+
+fn unauthorized(what: &str) -> Refused {
+    let mut response = Problem::new(StatusCode::UNAUTHORIZED, what).into_response();
+    let challenge = HeaderValue::from_static("Basic realm=\"darter\", charset=\"UTF-8\"");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
+    (String::new(), response)
 }

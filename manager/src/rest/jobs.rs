@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{
         Path, Query, State,
         rejection::{JsonRejection, PathRejection, QueryRejection},
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Api, problem::Problem};
+use crate::accounts::Caller;
 use crate::jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary};
 
 /// Jobs on a page unless asked otherwise.
@@ -142,13 +143,14 @@ type Id = Result<Path<i64>, PathRejection>;
 
 pub(super) async fn create(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<Request>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Json(request) = body?;
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;
     let now = OffsetDateTime::now_utc();
-    let created = api.jobs.create(&wish, &secret, "", now).await;
+    let created = api.jobs.create(&wish, &secret, &caller.name, now).await;
     let id = created.map_err(refused)?;
     api.wake.notify_one();
     let job = found(&api, id).await?;

@@ -3,10 +3,13 @@
 //! [`routes`] is the one list of what there is and who may call it; the router is made from it,
 //! and so are the tests that leave no route out.
 
+mod accounts;
 mod guard;
 mod health;
+mod hooks;
 mod jobs;
 mod members;
+mod oapi;
 mod problem;
 
 use std::sync::Arc;
@@ -14,15 +17,21 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, delete, get, post},
 };
 use tokio::sync::Notify;
 
-use crate::{jobs::Jobs, members::Members, metrics::Metrics};
-use guard::Needs;
+use crate::{
+    accounts::{Accounts, Role},
+    jobs::Jobs,
+    members::Members,
+    metrics::Metrics,
+    options::Access,
+    pushes::PushRule,
+};
 use problem::Problem;
 
 /// Of a request.
@@ -33,6 +42,11 @@ const MAX_BODY: usize = 256 * 1024;
 pub(crate) struct Api {
     pub(crate) members: Arc<Members>,
     pub(crate) jobs: Jobs,
+    pub(crate) accounts: Accounts,
+    /// What those are who show nothing.
+    pub(crate) access: Access,
+    /// Which pushes are preheated.
+    pub(crate) pushes: Arc<[PushRule]>,
     /// Tells the runner of a new job.
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,
@@ -40,33 +54,56 @@ pub(crate) struct Api {
 
 /// One method of one path.
 pub(crate) struct Route {
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the router knows it by the handler; tests ask")
+    )]
+    pub(crate) method: Method,
     pub(crate) path: &'static str,
-    pub(crate) needs: Needs,
+    /// What a caller has to be at least.
+    pub(crate) needs: Role,
     handler: MethodRouter<Api>,
 }
 
 /// All there is.
 pub(crate) fn routes() -> Vec<Route> {
-    let read = |path, needs, handler| Route {
+    use Role::{Guest, None, Operator, Root};
+    let route = |method, path, needs, handler| Route {
+        method,
         path,
         needs,
         handler,
     };
-    let write = |path, handler| Route {
-        path,
-        needs: Needs::Operator,
-        handler,
-    };
+    let read = |path, needs, handler| route(Method::GET, path, needs, handler);
+    let write = |path, needs, handler| route(Method::POST, path, needs, handler);
     vec![
-        read("/healthy", Needs::Nothing, get(health::healthy)),
-        read("/api/v1/schedulers", Needs::Guest, get(members::schedulers)),
-        read("/api/v1/seed-peers", Needs::Guest, get(members::seed_peers)),
-        read("/api/v1/jobs", Needs::Guest, get(jobs::list)),
-        write("/api/v1/jobs", post(jobs::create)),
-        read("/api/v1/jobs/{id}", Needs::Guest, get(jobs::show)),
-        read("/api/v1/jobs/{id}/events", Needs::Guest, get(jobs::events)),
-        write("/api/v1/jobs/{id}/cancel", post(jobs::cancel)),
-        write("/api/v1/jobs/{id}/retry", post(jobs::retry)),
+        read("/healthy", None, get(health::healthy)),
+        read("/health", None, get(health::healthy)),
+        read("/api/v1/schedulers", Guest, get(members::schedulers)),
+        read("/api/v1/seed-peers", Guest, get(members::seed_peers)),
+        read("/api/v1/jobs", Guest, get(jobs::list)),
+        write("/api/v1/jobs", Operator, post(jobs::create)),
+        read("/api/v1/jobs/{id}", Guest, get(jobs::show)),
+        read("/api/v1/jobs/{id}/events", Guest, get(jobs::events)),
+        write("/api/v1/jobs/{id}/cancel", Operator, post(jobs::cancel)),
+        write("/api/v1/jobs/{id}/retry", Operator, post(jobs::retry)),
+        write("/api/v1/hooks/harbor", Operator, post(hooks::harbor)),
+        read("/api/v1/tokens", Root, get(accounts::tokens)),
+        write("/api/v1/tokens", Root, post(accounts::create_token)),
+        route(
+            Method::DELETE,
+            "/api/v1/tokens/{id}",
+            Root,
+            delete(accounts::revoke_token),
+        ),
+        read("/api/v1/audit", Root, get(accounts::audit)),
+        write("/oapi/v1/jobs", Operator, post(oapi::create)),
+        read("/oapi/v1/jobs/{id}", Guest, get(oapi::show)),
+        write(
+            "/registry/notifications",
+            Operator,
+            post(hooks::notifications),
+        ),
     ]
 }
 
@@ -74,7 +111,8 @@ pub(crate) fn routes() -> Vec<Route> {
 pub(crate) fn router(api: Api) -> Router {
     let mut router = Router::new();
     for route in routes() {
-        let guard = middleware::from_fn_with_state(route.needs, guard::guard);
+        let state = (api.clone(), route.needs);
+        let guard = middleware::from_fn_with_state(state, guard::guard);
         router = router.route(route.path, route.handler.layer(guard));
     }
     router
@@ -97,3 +135,6 @@ async fn count(State(metrics): State<Metrics>, request: Request, next: Next) -> 
     metrics.answered(route, response.status().as_u16());
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,7 @@ pub(crate) struct Runs {
 struct Run {
     wish: Wish,
     events: Events,
+    /// Those that are meant and have not left.
     targets: Vec<HostId>,
     stage: Stage,
 }
@@ -305,10 +306,17 @@ impl Run {
 
     fn gone(&mut self, id: u64, host: HostId) -> Result<Vec<Command>, CalledOff> {
         let why = || "the host has left".to_owned();
+        let before = self.targets.len();
+        self.targets.retain(|one| *one != host);
+        let was_meant = self.targets.len() < before;
         match &mut self.stage {
             Stage::Resolving { asked, left } => {
                 left.retain(|one| *one != host);
-                if *asked != host {
+                let was_asked = *asked == host;
+                if was_meant {
+                    self.fail(Some(host), None, why())?;
+                }
+                if !was_asked {
                     return Ok(Vec::new());
                 }
                 self.unresolved(id, host, None, why(), true)

@@ -147,6 +147,32 @@ fn every_host_has_its_say() {
 }
 
 #[test]
+fn who_leaves_before_the_image_is_known_has_failed() {
+    for (leaver, resolver) in [(2, 1), (1, 2)] {
+        let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+        lab.runs.gone(host(leaver));
+        let asked: Vec<HostId> = orders(&lab.resolved(resolver))
+            .iter()
+            .map(|one| one.0)
+            .collect();
+        assert_eq!(asked, [host(resolver), host(3)]);
+        for seed in [resolver, 3] {
+            let digests = contents().iter().map(|one| one.digest).collect();
+            lab.says(seed, Report::Held(digests));
+        }
+        let heard = [
+            "hosts 3",
+            "failed the host has left",
+            "contents 2",
+            "held 2",
+            "held 2",
+            "done",
+        ];
+        assert_eq!(lab.heard(), heard, "{leaver}");
+    }
+}
+
+#[test]
 fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
     let unresolved = |elsewhere| Report::Unresolved {
         digest: None,
@@ -162,7 +188,10 @@ fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
     assert!(lab.resolved(1).is_empty());
     assert_eq!(orders(&lab.runs.gone(host(2))), [(host(3), "resolve")]);
     lab.says(3, unresolved(true));
-    assert_eq!(lab.heard(), ["hosts 3", "failed no", "done"]);
+    assert_eq!(
+        lab.heard(),
+        ["hosts 3", "failed the host has left", "failed no", "done"]
+    );
 
     let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
     lab.says(1, unresolved(false));

@@ -1,0 +1,93 @@
+//! What was written, by whom, from where, and with which result.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{Row as _, any::AnyRow};
+use time::OffsetDateTime;
+
+use super::Accounts;
+use crate::database::{at_millis, millis};
+
+/// Entries are kept so long.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Entries in one list.
+const MOST_LISTED: i64 = 500;
+/// Bytes of a path that are kept.
+const MOST_PATH: usize = 512;
+
+/// One write.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Entry {
+    pub(crate) id: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) at: OffsetDateTime,
+    pub(crate) who: String,
+    pub(crate) client: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) status: i64,
+}
+
+impl Accounts {
+    /// Notes a write. One that can't be noted is logged: what was done is done.
+    pub(crate) async fn note(
+        &self,
+        who: &str,
+        client: String,
+        method: &str,
+        path: &str,
+        status: u16,
+        now: OffsetDateTime,
+    ) {
+        let path: String = path.chars().take(MOST_PATH).collect();
+        let noted = sqlx::query(
+            "INSERT INTO audit (at, who, client, method, path, status) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(millis(now))
+        .bind(who.to_owned())
+        .bind(client)
+        .bind(method.to_owned())
+        .bind(path.clone())
+        .bind(i64::from(status))
+        .execute(self.database.pool())
+        .await;
+        if self.database.counted(noted).is_err() {
+            tracing::error!(who, method, path, status, "a write is not in the audit");
+        }
+    }
+
+    /// Entries before `before`, the newest first.
+    pub(crate) async fn audit(&self, before: i64, most: i64) -> Result<Vec<Entry>, sqlx::Error> {
+        let rows = sqlx::query(
+            "SELECT id, at, who, client, method, path, status FROM audit WHERE id < $1 \
+             ORDER BY id DESC LIMIT $2",
+        )
+        .bind(before)
+        .bind(most.clamp(1, MOST_LISTED))
+        .fetch_all(self.database.pool())
+        .await;
+        self.database.counted(rows)?.iter().map(entry).collect()
+    }
+
+    pub(super) async fn forget_audit(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
+        let done = sqlx::query("DELETE FROM audit WHERE at < $1")
+            .bind(millis(now - KEPT_FOR))
+            .execute(self.database.pool())
+            .await;
+        self.database.counted(done).map(drop)
+    }
+}
+
+fn entry(row: &AnyRow) -> Result<Entry, sqlx::Error> {
+    Ok(Entry {
+        id: row.try_get("id")?,
+        at: at_millis(row.try_get("at")?)?,
+        who: row.try_get("who")?,
+        client: row.try_get("client")?,
+        method: row.try_get("method")?,
+        path: row.try_get("path")?,
+        status: row.try_get("status")?,
+    })
+}

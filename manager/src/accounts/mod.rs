@@ -1,0 +1,262 @@
+//! Who may call, as what: people by password, programs by tokens, and what they wrote.
+//!
+//! Owner of state: the tables, and in memory the failed sign-ins of each address. A password is
+//! kept as its argon2id hash, a token as its SHA-256, and is shown when it is made and never
+//! again. Failure: a database that fails lets nobody in who has to show something.
+
+mod attempts;
+mod audit;
+mod tokens;
+
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+
+use argon2::{
+    Argon2,
+    password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
+};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::Semaphore;
+
+use crate::database::{Database, millis};
+use attempts::Attempts;
+pub(crate) use audit::Entry;
+pub(crate) use tokens::{MOST_NAME, NewToken, Shown};
+
+/// The administrator's name.
+pub(crate) const ROOT: &str = "root";
+/// Passwords that are looked at the same time: each takes 19 MiB and some of a core.
+const HASHES: usize = 2;
+/// Bytes of a password or token at most.
+const MOST_SECRET: usize = 1024;
+
+/// What somebody may do; each may what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Nothing.
+    #[default]
+    None,
+    /// Look.
+    Guest,
+    /// Have things done.
+    Operator,
+    /// Say who may what.
+    Root,
+}
+
+impl Role {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Guest => "guest",
+            Self::Operator => "operator",
+            Self::Root => "root",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = sqlx::Error;
+
+    fn from_str(text: &str) -> Result<Self, sqlx::Error> {
+        let all = [Self::None, Self::Guest, Self::Operator, Self::Root];
+        let known = all.into_iter().find(|role| role.as_str() == text);
+        known.ok_or_else(|| sqlx::Error::Decode("no role has this name".into()))
+    }
+}
+
+/// Somebody who may be let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// For people: `root`, `token harbor`, `local`.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+/// Somebody is not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignInError {
+    #[error("the token or password is not valid")]
+    Wrong,
+    #[error("too many attempts failed; come again in a minute")]
+    TooMany,
+    #[error("the database fails")]
+    Database(#[from] sqlx::Error),
+}
+
+/// What a caller shows.
+pub(crate) enum Credential {
+    Token(String),
+    Password { user: String, password: String },
+}
+
+impl Credential {
+    /// From an `Authorization` header: `Bearer TOKEN`, `Basic user:password`, or, as Harbor's
+    /// webhooks send it, a token alone. A token is taken for a password, too.
+    pub(crate) fn of_header(value: &str) -> Option<Self> {
+        if value.len() > 2 * MOST_SECRET {
+            return None;
+        }
+        let Some((scheme, rest)) = value.split_once(' ') else {
+            return Some(Self::Token(value.to_owned()));
+        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => Some(Self::Token(rest.trim().to_owned())),
+            "basic" => {
+                let text = BASE64_STANDARD.decode(rest.trim()).ok()?;
+                let text = String::from_utf8(text).ok()?;
+                let (user, password) = text.split_once(':')?;
+                Some(if tokens::is_token(password) {
+                    Self::Token(password.to_owned())
+                } else {
+                    let (user, password) = (user.to_owned(), password.to_owned());
+                    Self::Password { user, password }
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Accounts {
+    database: Database,
+    attempts: Arc<Attempts>,
+    hashes: Arc<Semaphore>,
+}
+
+impl Accounts {
+    pub(crate) fn new(database: Database) -> Self {
+        Self {
+            database,
+            attempts: Arc::default(),
+            hashes: Arc::new(Semaphore::new(HASHES)),
+        }
+    }
+
+    /// Makes the administrator where there is none, with the password that is `given` or a
+    /// random one, which is returned for somebody to be told.
+    pub(crate) async fn ensure_root(
+        &self,
+        given: Option<String>,
+        now: OffsetDateTime,
+    ) -> Result<Option<String>, sqlx::Error> {
+        if self.password_of(ROOT).await?.is_some() {
+            return Ok(None);
+        }
+        let is_given = given.is_some();
+        let password = given.unwrap_or_else(random_text);
+        let hash = hashed(password.clone()).await?;
+        let made = sqlx::query(
+            "INSERT INTO users (name, role, password, created_at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(ROOT)
+        .bind(Role::Root.as_str())
+        .bind(hash)
+        .bind(millis(now))
+        .execute(self.database.pool())
+        .await;
+        let made = self.database.counted(made)?.rows_affected() > 0;
+        Ok(Some(password).filter(|_| made && !is_given))
+    }
+
+    /// Who shows this, from that address.
+    pub(crate) async fn sign_in(
+        &self,
+        credential: Credential,
+        from: IpAddr,
+        now: OffsetDateTime,
+    ) -> Result<Caller, SignInError> {
+        // Nobody guesses a token; where others share the address of one who tries passwords,
+        // theirs go on to count.
+        let (user, password) = match credential {
+            Credential::Token(token) => {
+                let caller = self.token_caller(&token, now).await?;
+                return caller.ok_or(SignInError::Wrong);
+            }
+            Credential::Password { user, password } => (user, password),
+        };
+        if self.attempts.is_over(from, now) {
+            return Err(SignInError::TooMany);
+        }
+        let caller = self.user(&user, password).await?;
+        caller.ok_or_else(|| {
+            self.attempts.failed(from, now);
+            SignInError::Wrong
+        })
+    }
+
+    async fn user(&self, name: &str, password: String) -> Result<Option<Caller>, SignInError> {
+        if password.len() > MOST_SECRET || name.len() > MOST_SECRET {
+            return Ok(None);
+        }
+        let known = self.password_of(name).await?;
+        let Ok(_turn) = self.hashes.acquire().await else {
+            return Ok(None);
+        };
+        // Nobody learns from the time it takes whether there is such a user.
+        let hash = known.as_ref().map(|(_, hash)| hash.clone());
+        let checked = tokio::task::spawn_blocking(move || match hash {
+            Some(hash) => PasswordHash::new(&hash).is_ok_and(|hash| {
+                let argon = Argon2::default();
+                argon.verify_password(password.as_bytes(), &hash).is_ok()
+            }),
+            None => {
+                let _ = Argon2::default().hash_password(password.as_bytes());
+                false
+            }
+        });
+        let is_right = checked.await.unwrap_or(false);
+        let caller = known.filter(|_| is_right).map(|(role, _)| Caller {
+            name: name.to_owned(),
+            role,
+        });
+        Ok(caller)
+    }
+
+    async fn password_of(&self, user: &str) -> Result<Option<(Role, String)>, sqlx::Error> {
+        let row = sqlx::query_as("SELECT role, password FROM users WHERE name = $1")
+            .bind(user.to_owned())
+            .fetch_optional(self.database.pool())
+            .await;
+        let row: Option<(String, String)> = self.database.counted(row)?;
+        row.map(|(role, password)| Ok((role.parse()?, password)))
+            .transpose()
+    }
+
+    /// Forgets what is over.
+    pub(crate) async fn sweep(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
+        self.forget_audit(now).await?;
+        self.forget_tokens(now).await
+    }
+}
+
+async fn hashed(password: String) -> Result<String, sqlx::Error> {
+    let hash = tokio::task::spawn_blocking(move || {
+        let hash = Argon2::default().hash_password(password.as_bytes());
+        hash.map(|hash| hash.to_string())
+    });
+    let failed = || sqlx::Error::Encode("the password can't be hashed".into());
+    hash.await.ok().and_then(Result::ok).ok_or_else(failed)
+}
+
+/// 160 random bits.
+fn random_text() -> String {
+    let mut bytes = [0u8; 20];
+    rand::rng().fill(&mut bytes);
+    hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Which pushes are preheated where.
+
+use serde::{Deserialize, Serialize};
+
+use crate::jobs::{Request, Scope};
+
+/// Images that are preheated when a registry says that they were pushed. An empty list fits
+/// all; a `*` at the end of a pattern stands for any rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PushRule {
+    /// Registries, as they name themselves: `harbor.example.com`.
+    pub registries: Vec<String>,
+    /// Repositories: `library/*`.
+    pub repositories: Vec<String>,
+    /// Tags: `v*`. What was pushed without a tag fits an empty list alone.
+    pub tags: Vec<String>,
+    /// Who is to have it. Default `single_seed_peer`.
+    pub scope: Scope,
+    /// `os/architecture[/variant]`. Default all.
+    pub platforms: Vec<String>,
+}
+
+/// An image that was pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Push {
+    pub(crate) registry: String,
+    pub(crate) repository: String,
+    pub(crate) tag: Option<String>,
+    pub(crate) digest: String,
+}
+
+impl PushRule {
+    fn fits(&self, push: &Push) -> bool {
+        let fits = |patterns: &[String], text: Option<&str>| {
+            patterns.is_empty() || text.is_some_and(|text| patterns.iter().any(|one| is(one, text)))
+        };
+        fits(&self.registries, Some(&push.registry))
+            && fits(&self.repositories, Some(&push.repository))
+            && fits(&self.tags, push.tag.as_deref())
+    }
+}
+
+fn is(pattern: &str, text: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => text.starts_with(start),
+        None => pattern == text,
+    }
+}
+
+/// What is wished for of a push: by the first rule that fits; without one, with a single seed if
+/// it was `asked` for by name.
+pub(crate) fn wished(rules: &[PushRule], push: &Push, asked: bool) -> Option<Request> {
+    let usual = PushRule::default();
+    let rule = rules.iter().find(|rule| rule.fits(push));
+    let rule = rule.or_else(|| asked.then_some(&usual))?;
+    let name = format!("{}/{}", push.registry, push.repository);
+    let image = match &push.tag {
+        Some(tag) => format!("{name}:{tag}"),
+        None => format!("{name}@{}", push.digest),
+    };
+    Some(Request {
+        image: Some(image),
+        scope: rule.scope,
+        platforms: rule.platforms.clone(),
+        ..Request::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_fits() {
+        let rule = |repositories: &[&str], tags: &[&str], scope| PushRule {
+            repositories: repositories.iter().map(ToString::to_string).collect(),
+            tags: tags.iter().map(ToString::to_string).collect(),
+            scope,
+            ..PushRule::default()
+        };
+        let rules = [
+            rule(&["library/*"], &["v*"], Scope::AllPeers),
+            rule(&["library/app"], &[], Scope::AllSeedPeers),
+        ];
+        let push = |repository: &str, tag: Option<&str>| Push {
+            registry: "harbor.x:8443".to_owned(),
+            repository: repository.to_owned(),
+            tag: tag.map(str::to_owned),
+            digest: "sha256:0".to_owned(),
+        };
+        let scope = |push: &Push| wished(&rules, push, false).map(|request| request.scope);
+        assert_eq!(
+            scope(&push("library/app", Some("v1"))),
+            Some(Scope::AllPeers)
+        );
+        assert_eq!(
+            scope(&push("library/app", Some("1"))),
+            Some(Scope::AllSeedPeers)
+        );
+        assert_eq!(scope(&push("library/app", None)), Some(Scope::AllSeedPeers));
+        let other = push("other/app", None);
+        assert_eq!(scope(&other), None);
+        let asked = wished(&rules, &other, true).unwrap();
+        assert_eq!(
+            asked.image.as_deref(),
+            Some("harbor.x:8443/other/app@sha256:0")
+        );
+        assert_eq!(asked.scope, Scope::SingleSeedPeer);
+    }
+}

@@ -1,0 +1,165 @@
+//! Registries say what was pushed: Harbor's Kraken driver, distribution's notifications, and
+//! Harbor's webhooks in both their forms.
+//!
+//! Harbor's Kraken driver asks for a preheat by name, and writes its fields as Go does; all
+//! others only tell, and rules say what is preheated ([`crate::pushes`]). What is no push of an
+//! image is taken and ignored.
+
+use axum::{Extension, Json, body::Bytes, extract::State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{Api, jobs::refused, problem::Problem};
+use crate::{
+    accounts::Caller,
+    pushes::{Push, wished},
+};
+
+/// Events in one notification.
+const MOST_EVENTS: usize = 1000;
+
+/// Distribution's notification, and Harbor's to Kraken.
+#[derive(Deserialize)]
+struct Notification {
+    #[serde(alias = "Events", default)]
+    events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(alias = "Action", default)]
+    action: String,
+    #[serde(alias = "Target", default)]
+    target: Target,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Target {
+    #[serde(rename = "mediaType", alias = "MediaType")]
+    media_type: String,
+    #[serde(alias = "Digest")]
+    digest: String,
+    #[serde(alias = "Repository")]
+    repository: String,
+    #[serde(alias = "Url")]
+    url: String,
+    #[serde(alias = "Tag")]
+    tag: String,
+}
+
+/// Harbor's webhook in its default form (`event_data`), or CloudEvents' (`data`).
+#[derive(Deserialize)]
+struct Hook {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(alias = "data")]
+    event_data: Option<Pushed>,
+}
+
+#[derive(Deserialize)]
+struct Pushed {
+    #[serde(default)]
+    resources: Vec<Resource>,
+    repository: HarborRepository,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    digest: String,
+    #[serde(default)]
+    tag: String,
+    resource_url: String,
+}
+
+#[derive(Deserialize)]
+struct HarborRepository {
+    repo_full_name: String,
+}
+
+impl Target {
+    fn push(self) -> Option<Push> {
+        let is_manifest = ["manifest", "index"]
+            .iter()
+            .any(|kind| self.media_type.contains(kind));
+        let rest = self.url.split_once("://").map(|(_, rest)| rest)?;
+        let (registry, _) = rest.split_once('/')?;
+        let push = Push {
+            registry: registry.to_owned(),
+            repository: self.repository,
+            tag: Some(self.tag).filter(|tag| !tag.is_empty()),
+            digest: self.digest,
+        };
+        is_manifest.then_some(push)
+    }
+}
+
+impl Pushed {
+    fn pushes(self) -> Vec<Push> {
+        let repository = self.repository.repo_full_name;
+        let push = |resource: Resource| {
+            let (registry, _) = resource.resource_url.split_once('/')?;
+            Some(Push {
+                registry: registry.to_owned(),
+                repository: repository.clone(),
+                // A push without a tag has the digest in its place.
+                tag: Some(resource.tag).filter(|tag| !tag.is_empty() && !tag.contains(':')),
+                digest: resource.digest,
+            })
+        };
+        self.resources.into_iter().filter_map(push).collect()
+    }
+}
+
+/// `POST /registry/notifications`
+pub(super) async fn notifications(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let value: Value = serde_json::from_slice(&body).map_err(Problem::bad)?;
+    let is_kraken = value.get("Events").is_some();
+    let notification: Notification = serde_json::from_value(value).map_err(Problem::bad)?;
+    let events = notification.events.into_iter().take(MOST_EVENTS);
+    let pushes = events.filter(|event| event.action == "push");
+    let pushes = pushes.filter_map(|event| event.target.push()).collect();
+    preheat(&api, &caller, pushes, is_kraken).await
+}
+
+/// `POST /api/v1/hooks/harbor`
+pub(super) async fn harbor(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let hook: Hook = serde_json::from_slice(&body).map_err(Problem::bad)?;
+    let is_push = matches!(
+        hook.kind.as_str(),
+        "PUSH_ARTIFACT" | "harbor.artifact.pushed"
+    );
+    let pushed = hook.event_data.filter(|_| is_push);
+    let pushes = pushed.map_or_else(Vec::new, Pushed::pushes);
+    preheat(&api, &caller, pushes, false).await
+}
+
+async fn preheat(
+    api: &Api,
+    caller: &Caller,
+    pushes: Vec<Push>,
+    asked: bool,
+) -> Result<Json<Value>, Problem> {
+    let mut ids = Vec::new();
+    for push in pushes {
+        let Some(request) = wished(&api.pushes, &push, asked) else {
+            continue;
+        };
+        let secret = request.secret().map_err(Problem::bad)?;
+        let wish = request.wish().map_err(Problem::bad)?;
+        let now = OffsetDateTime::now_utc();
+        let created = api.jobs.create(&wish, &secret, &caller.name, now).await;
+        ids.push(created.map_err(refused)?);
+    }
+    api.wake.notify_one();
+    Ok(Json(json!({ "jobs": ids })))
+}
