@@ -5,6 +5,7 @@
 //! the pure cores speak; [`wire`] holds their protobuf form and the checked
 //! conversions between the two.
 
+pub mod configuration;
 pub mod digest;
 pub mod host;
 pub mod lengths;

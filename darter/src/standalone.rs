@@ -18,7 +18,8 @@ use crate::{
     cli::Common,
     config::Config,
     parts::{
-        follow_limits, serve_operations, start_manager, start_proxy, start_scheduler, until_signal,
+        follow_limits, follow_settings, serve_operations, start_manager, start_proxy,
+        start_scheduler, until_signal,
     },
 };
 
@@ -48,7 +49,8 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let proxy = start_proxy(&config, &security, Router::new(), &tasks, &mut registry).await?;
     let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
-    follow_limits(&proxy, common, &tasks)?;
+    let set = follow_settings(&config, &security, &proxy, &tasks)?;
+    follow_limits(&proxy, common, set, &tasks)?;
     println!(
         "ready mirror={} peer={} operations={operations} scheduler={} manager={}",
         proxy.listen(),

@@ -1,8 +1,12 @@
 //! A manager shows who lives, peers find their scheduler through it, and nothing waits
 //! for it.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use ::http::Method;
 use anyhow::{Context as _, Result, ensure};
 use darter_integration::{
     darter::{Part, start_proxy},
@@ -12,7 +16,7 @@ use darter_integration::{
     registry::Registry,
     report::can_use,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const ANY: &str = "127.0.0.1:0";
@@ -179,4 +183,45 @@ async fn standalone_shows_its_own_parts() -> Result<()> {
     let beats = all.metric("darter_manager_beats_total", "accepted").await?;
     assert!(beats >= 2.0, "{beats}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peers_rate_follows_the_manager_and_rolls_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let manager = start_manager(dir.path()).await?;
+    let url = format!("http://{}", manager.address("grpc"));
+    let peer = start_proxy(dir.path(), "peer", NOWHERE, None, &["--manager", &url]).await?;
+    let rest = format!("http://{}/api/v1/settings", manager.address("manager"));
+    let ask = async |method: Method, url: &str, body: Value| {
+        let headers = [("content-type", "application/json")];
+        let reply = http::send(method, url, &headers, body.to_string().into()).await?;
+        ensure!(reply.status() == 200, "{reply:?}");
+        Ok(())
+    };
+    let follows = async |rate: f64| {
+        let begin = Instant::now();
+        eventually("the rate", LIMIT, || async {
+            let name = "darter_proxy_limits_rate_set_bytes_per_second";
+            let set = peer.metric(name, "Upload").await;
+            set.is_ok_and(|set| set == rate).then_some(())
+        })
+        .await?;
+        ensure!(
+            begin.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begin.elapsed()
+        );
+        Ok(())
+    };
+    for (rate, shown) in [(1_048_576, 1_048_576.0), (0, 0.0), (2_097_152, 2_097_152.0)] {
+        ask(Method::PUT, &rest, json!({"peers": {"upload": rate}})).await?;
+        follows(shown).await?;
+    }
+    ask(
+        Method::POST,
+        &format!("{rest}/versions/1/restore"),
+        json!({}),
+    )
+    .await?;
+    follows(1_048_576.0).await
 }

@@ -14,12 +14,16 @@ use darter_runtime::{Tasks, server::PeerIdentity};
 use futures::Stream;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{ReceiverStream, WatchStream},
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     members::{BeatError, Members, StreamId},
     metrics::Metrics,
+    settings::{Settings, configuration},
 };
 
 /// Replies that wait for a member to read them.
@@ -35,6 +39,7 @@ pub(crate) struct Service {
     pub(crate) interval: Duration,
     /// A member that is silent for so long is gone.
     pub(crate) grace: Duration,
+    pub(crate) settings: Settings,
 }
 
 #[tonic::async_trait]
@@ -59,6 +64,21 @@ impl ManagerRpc for Service {
         self.tasks
             .spawn("keep alive", beats.run(request.into_inner(), replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type ConfigureStream = Pin<Box<dyn Stream<Item = Result<v1::Configuration, Status>> + Send>>;
+
+    async fn configure(
+        &self,
+        request: Request<v1::ConfigureRequest>,
+    ) -> Result<Response<Self::ConfigureStream>, Status> {
+        let seed = request.into_inner().seed;
+        let newest = WatchStream::new(self.settings.newest());
+        let words = newest.map(move |set| Ok((&configuration(set, seed)).into()));
+        // It ends with the manager, so that the port is free then.
+        let stopped = self.tasks.token().clone().cancelled_owned();
+        let words = futures::StreamExt::take_until(words, Box::pin(stopped));
+        Ok(Response::new(Box::pin(words)))
     }
 
     async fn list_schedulers(

@@ -15,6 +15,7 @@ mod options;
 mod pushes;
 mod rest;
 mod service;
+mod settings;
 
 pub use accounts::Role;
 pub use database::{DatabaseUrl, OpenError};

@@ -27,6 +27,7 @@ use crate::{
     members::Members,
     metrics::Metrics,
     rest,
+    settings::Settings,
 };
 
 /// A member that misses so many beats is inactive.
@@ -122,6 +123,8 @@ impl Manager {
         let database = Database::open(url, &options.data, metrics.clone()).await?;
         let jobs = Jobs::new(database.clone());
         let members = Arc::new(Members::open(database.clone(), grace).await?);
+        let settings = Settings::open(database.clone()).await?;
+        tasks.spawn("settings", settings.clone().follow());
         let accounts = Accounts::new(database);
         let given = options.root_password_file.as_deref();
         let given = given.map(read_password).transpose()?;
@@ -156,6 +159,7 @@ impl Manager {
             tasks: tasks.clone(),
             interval,
             grace,
+            settings: settings.clone(),
         };
         let service = ManagerServer::new(service).max_decoding_message_size(MOST_BEAT);
         let grpc = tonic::service::Routes::new(service).into_axum_router();
@@ -175,6 +179,7 @@ impl Manager {
             members,
             jobs,
             accounts,
+            settings,
             access: options.access,
             pushes: options.pushes.into(),
             wake,

@@ -8,7 +8,7 @@ use darter_api::{
 };
 
 use darter_runtime::{
-    Tasks,
+    Tasks, configuration,
     membership::{follow_schedulers, keep_alive, list_schedulers},
     tls::{Connector, Security},
 };
@@ -356,4 +356,57 @@ async fn what_makes_no_sense_does_not_start() {
     std::fs::create_dir(dir.path().join("manager.db")).unwrap();
     let error = start(base).await;
     assert!(matches!(error, StartError::Database(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = tempfile::tempdir().unwrap();
+    let bench = Bench::start(dir.path(), Duration::from_secs(2)).await;
+    let (url, grpc) = (bench.url(), bench.manager.grpc());
+    let tasks = Tasks::new();
+    let follow = |tasks: &Tasks| {
+        configuration::follow(&url, false, node.path(), &Connector::plain(), tasks).unwrap()
+    };
+    let mut set = follow(&tasks);
+    assert_eq!(set.borrow().version, 0);
+    let upload = async |bench: &Bench, rate: u64, version| {
+        let body = json!({"peers": {"upload": rate}, "seeds": {"upload": 0}}).to_string();
+        let request = format!(
+            "PUT /api/v1/settings HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-type: application/json\r\nif-match: \"{version}\"\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut socket = TcpStream::connect(bench.manager.rest()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        socket.read_to_string(&mut reply).await.unwrap();
+        reply.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(upload(&bench, 1 << 20, 0).await, "200");
+    assert_eq!(
+        upload(&bench, 1 << 21, 0).await,
+        "412",
+        "somebody was faster"
+    );
+    assert_eq!(upload(&bench, 1, 1).await, "400");
+    let arrives = set.wait_for(|set| set.rates.upload == Some(1 << 20));
+    tokio::time::timeout(LIMIT, arrives).await.unwrap().unwrap();
+    assert!(tasks.stop(LIMIT).await);
+    bench.stop().await;
+
+    // A node that starts without its manager has what was set last.
+    let tasks = Tasks::new();
+    let mut set = follow(&tasks);
+    assert_eq!(
+        (set.borrow().version, set.borrow().rates.upload),
+        (1, Some(1 << 20))
+    );
+    let bench = Bench::start_at(dir.path(), Duration::from_secs(2), grpc).await;
+    assert_eq!(upload(&bench, 0, 1).await, "200");
+    let arrives = set.wait_for(|set| set.rates.upload == Some(0));
+    tokio::time::timeout(LIMIT, arrives).await.unwrap().unwrap();
+    assert!(tasks.stop(LIMIT).await);
+    bench.stop().await;
 }

@@ -5,6 +5,7 @@
 //! cleanly, [`membership`] speaks with a manager, [`operations`] answers for health and
 //! metrics.
 
+pub mod configuration;
 pub mod identity;
 pub mod membership;
 pub mod operations;

@@ -5,6 +5,7 @@
 //! size limits of the services ([`MAX_MESSAGE_BYTES`]).
 
 mod common;
+mod configuration;
 mod link;
 mod membership;
 mod preheat;

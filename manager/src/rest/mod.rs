@@ -11,6 +11,7 @@ mod jobs;
 mod members;
 mod oapi;
 mod problem;
+mod settings;
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put},
 };
 use tokio::sync::Notify;
 
@@ -31,6 +32,7 @@ use crate::{
     metrics::Metrics,
     options::Access,
     pushes::PushRule,
+    settings::Settings,
 };
 use problem::Problem;
 
@@ -43,6 +45,7 @@ pub(crate) struct Api {
     pub(crate) members: Arc<Members>,
     pub(crate) jobs: Jobs,
     pub(crate) accounts: Accounts,
+    pub(crate) settings: Settings,
     /// What those are who show nothing.
     pub(crate) access: Access,
     /// Which pushes are preheated.
@@ -97,6 +100,19 @@ pub(crate) fn routes() -> Vec<Route> {
             delete(accounts::revoke_token),
         ),
         read("/api/v1/audit", Root, get(accounts::audit)),
+        read("/api/v1/settings", Guest, get(settings::show)),
+        route(
+            Method::PUT,
+            "/api/v1/settings",
+            Operator,
+            put(settings::change),
+        ),
+        read("/api/v1/settings/versions", Guest, get(settings::versions)),
+        write(
+            "/api/v1/settings/versions/{id}/restore",
+            Operator,
+            post(settings::restore),
+        ),
         write("/oapi/v1/jobs", Operator, post(oapi::create)),
         read("/oapi/v1/jobs/{id}", Guest, get(oapi::show)),
         write(

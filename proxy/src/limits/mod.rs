@@ -33,6 +33,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
+use darter_api::configuration::RateSettings;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
@@ -47,7 +48,7 @@ pub use metrics::Metrics;
 
 /// Below this a child's patience with its parent (`swarm.stall_timeout`) would run out between
 /// two portions, once four uploads and the background's floor share it.
-pub const LEAST_RATE: ByteSize = ByteSize::kib(256);
+pub const LEAST_RATE: ByteSize = ByteSize(darter_api::configuration::LEAST_RATE);
 
 /// Limits of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +162,22 @@ pub struct TooLow {
 }
 
 impl Rates {
+    /// These, but for what a manager has set.
+    pub fn overlaid(mut self, set: &RateSettings) -> Self {
+        let settings = [
+            (Direction::Upload, set.upload),
+            (Direction::Download, set.download),
+            (Direction::Source, set.source),
+            (Direction::Disk, set.disk),
+        ];
+        for (direction, rate) in settings {
+            if let Some(rate) = rate {
+                *self.of_mut(direction) = NonZeroU64::new(rate);
+            }
+        }
+        self
+    }
+
     /// The rate of one direction.
     pub const fn of(&self, direction: Direction) -> Option<NonZeroU64> {
         match direction {

@@ -59,6 +59,7 @@ impl Rest {
         let api = Api {
             members: Arc::new(Members::open(database.clone(), grace).await.unwrap()),
             jobs: Jobs::new(database.clone()),
+            settings: Settings::open(database.clone()).await.unwrap(),
             accounts,
             access,
             pushes: pushes.into(),
