@@ -82,6 +82,11 @@ Examples:
     #[command(subcommand)]
     Bench(Bench),
     /// Have hosts fetch images before anybody pulls them.
+    #[command(after_help = "\
+Examples:
+  darter preheat library/app:1 --scope all_peers --wait
+  darter preheat app:1 app:2 --platform linux/amd64 --percentage 10 --scope all_peers
+  darter preheat harbor.example/team/app:1 --manager http://10.0.0.2:8080 --token-file token")]
     Preheat(Preheat),
     /// See it work: an image, a registry, a swarm of processes, a table.
     #[command(after_help = "\

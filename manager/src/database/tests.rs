@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     os::unix::fs::chown,
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -85,7 +85,8 @@ fn say(line: &str) {
 /// removes its directory.
 struct Cluster {
     dir: PathBuf,
-    _pipe: ChildStdin,
+    /// Has the pipe.
+    _keeper: Child,
     databases: AtomicU64,
 }
 
@@ -118,7 +119,7 @@ impl Cluster {
         } else {
             ("sh", &["-c"])
         };
-        let mut keeper = Command::new(program)
+        let keeper = Command::new(program)
             .args(first)
             .arg(script)
             .stdin(Stdio::piped())
@@ -126,7 +127,7 @@ impl Cluster {
             .unwrap();
         Self {
             dir,
-            _pipe: keeper.stdin.take().unwrap(),
+            _keeper: keeper,
             databases: AtomicU64::new(0),
         }
     }
