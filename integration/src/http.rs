@@ -4,10 +4,14 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+
+use crate::guarded::Authority;
 
 /// Sends a request with headers and body, and reads the whole reply.
 ///
@@ -25,16 +29,42 @@ pub async fn send(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = client
-        .request(request.body(Full::new(body))?)
-        .await
-        .with_context(|| url.to_owned())?;
-    let (parts, body) = response.into_parts();
+    whole(url, client.request(request.body(Full::new(body))?).await).await
+}
+
+async fn whole(
+    url: &str,
+    response: Result<Response<Incoming>, hyper_util::client::legacy::Error>,
+) -> Result<Response<Bytes>> {
+    let (parts, body) = response.with_context(|| url.to_owned())?.into_parts();
     let body = body
         .collect()
         .await
         .with_context(|| format!("body of {url}"))?;
     Ok(Response::from_parts(parts, body.to_bytes()))
+}
+
+/// The same over TLS, of a server that shows a certificate of this authority.
+///
+/// # Errors
+/// When no whole reply comes.
+pub async fn send_to(
+    authority: &Authority,
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+) -> Result<Response<Bytes>> {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(authority.client()?)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let mut request = Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    whole(url, client.request(request.body(Full::default())?).await).await
 }
 
 /// A GET without headers.

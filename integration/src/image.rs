@@ -125,17 +125,11 @@ pub struct Image {
 }
 
 impl Image {
-    /// Pushes an image of these layers as `repository:tag`.
+    /// An image of these layers that no registry has yet.
     ///
     /// # Errors
-    /// When the registry refuses a part of it.
-    pub async fn push(
-        registry: &Registry,
-        repository: &str,
-        tag: &str,
-        flavour: Flavour,
-        layers: Vec<Blob>,
-    ) -> Result<Self> {
+    /// When it can't be written as JSON.
+    pub fn of(repository: &str, flavour: Flavour, layers: Vec<Blob>) -> Result<Self> {
         let diff_ids: Vec<String> = layers
             .iter()
             .map(|layer| layer.digest.to_string())
@@ -153,19 +147,35 @@ impl Image {
             "config": descriptor(flavour.config(), &config),
             "layers": layers.iter().map(|layer| descriptor(flavour.layer(), layer)).collect::<Vec<_>>(),
         });
-        for blob in layers.iter().chain([&config]) {
-            push_blob(registry, repository, blob).await?;
-        }
-        let (manifest, manifest_bytes) =
-            push_manifest(registry, repository, tag, flavour.manifest(), &manifest).await?;
+        let manifest_bytes = Bytes::from(serde_json::to_vec(&manifest)?);
         Ok(Self {
             repository: repository.to_owned(),
-            manifest,
+            manifest: Digest::sha256(&manifest_bytes),
             manifest_bytes,
             media_type: flavour.manifest(),
             config,
             layers,
         })
+    }
+
+    /// Pushes an image of these layers as `repository:tag`.
+    ///
+    /// # Errors
+    /// When the registry refuses a part of it.
+    pub async fn push(
+        registry: &Registry,
+        repository: &str,
+        tag: &str,
+        flavour: Flavour,
+        layers: Vec<Blob>,
+    ) -> Result<Self> {
+        let image = Self::of(repository, flavour, layers)?;
+        for blob in image.layers.iter().chain([&image.config]) {
+            push_blob(registry, repository, blob).await?;
+        }
+        let manifest: Value = serde_json::from_slice(&image.manifest_bytes)?;
+        push_manifest(registry, repository, tag, flavour.manifest(), &manifest).await?;
+        Ok(image)
     }
 
     /// Bytes of config and layers.

@@ -3,10 +3,12 @@
 //! Each process has its own root, state and socket under the test's temporary
 //! directory, and dies with the test ([`process`]). [`registry`] runs distribution as
 //! the upstream and reads from its log which bytes left it; [`image`] makes and pushes
-//! images; [`darter`] runs the parts of Darter; [`clients`] pulls as people do.
+//! images; [`guarded`] asks for users, tokens and certificates; [`darter`] runs the parts of
+//! Darter; [`clients`] pulls as people do.
 
 pub mod clients;
 pub mod darter;
+pub mod guarded;
 pub mod http;
 pub mod image;
 pub mod process;

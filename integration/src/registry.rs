@@ -3,16 +3,39 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result};
+use darter_api::Digest;
 
 use crate::{
+    guarded::{Identity, SERVICE, Tokens},
     process::{Process, free_port},
     report::find,
 };
+
+/// Who gets in.
+pub enum Guard<'a> {
+    /// Everybody.
+    Nobody,
+    /// Who has a token of this server.
+    Tokens(&'a Tokens),
+    /// Who is in this htpasswd file, which may change.
+    Htpasswd(&'a Path),
+}
+
+/// How a registry runs.
+pub struct Setup<'a> {
+    /// Of its log and configuration.
+    pub name: &'a str,
+    /// Who gets in.
+    pub guard: Guard<'a>,
+    /// A certificate for `localhost`; plain HTTP without.
+    pub identity: Option<&'a Identity>,
+}
 
 /// A registry of its own on a loopback port.
 pub struct Registry {
     process: Process,
     port: u16,
+    is_tls: bool,
 }
 
 impl Registry {
@@ -21,31 +44,59 @@ impl Registry {
     /// # Errors
     /// When it does not come up.
     pub async fn start(dir: &Path) -> Result<Self> {
+        let setup = Setup {
+            name: "registry",
+            guard: Guard::Nobody,
+            identity: None,
+        };
+        Self::start_as(dir, setup).await
+    }
+
+    /// The same, guarded. All registries of one `dir` have the same contents.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_as(dir: &Path, setup: Setup<'_>) -> Result<Self> {
         let program = find("docker-registry").context("docker-registry is not installed")?;
         let port = free_port()?;
-        let config = dir.join("registry.yml");
+        let config = dir.join(format!("{}.yml", setup.name));
+        let tls = setup.identity.map(|identity| {
+            let (certificate, key) = (identity.certificate.display(), identity.key.display());
+            format!("tls: {{certificate: '{certificate}', key: '{key}'}}, ")
+        });
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '127.0.0.1:{port}'}}\n\
+                 http: {{{}addr: '127.0.0.1:{port}'}}\n\
+                 {}\
                  compatibility: {{schema1: {{enabled: false}}}}\n\
                  validation: {{disabled: true}}\n",
-                dir.join("registry").display()
+                dir.join("registry").display(),
+                tls.as_deref().unwrap_or_default(),
+                setup.guard.section(),
             ),
         )?;
         let arguments = ["serve".as_ref(), config.as_os_str()];
-        let mut process = Process::start("registry", dir, &program, arguments, &[])?;
+        let mut process = Process::start(setup.name, dir, &program, arguments, &[])?;
         process
             .wait_for(|log| log.contains("listening on").then_some(()))
             .await?;
-        Ok(Self { process, port })
+        let is_tls = tls.is_some();
+        Ok(Self {
+            process,
+            port,
+            is_tls,
+        })
     }
 
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, or `https://localhost:<port>`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        match self.is_tls {
+            true => format!("https://localhost:{}", self.port),
+            false => format!("http://127.0.0.1:{}", self.port),
+        }
     }
 
     /// `127.0.0.1:<port>`
@@ -87,4 +138,51 @@ impl Registry {
     pub async fn stop(&mut self) -> Result<()> {
         self.process.kill().await
     }
+}
+
+impl Guard<'_> {
+    /// The `auth` of distribution's configuration.
+    fn section(&self) -> String {
+        match self {
+            Self::Nobody => String::new(),
+            Self::Tokens(tokens) => {
+                let (realm, root) = (tokens.realm(), tokens.root());
+                let (issuer, root) = (Tokens::ISSUER, root.display());
+                format!(
+                    "auth: {{token: {{realm: '{realm}', service: {SERVICE}, issuer: {issuer}, rootcertbundle: '{root}'}}}}\n"
+                )
+            }
+            Self::Htpasswd(file) => {
+                format!(
+                    "auth: {{htpasswd: {{realm: guarded, path: '{}'}}}}\n",
+                    file.display()
+                )
+            }
+        }
+    }
+}
+
+/// Puts a manifest into the storage of the registries under `dir`, past all their checks: what
+/// a registry keeps that does not look whether the one who pushes may read what he names.
+///
+/// # Errors
+/// When it can't be written.
+pub fn plant(dir: &Path, repository: &str, tag: &str, manifest: &[u8]) -> Result<Digest> {
+    let digest = Digest::sha256(manifest);
+    let (hex, root) = (digest.hex(), dir.join("registry/docker/registry/v2"));
+    let own = root.join(format!("repositories/{repository}/_manifests"));
+    let tag = own.join(format!("tags/{tag}"));
+    let files = [
+        root.join(format!("blobs/sha256/{}/{hex}/data", &hex[..2])),
+        own.join(format!("revisions/sha256/{hex}/link")),
+        tag.join("current/link"),
+        tag.join(format!("index/sha256/{hex}/link")),
+    ];
+    for (at, file) in files.iter().enumerate() {
+        let folder = file.parent().context("a file lies in a folder")?;
+        std::fs::create_dir_all(folder)?;
+        let text = digest.to_string();
+        std::fs::write(file, if at == 0 { manifest } else { text.as_bytes() })?;
+    }
+    Ok(digest)
 }

@@ -40,7 +40,7 @@ impl Source for Upstreams {
         Box::pin(async move {
             let upstream = upstream.ok_or(SourceError::Missing)?;
             let key = Question::new(&origin, &digest, credential.as_ref());
-            let ask = upstream.ask_stat(&origin, &digest, credential.as_ref());
+            let ask = Box::pin(upstream.ask_stat(&origin, &digest, credential.as_ref()));
             upstream.stats.once(key, ask).await
         })
     }

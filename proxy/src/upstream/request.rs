@@ -52,11 +52,13 @@ impl Upstream {
             Some(credential) => Some(credential.header().clone()),
             None => self.tokens.known(ask.repository).await,
         };
-        let reply = self.follow(&ask, known).await?;
+        let reply = self.follow(&ask, known.clone()).await?;
         if reply.status() != StatusCode::UNAUTHORIZED || ask.credential.is_some() {
             return checked(reply).await;
         }
-        self.tokens.forget(ask.repository).await;
+        if let Some(refused) = &known {
+            self.tokens.forget(ask.repository, refused).await;
+        }
         let challenge = reply
             .headers()
             .get_all(header::WWW_AUTHENTICATE)
@@ -69,13 +71,18 @@ impl Upstream {
         let Some(token) = token else {
             return checked(reply).await;
         };
-        let again = self.follow(&ask, Some(token)).await?;
+        let again = self.follow(&ask, Some(token.clone())).await?;
         if matches!(
             again.status(),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         ) {
-            // The anonymous token is not enough: the client sees the challenge as it was.
-            return checked(reply).await;
+            // The anonymous token is not enough: the client sees the challenge as it is for
+            // who shows nothing.
+            self.tokens.forget(ask.repository, &token).await;
+            return match known {
+                Some(_) => checked(Box::pin(self.follow(&ask, None)).await?).await,
+                None => checked(reply).await,
+            };
         }
         checked(again).await
     }

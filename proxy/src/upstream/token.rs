@@ -145,8 +145,12 @@ impl Tokens {
             .map(|token| token.header)
     }
 
-    pub(super) async fn forget(&self, repository: Option<&Repository>) {
-        self.kept.invalidate(key(repository)).await;
+    /// The upstream refuses this one; what came in its place meanwhile stays.
+    pub(super) async fn forget(&self, repository: Option<&Repository>, refused: &HeaderValue) {
+        let key = key(repository);
+        if self.known(repository).await.as_ref() == Some(refused) {
+            self.kept.invalidate(key).await;
+        }
     }
 }
 

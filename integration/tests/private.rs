@@ -1,0 +1,464 @@
+//! Private images of a real registry behind TLS and tokens: who may read stays who may read,
+//! whatever this host has already.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use darter_integration::{
+    darter::Part,
+    guarded::{Authority, Cut, Objects, Redirecting, Tokens, ask, basic, bearer},
+    http::get,
+    image::{Blob, Flavour, Image},
+    registry::{Guard, Registry, Setup, plant},
+    report::can_use,
+};
+use hyper::Method;
+
+/// For a confirmed right; a token of the server's lives as long.
+const ALLOWED: Duration = Duration::from_secs(2);
+/// Until something is refused at the latest: the right that is remembered, the token that is
+/// taken till it expires, and this machine.
+const TOO_LONG: Duration = Duration::from_secs(8);
+const ALICE: Option<(&str, &str)> = Some(("alice", "s3cret-of-alice"));
+const BOB: Option<(&str, &str)> = Some(("bob", "s3cret-of-bob"));
+
+/// The flags of an upstream `corp.test` at `url`, whose authority is trusted.
+fn upstream(url: &str, authority: &Authority, more: &str) -> String {
+    let ca = authority.file().display().to_string();
+    format!("proxy.upstreams=[{{name = \"corp.test\", url = \"{url}\", ca = \"{ca}\"{more}}}]")
+}
+
+/// A node that is a cluster of its own: its peer port speaks mutual TLS.
+async fn node(dir: &Path, upstream: &str) -> Result<Part> {
+    let data = dir.join("node").display().to_string();
+    let mut arguments = vec!["standalone", "--data", &data, "--set", upstream];
+    for setting in [
+        "proxy.listen=\"127.0.0.1:0\"",
+        "proxy.peer=\"127.0.0.1:0\"",
+        "scheduler.listen=\"127.0.0.1:0\"",
+        "manager.listen=\"127.0.0.1:0\"",
+        "manager.grpc=\"127.0.0.1:0\"",
+        "operations.listen=\"127.0.0.1:0\"",
+        "proxy.rights.allowed_for=\"2s\"",
+        "proxy.mirror.tag_ttl=\"1s\"",
+        "log.level=\"trace\"",
+    ] {
+        arguments.extend(["--set", setting]);
+    }
+    Part::start("node", dir, &arguments).await
+}
+
+fn no_secret_in(part: &Part, secrets: &[String]) -> Result<()> {
+    let log = part.process.log();
+    ensure!(
+        log.contains("answered") && log.contains("TRACE"),
+        "the log is at work"
+    );
+    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+        let line = log.lines().find(|line| line.contains(secret));
+        ensure!(line.is_none(), "{secret} in {line:?}");
+    }
+    Ok(())
+}
+
+/// What two replies must have in common to be the same refusal.
+fn said(reply: &hyper::Response<bytes::Bytes>) -> (u16, String, String) {
+    let challenge = reply.headers().get("www-authenticate");
+    let challenge = challenge
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let body = String::from_utf8_lossy(reply.body()).trim().to_owned();
+    (reply.status().as_u16(), challenge.to_owned(), body)
+}
+
+struct Company {
+    _dir: tempfile::TempDir,
+    authority: Authority,
+    tokens: Tokens,
+    registry: Registry,
+    node: Part,
+    private: Image,
+    public: Image,
+}
+
+impl Company {
+    /// `team/app` is Alice's, `library/app` everybody's and shares a layer with it, and Bob has
+    /// pushed `thief/app`, whose manifest names Alice's layer.
+    async fn found() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let root = dir.path();
+        let authority = Authority::new(&root.join("authority"))?;
+        let tokens = Tokens::start(&authority, ALLOWED).await?;
+        for (name, password) in [ALICE, BOB].into_iter().flatten() {
+            tokens.user(name, password);
+        }
+        tokens.allow(Some("alice"), "team/app");
+        tokens.allow(None, "library/app");
+        tokens.allow(None, "thief/app");
+        let identity = authority.issue("registry")?;
+        let guarded = Setup {
+            name: "guarded",
+            guard: Guard::Tokens(&tokens),
+            identity: Some(&identity),
+        };
+        let back_door = Registry::start(root).await?;
+        let shared = Blob::layer(1, 700_000);
+        let layers = vec![shared.clone(), Blob::layer(2, 3_000_000)];
+        let private = Image::push(&back_door, "team/app", "1", Flavour::Oci, layers).await?;
+        let public =
+            Image::push(&back_door, "library/app", "1", Flavour::Oci, vec![shared]).await?;
+        plant(root, "thief/app", "1", &private.manifest_bytes)?;
+        let registry = Registry::start_as(root, guarded).await?;
+        let realms = format!(", realms = [\"{}\"]", tokens.authority());
+        let node = node(root, &upstream(&registry.url(), &authority, &realms)).await?;
+        Ok(Self {
+            _dir: dir,
+            authority,
+            tokens,
+            registry,
+            node,
+            private,
+            public,
+        })
+    }
+
+    /// Manifest by tag and by digest, then config and layers, below a repository's name.
+    fn paths(&self, repository: &str, image: &Image) -> Vec<String> {
+        let manifests = ["1".to_owned(), image.manifest.to_string()];
+        let manifests =
+            manifests.map(|reference| format!("/v2/{repository}/manifests/{reference}"));
+        let blobs = image.layers.iter().chain([&image.config]);
+        let blobs = blobs.map(|blob| format!("/v2/{repository}/blobs/{}", blob.digest));
+        manifests.into_iter().chain(blobs).collect()
+    }
+
+    async fn bearer(&self, user: Option<(&str, &str)>, repository: &str) -> Result<String> {
+        bearer(&self.authority, &self.tokens, user, repository).await
+    }
+
+    /// What the mirror says, and what the registry itself does.
+    async fn both(
+        &self,
+        method: &Method,
+        path: &str,
+        authorization: Option<&str>,
+    ) -> Result<(hyper::Response<bytes::Bytes>, hyper::Response<bytes::Bytes>)> {
+        let mirror = format!("{}{path}?ns=corp.test", self.node.mirror());
+        let own = format!("{}{path}", self.registry.url());
+        let ask = |url| {
+            let method = method.clone();
+            async move { ask(&self.authority, method, url, authorization).await }
+        };
+        Ok((ask(&mirror).await?, ask(&own).await?))
+    }
+
+    /// Asks until the mirror refuses, and says how long that took.
+    async fn until_refused(&self, path: &str, authorization: Option<&str>) -> Result<Duration> {
+        let began = Instant::now();
+        loop {
+            let (mirror, _) = self.both(&Method::GET, path, authorization).await?;
+            if mirror.status() == 401 {
+                return Ok(began.elapsed());
+            }
+            ensure!(mirror.status() == 200, "{path}: {}", mirror.status());
+            ensure!(began.elapsed() < TOO_LONG, "{path} is still given");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_stays_private_in_a_warm_cache() -> Result<()> {
+    if !can_use(
+        "a_private_image_stays_private_in_a_warm_cache",
+        &["docker-registry"],
+        false,
+    ) {
+        return Ok(());
+    }
+    let company = Company::found().await?;
+    let private = company.paths("team/app", &company.private);
+    let alice = company.bearer(ALICE, "team/app").await?;
+    for path in &private {
+        let (mirror, own) = company.both(&Method::GET, path, Some(&alice)).await?;
+        ensure!(
+            mirror.status() == 200 && mirror.body() == own.body(),
+            "{path}"
+        );
+    }
+    for path in company.paths("library/app", &company.public) {
+        let (mirror, own) = company.both(&Method::GET, &path, None).await?;
+        let said = (mirror.status().as_u16(), own.status().as_u16());
+        ensure!(
+            said == (200, 401),
+            "{path}: {said:?}: the mirror has a token of its own"
+        );
+    }
+
+    others_are_refused(&company, &private).await?;
+    other_names_lead_nowhere(&company).await?;
+    the_peer_port_gives_nothing(&company).await?;
+
+    let refused = "darter_proxy_rights_answers_total";
+    let refused = company.node.metric(refused, "answer=\"refused\"").await?;
+    ensure!(refused > 0.0, "refusals are counted");
+    let log = company.node.process.log();
+    let decided = |answer: &str| {
+        let parts = ["right to read", "team/app", answer];
+        log.lines()
+            .any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    ensure!(
+        decided("\"own\"") && decided("\"refused\""),
+        "decisions are in the log"
+    );
+    no_secret_in(&company.node, &company.tokens.secrets())
+}
+
+/// Bob, nobody, and a forger get the registry's own words, and no byte of Alice's.
+async fn others_are_refused(company: &Company, paths: &[String]) -> Result<()> {
+    let bob = company.bearer(BOB, "team/app").await?;
+    let nobody = company.bearer(None, "team/app").await?;
+    let sent = company.registry.sent();
+    let callers = [
+        None,
+        Some(bob.as_str()),
+        Some(&nobody),
+        Some("Bearer forged"),
+    ];
+    for path in paths {
+        for method in [Method::GET, Method::HEAD] {
+            for caller in callers {
+                let (mirror, own) = company.both(&method, path, caller).await?;
+                ensure!(own.status() == 401, "{method} {path}: {}", own.status());
+                let (mirror, own) = (said(&mirror), said(&own));
+                ensure!(mirror == own, "{method} {path}:\n{mirror:?}\n{own:?}");
+            }
+        }
+    }
+    // The mirror read nothing for them, and the registry gave nothing of Alice's to either.
+    let digests = company
+        .private
+        .layers
+        .iter()
+        .map(|layer| layer.digest.to_string());
+    for digest in digests {
+        let of = |sent: &BTreeMap<String, u64>| {
+            sent.get(&format!("/v2/team/app/blobs/{digest}")).copied()
+        };
+        let (before, after) = (of(&sent), of(&company.registry.sent()));
+        // Refusals have bodies.
+        let more = after.unwrap_or(0) - before.unwrap_or(0);
+        ensure!(more < 100_000, "{digest}: {more} bytes for others");
+    }
+    Ok(())
+}
+
+/// Alice's layer by the name of a repository that Bob may read.
+async fn other_names_lead_nowhere(company: &Company) -> Result<()> {
+    let [shared, own] = &company.private.layers[..] else {
+        anyhow::bail!("two layers");
+    };
+    let blob = |repository: &str, blob: &Blob| format!("/v2/{repository}/blobs/{}", blob.digest);
+    // What is public somewhere is so only there.
+    let (there, _) = company
+        .both(&Method::GET, &blob("library/app", shared), None)
+        .await?;
+    ensure!(there.status() == 200, "{}", there.status());
+    let (here, _) = company
+        .both(&Method::GET, &blob("team/app", shared), None)
+        .await?;
+    ensure!(here.status() == 401, "{}", here.status());
+    // Bob's manifest is public, and what it names is not there.
+    for path in ["/v2/thief/app/manifests/1", "/v2/thief/app/manifests/"] {
+        let digest = path
+            .ends_with('/')
+            .then(|| company.private.manifest.to_string());
+        let path = format!("{path}{}", digest.unwrap_or_default());
+        let (mirror, _) = company.both(&Method::GET, &path, None).await?;
+        ensure!(mirror.status() == 200, "{path}: {}", mirror.status());
+    }
+    let bob = company.bearer(BOB, "thief/app").await?;
+    for repository in ["thief/app", "library/app"] {
+        for caller in [None, Some(bob.as_str())] {
+            let path = blob(repository, own);
+            let (mirror, _) = company.both(&Method::GET, &path, caller).await?;
+            let code = String::from_utf8_lossy(mirror.body()).into_owned();
+            // A token for one repository is no good in another: the registry says so.
+            let status = mirror.status().as_u16();
+            ensure!(matches!(status, 401 | 404), "{path} {status}: {code}");
+            ensure!(mirror.body().len() < 1000, "{path}: {status}");
+        }
+        let (mirror, _) = company
+            .both(&Method::GET, &blob(repository, own), None)
+            .await?;
+        ensure!(mirror.status() == 404, "{repository}: {}", mirror.status());
+    }
+    Ok(())
+}
+
+/// The port that other members read from.
+async fn the_peer_port_gives_nothing(company: &Company) -> Result<()> {
+    let layer = &company.private.layers[1];
+    let (port, size) = (company.node.address("peer"), layer.bytes.len());
+    let path = format!("/v1/tasks/{}/pieces/0?size={size}", layer.digest);
+    ensure!(
+        get(&format!("http://{port}{path}")).await.is_err(),
+        "in plain text"
+    );
+    let url = format!("https://{port}{path}");
+    let by_tls = ask(&company.authority, Method::GET, &url, None);
+    ensure!(by_tls.await.is_err(), "without a certificate");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_away_is_gone_in_the_configured_time() -> Result<()> {
+    let test = "what_is_taken_away_is_gone_in_the_configured_time";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let company = Company::found().await?;
+    let private = company.paths("team/app", &company.private);
+    let alice = company.bearer(ALICE, "team/app").await?;
+    for path in &private {
+        let (mirror, _) = company.both(&Method::GET, path, Some(&alice)).await?;
+        ensure!(mirror.status() == 200, "{path}: {}", mirror.status());
+    }
+    company.tokens.forbid(Some("alice"), "team/app");
+    let later = company.bearer(ALICE, "team/app").await?;
+    for path in &private {
+        let (mirror, _) = company.both(&Method::GET, path, Some(&later)).await?;
+        ensure!(mirror.status() == 401, "{path}: {}", mirror.status());
+        let took = company.until_refused(path, Some(&alice)).await?;
+        println!("revoked: {path} was refused after {took:?}");
+    }
+
+    let public = company.paths("library/app", &company.public);
+    for path in &public {
+        let (mirror, _) = company.both(&Method::GET, path, None).await?;
+        ensure!(mirror.status() == 200, "{path}: {}", mirror.status());
+    }
+    company.tokens.forbid(None, "library/app");
+    for path in &public {
+        let took = company.until_refused(path, None).await?;
+        println!("made private: {path} was refused after {took:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn basic_credentials_are_the_registrys_to_judge() -> Result<()> {
+    if !can_use(
+        "basic_credentials_are_the_registrys_to_judge",
+        &["docker-registry"],
+        false,
+    ) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let root = dir.path();
+    let authority = Authority::new(&root.join("authority"))?;
+    let file = root.join("htpasswd");
+    let (name, password) = ALICE.context("a user")?;
+    let line = format!("{name}:{}\n", bcrypt::hash(password, 4)?);
+    std::fs::write(&file, &line)?;
+    let back_door = Registry::start(root).await?;
+    let layers = vec![Blob::layer(1, 500_000)];
+    let image = Image::push(&back_door, "team/app", "1", Flavour::Schema2, layers).await?;
+    let identity = authority.issue("registry")?;
+    let guarded = Setup {
+        name: "guarded",
+        guard: Guard::Htpasswd(&file),
+        identity: Some(&identity),
+    };
+    let registry = Registry::start_as(root, guarded).await?;
+    let node = node(root, &upstream(&registry.url(), &authority, "")).await?;
+    let alice = basic(name, password);
+    let paths = [
+        "/v2/team/app/manifests/1".to_owned(),
+        format!("/v2/team/app/blobs/{}", image.layers[0].digest),
+    ];
+    for path in &paths {
+        let mirror = format!("{}{path}?ns=corp.test", node.mirror());
+        let reply = ask(&authority, Method::GET, &mirror, Some(&alice)).await?;
+        ensure!(reply.status() == 200, "{path}: {}", reply.status());
+        for other in [
+            None,
+            Some(basic("alice", "guess")),
+            Some(basic("bob", "guess")),
+        ] {
+            let reply = ask(&authority, Method::GET, &mirror, other.as_deref()).await?;
+            let (status, challenge, body) = said(&reply);
+            ensure!(
+                status == 401 && challenge == "Basic realm=\"guarded\"",
+                "{status} {challenge}"
+            );
+            ensure!(body.contains("UNAUTHORIZED"), "{body}");
+        }
+    }
+    // The registry reads its file anew when it has changed.
+    std::fs::write(&file, line.replace("alice:", "eve:"))?;
+    let began = Instant::now();
+    let mirror = format!("{}{}?ns=corp.test", node.mirror(), paths[1]);
+    while ask(&authority, Method::GET, &mirror, Some(&alice))
+        .await?
+        .status()
+        != 401
+    {
+        ensure!(began.elapsed() < TOO_LONG, "she is still let in");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let secrets = [password.to_owned(), alice.replace("Basic ", "")];
+    no_secret_in(&node, &secrets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_urls_and_tokens_that_expire_in_mid_blob_are_nobodys_business() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let root = dir.path();
+    let authority = Authority::new(&root.join("authority"))?;
+    let tokens = Tokens::start(&authority, ALLOWED).await?;
+    tokens.allow(None, "library/app");
+    let objects = Objects::start(&authority).await?;
+    let registry = Redirecting::start(&authority, &objects, &tokens, ALLOWED).await?;
+    let layers = vec![Blob::layer(1, 6_000_000)];
+    let image = Image::of("library/app", Flavour::Oci, layers)?;
+    registry.put(&image, "1");
+    let more = format!(
+        ", realms = [\"{}\"], redirects = [\"{}\"]",
+        tokens.authority(),
+        objects.authority()
+    );
+    let node = node(root, &upstream(&registry.url(), &authority, &more)).await?;
+    // By the time the body breaks off, URL and token have both expired.
+    objects.cut(Cut {
+        after: 2_500_000,
+        pause: ALLOWED + Duration::from_secs(1),
+    });
+    let layer = &image.layers[0];
+    let url = format!(
+        "{}/v2/library/app/blobs/{}?ns=corp.test",
+        node.mirror(),
+        layer.digest
+    );
+    let reply = get(&url).await?;
+    ensure!(
+        reply.status() == 200 && reply.body() == &layer.bytes,
+        "{}",
+        reply.status()
+    );
+    let seen = objects.seen();
+    ensure!(seen.len() == 2 && seen[0].0 != seen[1].0, "{seen:?}");
+    ensure!(seen.iter().all(|(_, status)| *status < 300), "{seen:?}");
+    ensure!(tokens.issued(None) >= 2, "{} tokens", tokens.issued(None));
+    ensure!(objects.authorizations() == 0, "the store was shown a token");
+    let mut secrets = tokens.secrets();
+    secrets.extend(seen.into_iter().map(|(signature, _)| signature));
+    ensure!(secrets.len() >= 4, "{}", secrets.len());
+    no_secret_in(&node, &secrets)
+}
