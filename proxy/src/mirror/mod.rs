@@ -149,7 +149,9 @@ impl Mirror {
     ) -> Response<Body> {
         let id = self.0.requests.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
-        self.answer(upstream, request).instrument(span).await
+        Box::pin(self.answer(upstream, request))
+            .instrument(span)
+            .await
     }
 
     async fn answer(

@@ -11,13 +11,17 @@
 
 mod proofs;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use darter_api::{Digest, Origin, session::Reference};
 use moka::sync::Cache;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::Registry,
 };
 use serde::{Deserialize, Serialize};
@@ -89,7 +93,12 @@ struct Inner {
     proofs: Proofs,
     refused: Cache<Key, Arc<SourceError>>,
     answers: Family<Answer, Counter>,
+    took: Family<Answer, Histogram>,
     options: Options,
+}
+
+fn histogram() -> Histogram {
+    Histogram::new([0.000_03, 0.000_1, 0.000_3, 0.001, 0.01, 0.1, 1.0, 4.0])
 }
 
 impl Rights {
@@ -107,6 +116,12 @@ impl Rights {
             "Questions whether a caller may read",
             answers.clone(),
         );
+        let took = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register(
+            "rights_seconds",
+            "Until it was known whether a caller may read",
+            took.clone(),
+        );
         Self(Arc::new(Inner {
             source,
             contents,
@@ -116,6 +131,7 @@ impl Rights {
                 .time_to_live(options.refused_for)
                 .build(),
             answers,
+            took,
             options,
         }))
     }
@@ -130,12 +146,15 @@ impl Rights {
         digest: &Digest,
         credential: Option<&Credential>,
     ) -> Result<Allowed, Arc<SourceError>> {
+        let began = Instant::now();
         let origin = of_anybody(origin);
         let (answer, result) = match self.remembered(&origin, digest, credential) {
             Some(result) => ("remembered", result),
             None => self.ask(&origin, digest, credential).await,
         };
         self.count(answer, &origin, digest, result.is_ok());
+        let took = began.elapsed().as_secs_f64();
+        self.0.took.get_or_create(&Answer { answer }).observe(took);
         result
     }
 
@@ -203,11 +222,15 @@ impl Rights {
                 }
                 Err(SourceError::Refused(refused)) => {
                     let error = Arc::new(SourceError::Refused(refused));
+                    self.0.proofs.withdraw_public(&anybody);
                     self.0.refused.insert(anybody, Arc::clone(&error));
                     refusal = Some(error);
                 }
                 // Some registries say 404 to whoever may not know: a credential may do better.
-                Err(SourceError::Missing) => refusal = Some(Arc::new(SourceError::Missing)),
+                Err(SourceError::Missing) => {
+                    self.0.proofs.withdraw(&anybody);
+                    refusal = Some(Arc::new(SourceError::Missing));
+                }
                 Err(error) => return self.unreachable(origin, digest, credential, error).await,
             }
         }

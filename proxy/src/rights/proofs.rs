@@ -135,10 +135,17 @@ impl Proofs {
         self.0.grace.get(key)
     }
 
-    /// The upstream says otherwise now.
+    /// The upstream says otherwise now: nothing of it holds, not even within the grace.
     pub(super) fn withdraw(&self, key: &Key) {
         self.0.allowed.invalidate(key);
         self.0.grace.invalidate(key);
+    }
+
+    /// Nobody in particular may read something of the repository any more.
+    pub(super) fn withdraw_public(&self, key: &Key) {
+        self.withdraw(key);
+        let repository = (key.0.upstream.clone(), key.0.repository.clone());
+        self.0.public.invalidate(&repository);
     }
 
     /// Whether anybody could read something of the repository a moment ago.

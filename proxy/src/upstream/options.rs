@@ -24,7 +24,8 @@ pub struct UpstreamOptions {
     pub aliases: Vec<String>,
     /// A PEM file with certificate authorities to trust beside the system's.
     pub ca: Option<PathBuf>,
-    /// Hosts of token servers beside those of its own domain.
+    /// Token servers, as `host` or `host:port`, beside those of its own domain at its own or
+    /// the scheme's port.
     pub realms: Vec<String>,
     /// Hosts, `host:port` or CIDR ranges that it may redirect to although they are
     /// private or plain HTTP.

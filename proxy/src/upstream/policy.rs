@@ -9,6 +9,7 @@ use ipnet::IpNet;
 #[derive(Debug)]
 pub(super) struct Policy {
     host: String,
+    port: u16,
     plain: bool,
     realms: Vec<String>,
     redirect_hosts: Vec<String>,
@@ -50,6 +51,7 @@ impl Policy {
         }
         Ok(Self {
             host: base.host().unwrap_or_default().to_lowercase(),
+            port: port_of(base).unwrap_or_default(),
             plain,
             realms: realms.iter().map(|realm| realm.to_lowercase()).collect(),
             redirect_hosts,
@@ -59,7 +61,8 @@ impl Policy {
     }
 
     /// Whether tokens may be asked of this realm (CVE-2026-33540: not because a registry
-    /// said so).
+    /// said so). On the registry's own domain that is its own port or the scheme's: whatever
+    /// else listens beside it has to be listed.
     pub(super) fn allows_realm(&self, realm: &Uri) -> bool {
         let Some(host) = realm.host().map(str::to_lowercase) else {
             return false;
@@ -83,7 +86,14 @@ impl Policy {
             Some("http") => self.plain,
             _ => false,
         };
-        scheme_fits && (host == self.host || same_domain(&host, &self.host))
+        let port = port_of(realm);
+        let usual = if realm.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        };
+        let port_fits = port == Some(usual) || (port == Some(self.port) && host == self.host);
+        scheme_fits && port_fits && (host == self.host || same_domain(&host, &self.host))
     }
 
     /// Whether and how a redirect to this target is followed.
@@ -117,6 +127,15 @@ impl Policy {
         } else {
             Follow::Never
         }
+    }
+}
+
+/// The port, said or not.
+fn port_of(uri: &Uri) -> Option<u16> {
+    match uri.scheme_str() {
+        Some("http") => Some(uri.port_u16().unwrap_or(80)),
+        Some("https") => Some(uri.port_u16().unwrap_or(443)),
+        _ => None,
     }
 }
 
@@ -230,6 +249,19 @@ mod tests {
                 allowed,
                 "{realm}"
             );
+        }
+        let own = policy("http://r.example.com:5000", &["r.example.com:5001"], &[]);
+        for (realm, allowed) in [
+            ("http://r.example.com:5000/t", true),
+            ("http://r.example.com/t", true),
+            ("https://auth.example.com/t", true),
+            ("http://r.example.com:5001/t", true),
+            ("http://r.example.com:22/t", false),
+            ("http://auth.example.com:5000/t", false),
+            ("http://r.example.com:443/t", false),
+        ] {
+            let realm = realm.parse().unwrap();
+            assert_eq!(own.allows_realm(&realm), allowed, "{realm}");
         }
         let uk = policy("https://registry.example.co.uk", &[], &[]);
         assert!(uk.allows_realm(&"https://auth.example.co.uk/t".parse().unwrap()));

@@ -21,6 +21,9 @@ use crate::{
 
 /// Redirects followed for one question.
 const MAX_REDIRECTS: usize = 5;
+/// Attempts at a question that ends at a store which refuses what the registry has signed: it
+/// may have expired on the way.
+const SIGNED_ATTEMPTS: usize = 2;
 /// Of a refusal's body.
 const MAX_REFUSAL: usize = 64 * 1024;
 
@@ -50,7 +53,7 @@ impl Upstream {
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Response<Incoming>, SourceError> {
         let known = match ask.credential {
             Some(credential) => Some(credential.header().clone()),
-            None => self.tokens.known(ask.repository).await,
+            None => self.own_token(ask.repository).await,
         };
         let reply = self.follow(&ask, known.clone()).await?;
         if reply.status() != StatusCode::UNAUTHORIZED || ask.credential.is_some() {
@@ -102,16 +105,37 @@ impl Upstream {
         challenges.iter().find_map(Challenge::parse)
     }
 
+    /// Asks, and follows redirects. A refusal by somebody else than the upstream says
+    /// nothing of the caller's right.
     async fn follow(
         &self,
         ask: &Ask<'_>,
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, SourceError> {
+        let mut attempt = 1;
+        loop {
+            let (reply, elsewhere) = self.follow_once(ask, authorization.clone()).await?;
+            let status = reply.status();
+            if !(elsewhere && matches!(status.as_u16(), 401 | 403)) {
+                return Ok(reply);
+            }
+            if attempt == SIGNED_ATTEMPTS {
+                return Err(SourceError::Status(status));
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The reply, and whether it is of another host.
+    async fn follow_once(
+        &self,
+        ask: &Ask<'_>,
+        mut authorization: Option<HeaderValue>,
+    ) -> Result<(Response<Incoming>, bool), SourceError> {
         let base = self.base.to_string();
         let mut target: Uri = format!("{}{}", base.trim_end_matches('/'), ask.path)
             .parse()
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
-        let mut authorization = authorization;
         let mut public_only = false;
         for hop in 0..=MAX_REDIRECTS {
             let mut request = Request::builder()
@@ -133,7 +157,8 @@ impl Upstream {
             };
             let reply = reply.map_err(broken)?;
             if !is_redirect(reply.status()) {
-                return Ok(reply);
+                let elsewhere = target.authority() != self.base.authority();
+                return Ok((reply, elsewhere));
             }
             let next = location(&target, &reply)?;
             let same = next.scheme() == target.scheme() && next.authority() == target.authority();

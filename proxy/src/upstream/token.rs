@@ -1,14 +1,24 @@
 //! Anonymous tokens of the proxy's own, so that public images need nothing of the client.
 //!
+//! Owner of state: [`Tokens`], bounded; each token for its own life. Towards its end one
+//! question gets the next one beforehand, and all others go on with what is known.
+//!
 //! <https://distribution.github.io/distribution/spec/auth/token/>
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use darter_api::Repository;
 use http::{HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use moka::{Expiry, future::Cache};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::Upstream;
 use crate::credential::Credential;
@@ -23,6 +33,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_LIFE: u64 = 60;
 /// Taken off a token's life, so that none expires on its way.
 const SLACK: u64 = 10;
+/// A question waits no longer for the next token while the last one still holds.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `WWW-Authenticate: Bearer realm=..,service=..,scope=..` (RFC 6750, section 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +119,19 @@ struct Reply {
 struct Token {
     header: HeaderValue,
     life: Duration,
+    /// What it was an answer to.
+    challenge: Challenge,
+    /// After three quarters of its life.
+    renew_at: Instant,
+    /// Whether somebody gets the next one already.
+    renewing: Arc<AtomicBool>,
+}
+
+impl Token {
+    /// Whether the caller is the one to get the next token.
+    fn is_mine_to_renew(&self) -> bool {
+        Instant::now() >= self.renew_at && !self.renewing.swap(true, Ordering::Relaxed)
+    }
 }
 
 struct ByLife;
@@ -117,6 +142,16 @@ impl Expiry<String, Token> for ByLife {
         _: &String,
         token: &Token,
         _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(token.life)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        token: &Token,
+        _: std::time::Instant,
+        _: Option<Duration>,
     ) -> Option<Duration> {
         Some(token.life)
     }
@@ -159,6 +194,29 @@ fn key(repository: Option<&Repository>) -> &str {
 }
 
 impl Upstream {
+    /// The token that is known for a repository, renewed before it ends.
+    pub(super) async fn own_token(&self, repository: Option<&Repository>) -> Option<HeaderValue> {
+        let token = self.tokens.kept.get(key(repository)).await?;
+        if !token.is_mine_to_renew() {
+            return Some(token.header);
+        }
+        let next = self.fetch_token(&token.challenge, repository, None);
+        match tokio::time::timeout(RENEWAL_TIMEOUT, next).await {
+            Ok(Some(next)) => {
+                let header = next.header.clone();
+                self.tokens
+                    .kept
+                    .insert(key(repository).to_owned(), next)
+                    .await;
+                Some(header)
+            }
+            _ => {
+                token.renewing.store(false, Ordering::Relaxed);
+                Some(token.header)
+            }
+        }
+    }
+
     /// An anonymous token as a challenge asks for it: one request, however many wait.
     /// `None` when the realm may not be asked, or gives none.
     pub(super) async fn anonymous_token(
@@ -171,8 +229,10 @@ impl Upstream {
             tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; it is not asked");
             return None;
         }
-        let url = challenge.url(repository)?;
-        let fetch = async { self.fetch_token(url, None).await.ok_or(()) };
+        let fetch = async {
+            let token = self.fetch_token(challenge, repository, None).await;
+            token.ok_or(())
+        };
         let token = self
             .tokens
             .kept
@@ -203,11 +263,17 @@ impl Upstream {
             tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; no password goes there");
             return None;
         }
-        let url = challenge.url(Some(repository))?;
-        self.fetch_token(url, Some(basic)).await
+        self.fetch_token(&challenge, Some(repository), Some(basic))
+            .await
     }
 
-    async fn fetch_token(&self, url: Uri, authorization: Option<&HeaderValue>) -> Option<Token> {
+    async fn fetch_token(
+        &self,
+        challenge: &Challenge,
+        repository: Option<&Repository>,
+        authorization: Option<&HeaderValue>,
+    ) -> Option<Token> {
+        let url = challenge.url(repository)?;
         let mut request = Request::get(url).header(header::ACCEPT, "application/json");
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
@@ -232,9 +298,13 @@ impl Upstream {
             .unwrap_or(DEFAULT_LIFE)
             .clamp(SLACK + 1, 3600)
             - SLACK;
+        let life = Duration::from_secs(life);
         Some(Token {
             header,
-            life: Duration::from_secs(life),
+            life,
+            challenge: challenge.clone(),
+            renew_at: Instant::now() + life * 3 / 4,
+            renewing: Arc::default(),
         })
     }
 }

@@ -386,3 +386,112 @@ async fn a_right_that_was_taken_away_ends() {
     }
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_public_repository_that_was_made_private_is_nobodys_not_even_within_the_grace() {
+    // 0: public, 1: private, 2: gone.
+    let state = std::sync::Arc::new(std::sync::atomic::AtomicU8::new(0));
+    let now = std::sync::Arc::clone(&state);
+    let tasks = Tasks::new();
+    let registry = Registry::twisted(
+        shelf("app", Access::Public),
+        &tasks,
+        move |_, good| match now.load(std::sync::atomic::Ordering::SeqCst) {
+            0 => good,
+            1 => Reply::new(401)
+                .header("WWW-Authenticate", "Basic realm=\"x\"")
+                .body(OWN_WORDS),
+            _ => Reply::new(500).end(crate::registry::End::HangUp),
+        },
+    )
+    .await;
+    let list = vec![upstream("registry.test", registry.url())];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = list;
+        options.mirror.tag_ttl = Duration::from_millis(50);
+        options.rights.allowed_for = Duration::from_millis(50);
+        options.rights.refused_for = Duration::from_millis(50);
+    })
+    .await;
+    for path in paths("app") {
+        assert_eq!(bench.get(&*path).await.status, StatusCode::OK, "{path}");
+    }
+    state.store(1, std::sync::atomic::Ordering::SeqCst);
+    for path in paths("app") {
+        let began = std::time::Instant::now();
+        while bench.get(&*path).await.status != StatusCode::UNAUTHORIZED {
+            assert!(began.elapsed() < crate::bench::PATIENCE, "{path}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    state.store(2, std::sync::atomic::Ordering::SeqCst);
+    for path in paths("app") {
+        let began = std::time::Instant::now();
+        loop {
+            // The refusal is remembered for a moment, then nobody knows.
+            let status = bench.get(&*path).await.status;
+            assert!(!status.is_success(), "{path}: {status}");
+            if status.is_server_error() {
+                break;
+            }
+            assert!(began.elapsed() < crate::bench::PATIENCE, "{path}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_blob_is_everybodys_in_one_repository_and_its_owners_in_another() {
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned())).blob("public", &blob());
+    let (bench, registry) = Bench::good(shelf).await;
+    let ask = |repository, who| {
+        bench
+            .ask(blob_path(repository, &blob()))
+            .authorized(who)
+            .send()
+    };
+    ask("public", None).await.is_whole(&blob());
+    for who in [None, Some(WRONG)] {
+        let refused = ask("private", who).await;
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(refused.body, OWN_WORDS);
+        ask("public", who).await.is_whole(&blob());
+    }
+    ask("private", Some(RIGHT)).await.is_whole(&blob());
+    let mut reads = registry.asked("GET", "/blobs/");
+    reads.retain(|seen| seen.header("range").is_none());
+    assert_eq!(reads.len(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_token_is_there_before_the_last_one_ends() {
+    let (bench, registry) = Bench::twisted(shelf("app", Access::AnonymousToken), |seen, good| {
+        if seen.path != "/token" {
+            return good;
+        }
+        // Six seconds, less what is taken off for the way.
+        Reply::new(200).body(r#"{"token":"anonymous-app","expires_in":16}"#)
+    })
+    .await;
+    let tag = "/v2/app/tags/list";
+    let began = std::time::Instant::now();
+    while registry.asked("GET", "/token").len() < 2 {
+        bench.get(tag).await;
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "it is never renewed"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        began.elapsed() > Duration::from_secs(3),
+        "it is renewed at once"
+    );
+    bench.get(tag).await;
+    let mut bare = registry.asked("GET", tag);
+    bare.retain(|seen| seen.header("authorization").is_none());
+    assert_eq!(bare.len(), 1, "only the very first question was refused");
+    bench.stop().await;
+}
