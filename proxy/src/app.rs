@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
+    clients::{self, Clients, UsersError},
     content::Contents,
     intercept::{self, Intercept, InterceptError},
     limits::{self, Limits},
@@ -99,6 +100,8 @@ pub struct Options {
     pub intercept: intercept::Options,
     /// Who may read.
     pub rights: rights::Options,
+    /// Who is let in to what the proxy's own credentials can read.
+    pub clients: clients::Options,
     /// How pieces are asked for.
     pub swarm: core::Options,
     /// What is given to other peers.
@@ -128,6 +131,7 @@ impl Default for Options {
             mirror: mirror::Options::default(),
             intercept: intercept::Options::default(),
             rights: rights::Options::default(),
+            clients: clients::Options::default(),
             swarm: core::Options::default(),
             transfer: transfer::Options::default(),
             limits: limits::Options::default(),
@@ -216,6 +220,9 @@ pub enum StartError {
     /// There is no key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// There are no users.
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// The manager's URL makes no sense.
     #[error(transparent)]
     Manager(#[from] MembershipError),
@@ -331,6 +338,7 @@ impl Proxy {
             upstreams.clone(),
             contents,
             rights.clone(),
+            Clients::new(&options.clients)?,
             registry,
         );
         let preheats = preheat::Metrics::default();

@@ -1,11 +1,12 @@
 //! The peer: a registry mirror and proxy whose blob GETs are swarm downloads.
 //!
 //! A request enters by [`mirror`] or [`intercept`]; [`rights`] asks whether the
-//! caller may read; [`swarm`] gets the bytes from peers over [`transfer`] or from a
+//! caller may read, and [`clients`] who is let in by the proxy itself; [`swarm`] gets the bytes from peers over [`transfer`] or from a
 //! [`source`], which for images is a registry reached through [`upstream`]; [`store`]
 //! keeps them.
 
 pub mod app;
+pub mod clients;
 pub mod content;
 pub mod credential;
 pub mod intercept;

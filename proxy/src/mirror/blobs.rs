@@ -33,7 +33,7 @@ impl Call<'_> {
             upstream: self.upstream.name().clone(),
             repository: repository.clone(),
             kind: OriginKind::Blob,
-            private: self.credential.is_some(),
+            private: self.is_private(),
         };
         if self.not_modified(&digest) {
             self.right(&origin, &digest).await?;

@@ -34,6 +34,8 @@ pub enum Failure {
     BlobUnknown,
     /// The upstream's own refusal.
     Refused(Box<Refusal>),
+    /// A client on another host, where the proxy's own credentials are for this host's.
+    NotHere,
     /// The upstream asks for patience.
     Throttled(Option<Duration>),
     /// The upstream can't be reached, or nonsense comes from it.
@@ -112,6 +114,11 @@ impl Failure {
                 };
                 (refusal.status, code, "the registry refuses".to_owned())
             }
+            Self::NotHere => plain(
+                StatusCode::FORBIDDEN,
+                "DENIED",
+                "this mirror's own credentials are for clients on its host",
+            ),
             // containerd resends a 429 at once, again and again; a 503 sends it on.
             Self::Throttled(_) => plain(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -38,7 +38,7 @@ impl Call<'_> {
             upstream: self.upstream.name().clone(),
             repository: repository.clone(),
             kind: OriginKind::Manifest,
-            private: self.credential.is_some(),
+            private: self.is_private(),
         };
         let digest = match reference {
             Reference::Digest(digest) => *digest,

@@ -4,11 +4,13 @@
 //!
 //! [`route`] names the upstream and what is asked of it; [`manifests`] and [`blobs`]
 //! answer from [`Contents`] after [`Rights`]; [`relay`] passes lists on; [`errors`] is the
-//! one place that turns failures into statuses and JSON. No status line leaves before
+//! one place that turns failures into statuses and JSON; [`login`] is about clients that
+//! have to say who they are. No status line leaves before
 //! the right and the first bytes are known.
 
 mod blobs;
 mod errors;
+mod login;
 mod manifests;
 mod metrics;
 mod patience;
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
 use crate::{
+    clients::{Clients, Denied},
     content::Contents,
     credential::Credential,
     rights::Rights,
@@ -70,6 +73,10 @@ pub struct Options {
     /// Default 30 s.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
+    /// Whether `/v2/` asks clients for a name, so that dockerd, podman and skopeo show the
+    /// registry theirs. Default false: they pull as nobody. Costs each of their pulls one
+    /// request to this mirror.
+    pub login: bool,
 }
 
 impl Default for Options {
@@ -79,6 +86,7 @@ impl Default for Options {
             tag_grace: Duration::from_secs(24 * 3600),
             upstream_timeout: Duration::from_secs(4),
             first_byte_timeout: Duration::from_secs(30),
+            login: false,
         }
     }
 }
@@ -92,6 +100,7 @@ struct Inner {
     upstreams: Upstreams,
     contents: Arc<dyn Contents>,
     rights: Rights,
+    clients: Clients,
     tags: Tags,
     metrics: Metrics,
     requests: AtomicU64,
@@ -108,8 +117,10 @@ struct Call<'a> {
     target: &'a Target,
     method: Method,
     headers: &'a http::HeaderMap,
+    /// What the upstream is shown; `None` is the proxy's own, or nothing.
     credential: Option<Credential>,
     anew: bool,
+    is_intercepted: bool,
     began: Instant,
 }
 
@@ -120,6 +131,7 @@ impl Mirror {
         upstreams: Upstreams,
         contents: Arc<dyn Contents>,
         rights: Rights,
+        clients: Clients,
         registry: &mut Registry,
     ) -> Self {
         let metrics = Metrics::default();
@@ -130,6 +142,7 @@ impl Mirror {
             upstreams,
             contents,
             rights,
+            clients,
             metrics,
             requests: AtomicU64::new(0),
         }))
@@ -162,27 +175,55 @@ impl Mirror {
         let began = Instant::now();
         let (parts, _body) = request.into_parts();
         let method = parts.method.clone();
+        if upstream.is_none() && parts.uri.path() == login::PATH {
+            let response = self.0.token(&parts).await;
+            self.0.metrics.answered(&method, "token", response.status());
+            return response;
+        }
+        let address = login::address(&parts);
         let routed = route::route(&self.0.upstreams, upstream.as_ref(), &parts.uri);
         let (kind, mut response) = match routed {
-            Ok((upstream, target)) => {
+            Ok((found, target)) => {
                 let kind = target.kind.name();
-                let call = Call {
-                    mirror: &self.0,
-                    upstream,
-                    target: &target,
-                    method: method.clone(),
-                    headers: &parts.headers,
-                    credential: parts
-                        .headers
+                let headers = &parts.headers;
+                let anew = parts.extensions.get::<Anew>().is_some();
+                let shown = if anew {
+                    // The host's own question, with what it was given for it.
+                    Ok(headers
                         .get(header::AUTHORIZATION)
                         .cloned()
-                        .map(Credential::new),
-                    anew: parts.extensions.get::<Anew>().is_some(),
-                    began,
+                        .map(Credential::new))
+                } else {
+                    self.0.credential(&found, headers, address).await
                 };
-                let response = match call.answer().await {
-                    Ok(response) => response,
-                    Err(failure) => call.in_its_own_words(failure).await.response(&method),
+                let response = match shown {
+                    Ok(credential) => {
+                        let call = Call {
+                            mirror: &self.0,
+                            upstream: found,
+                            target: &target,
+                            method: method.clone(),
+                            headers,
+                            credential,
+                            anew,
+                            is_intercepted: upstream.is_some(),
+                            began,
+                        };
+                        call.response().await
+                    }
+                    Err(denied) => {
+                        tracing::debug!(upstream = %found.name(), ?denied, ?address, "not let in");
+                        let failure = match denied {
+                            Denied::Remote => Failure::NotHere,
+                            Denied::Unknown => {
+                                let (kind, prefix) = (&target.kind, target.prefix.as_str());
+                                let is_intercepted = upstream.is_some();
+                                self.0
+                                    .ask_for_name(&found, headers, kind, prefix, is_intercepted)
+                            }
+                        };
+                        failure.response(&method)
+                    }
                 };
                 (kind, response)
             }
@@ -204,6 +245,18 @@ async fn serve(State(mirror): State<Mirror>, request: Request<Body>) -> Response
 }
 
 impl Call<'_> {
+    async fn response(&self) -> Response<Body> {
+        match self.answer().await {
+            Ok(response) => response,
+            Err(failure) => self.in_its_own_words(failure).await.response(&self.method),
+        }
+    }
+
+    /// Whether what is read is for some callers only.
+    fn is_private(&self) -> bool {
+        self.credential.is_some() || self.upstream.has_own_credentials()
+    }
+
     async fn answer(&self) -> Result<Response<Body>, Failure> {
         if matches!(self.target.kind, Kind::Moved) {
             return Ok(
@@ -215,7 +268,7 @@ impl Call<'_> {
         }
         let mut response = match &self.target.kind {
             Kind::Moved => Err(Failure::Unsupported),
-            Kind::Base => Ok(self.base()),
+            Kind::Base => self.base(),
             Kind::Manifest(repository, reference) => self.manifest(repository, reference).await,
             Kind::Blob(repository, digest) => self.blob(repository, *digest).await,
             Kind::Tags(repository) | Kind::Referrers(repository, _) => {
@@ -235,6 +288,9 @@ impl Call<'_> {
         let Failure::Refused(refusal) = failure else {
             return failure;
         };
+        if matches!(self.target.kind, Kind::Base) {
+            return Failure::Refused(refusal);
+        }
         if self.method != Method::GET || !refusal.body.is_empty() {
             return Failure::Refused(refusal);
         }
@@ -258,7 +314,14 @@ impl Call<'_> {
         }
     }
 
-    fn base(&self) -> Response<Body> {
-        ([(header::CONTENT_TYPE, "application/json")], "{}").into_response()
+    fn base(&self) -> Result<Response<Body>, Failure> {
+        let says_nothing = !self.headers.contains_key(header::AUTHORIZATION);
+        if self.mirror.asks_for_names() && says_nothing && !self.is_intercepted {
+            let (kind, upstream) = (&self.target.kind, &self.upstream);
+            return Err(self
+                .mirror
+                .ask_for_name(upstream, self.headers, kind, "", false));
+        }
+        Ok(([(header::CONTENT_TYPE, "application/json")], "{}").into_response())
     }
 }

@@ -125,7 +125,7 @@ impl Call<'_> {
             }
             None => self.digest_by_get(ask(Method::GET)).await?,
         };
-        if self.credential.is_none() {
+        if !self.is_private() {
             self.tell_tag(repository, tag, digest);
         }
         Ok(digest)

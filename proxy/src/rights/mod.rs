@@ -3,7 +3,8 @@
 //! The right to read is the right to the repository and the digest's membership in it: a
 //! 2xx to a HEAD or GET of that content there. An anonymous one, by this node or by another
 //! member, makes it public to all for some minutes; else the caller's own credential asks.
-//! What a manifest merely names proves nothing.
+//! What a manifest merely names proves nothing. Of an upstream that is asked with credentials
+//! of the proxy's own, "anybody" is whom the mirror lets in, and no other member hears of it.
 //!
 //! Owner of state: [`Rights`] and its [`Proofs`]; all memory is bounded and expires. Failure: an upstream
 //! that can't be reached leaves what was confirmed within the grace, and what other hosts
@@ -216,8 +217,10 @@ impl Rights {
             match self.0.source.stat(origin, digest, None).await {
                 Ok(stat) => {
                     self.0.proofs.given(origin, digest, None, stat.clone());
-                    let seen = observation(origin, digest, &stat);
-                    self.0.contents.observed(seen);
+                    if self.0.source.is_anonymous(&origin.upstream) {
+                        let seen = observation(origin, digest, &stat);
+                        self.0.contents.observed(seen);
+                    }
                     return ("public", Ok(Allowed { stat, public: true }));
                 }
                 Err(SourceError::Refused(refused)) => {

@@ -5,7 +5,7 @@
 use std::{error::Error, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use darter_api::{Digest, Origin};
+use darter_api::{Digest, Origin, UpstreamName};
 use futures::{future::BoxFuture, stream::BoxStream};
 use http::{HeaderMap, StatusCode};
 
@@ -125,6 +125,12 @@ pub trait Source: Send + Sync + 'static {
         digest: &Digest,
         credential: Option<&Credential>,
     ) -> BoxFuture<'static, Result<Stat, SourceError>>;
+
+    /// Whether what this upstream gives without a credential is given to anybody, and not to
+    /// credentials of the source's own.
+    fn is_anonymous(&self, _upstream: &UpstreamName) -> bool {
+        true
+    }
 
     /// Begins to read.
     fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>>;

@@ -4,11 +4,14 @@
 //! never an address. Token realms and redirect targets are checked against what the
 //! list allows ([`policy`]). TLS is always verified.
 //!
-//! Owner of state: [`Upstreams`] owns connections and anonymous tokens; both are bounded.
+//! Owner of state: [`Upstreams`] owns connections, tokens and the proxy's own credentials
+//! ([`own`]); all are bounded.
 
+mod ask_as_self;
 mod forward;
 mod http_client;
 mod options;
+mod own;
 mod policy;
 mod probe;
 mod pulse;
@@ -24,12 +27,14 @@ use http::Uri;
 use tokio::{sync::Semaphore, time::Instant};
 
 pub use options::{ConfigError, UpstreamOptions};
+pub use own::OwnOptions;
 pub use policy::is_public;
 pub use probe::Probe;
 pub(crate) use registry::MANIFEST_TYPES;
 pub use request::Ask;
 
 use http_client::HttpClient;
+use own::Own;
 use policy::Policy;
 use pulse::Pulse;
 use stats::Stats;
@@ -46,6 +51,8 @@ pub struct Upstream {
     base: Uri,
     policy: Policy,
     client: HttpClient,
+    /// Credentials of the proxy's own.
+    own: Option<Own>,
     tokens: Tokens,
     pulse: Pulse,
     stats: Stats,
@@ -61,6 +68,12 @@ impl Upstream {
     /// Whether it is busy answering: what waits may still come.
     pub(crate) fn is_busy(&self) -> bool {
         self.pulse.is_busy(Instant::now())
+    }
+
+    /// Whether it is asked with credentials of the proxy's own where a caller shows none: what
+    /// it gives then is for callers that the proxy knows itself.
+    pub const fn has_own_credentials(&self) -> bool {
+        self.own.is_some()
     }
 
     /// Where it is.

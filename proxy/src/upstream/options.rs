@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{
-    MOST_QUESTIONS, Upstream, http_client::HttpClient, policy::Policy, pulse::Pulse, stats::Stats,
-    token::Tokens,
+    MOST_QUESTIONS, Upstream, http_client::HttpClient, own::Own, own::OwnOptions, policy::Policy,
+    pulse::Pulse, stats::Stats, token::Tokens,
 };
 
 /// One registry of the list.
@@ -30,6 +30,9 @@ pub struct UpstreamOptions {
     /// Hosts, `host:port` or CIDR ranges that it may redirect to although they are
     /// private or plain HTTP.
     pub redirects: Vec<String>,
+    /// Credentials of the proxy's own, for callers that it knows itself (`[proxy.clients]`).
+    /// Default none: callers show theirs to the registry.
+    pub credentials: Option<OwnOptions>,
 }
 
 /// A mistake in the list.
@@ -113,12 +116,19 @@ impl UpstreamOptions {
         }
         let policy =
             Policy::new(&base, plain, &self.realms, &self.redirects, listed).map_err(wrong)?;
+        let own = self.credentials.as_ref().map(|options| {
+            let mut names = self.names();
+            names.extend(self.authority());
+            Own::new(options, names)
+        });
+        let own = own.transpose().map_err(wrong)?;
         let client = HttpClient::new(self.ca.as_deref()).map_err(wrong)?;
         Ok(Upstream {
             name,
             base,
             policy,
             client,
+            own,
             tokens: Tokens::new(),
             pulse: Pulse::default(),
             stats: Stats::new(),

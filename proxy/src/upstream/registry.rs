@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use darter_api::{Digest, Origin, OriginKind, Repository};
+use darter_api::{Digest, Origin, OriginKind, Repository, UpstreamName};
 use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -43,6 +43,11 @@ impl Source for Upstreams {
             let ask = Box::pin(upstream.ask_stat(&origin, &digest, credential.as_ref()));
             upstream.stats.once(key, ask).await
         })
+    }
+
+    fn is_anonymous(&self, upstream: &UpstreamName) -> bool {
+        let upstream = self.resolve(upstream.as_str());
+        upstream.is_some_and(|upstream| !upstream.has_own_credentials())
     }
 
     fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>> {
@@ -171,7 +176,7 @@ impl Upstream {
             stat: stat_of(&reply),
             offset,
             ranges: serves_ranges(&reply),
-            anonymous: read.credential.is_none(),
+            anonymous: read.credential.is_none() && self.own.is_none(),
             stream: stream(reply),
         })
     }

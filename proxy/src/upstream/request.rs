@@ -38,7 +38,7 @@ pub struct Ask<'a> {
     pub headers: HeaderMap,
     /// The repository it is about, for the scope of a token.
     pub repository: Option<&'a Repository>,
-    /// The caller's own credential; without it an anonymous token is used.
+    /// The caller's own credential; without it the proxy's own or an anonymous token is used.
     pub credential: Option<&'a Credential>,
     /// Ask although the upstream was silent a moment ago: for whoever paces his attempts
     /// himself.
@@ -51,6 +51,9 @@ impl Upstream {
     /// # Errors
     /// Why there is no successful reply.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Response<Incoming>, SourceError> {
+        if let (None, Some(own)) = (ask.credential, &self.own) {
+            return Box::pin(self.ask_as_self(&ask, own)).await;
+        }
         let known = match ask.credential {
             Some(credential) => Some(credential.header().clone()),
             None => self.own_token(ask.repository).await,
@@ -90,24 +93,9 @@ impl Upstream {
         checked(again).await
     }
 
-    /// How it wants to be asked for a token, if it does.
-    pub(super) async fn challenge(&self) -> Option<Challenge> {
-        let ask = Ask {
-            method: Method::GET,
-            path: "/v2/".to_owned(),
-            headers: HeaderMap::new(),
-            repository: None,
-            credential: None,
-            insists: true,
-        };
-        let reply = self.follow(&ask, None).await.ok()?;
-        let challenges = reply.headers().get_all(header::WWW_AUTHENTICATE);
-        challenges.iter().find_map(Challenge::parse)
-    }
-
     /// Asks, and follows redirects. A refusal by somebody else than the upstream says
     /// nothing of the caller's right.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         ask: &Ask<'_>,
         authorization: Option<HeaderValue>,
@@ -237,7 +225,7 @@ fn broken(cause: SendError) -> SourceError {
 }
 
 /// A success, or the error that a status stands for.
-async fn checked(reply: Response<Incoming>) -> Result<Response<Incoming>, SourceError> {
+pub(super) async fn checked(reply: Response<Incoming>) -> Result<Response<Incoming>, SourceError> {
     let status = reply.status();
     match status.as_u16() {
         200..=299 => Ok(reply),

@@ -1,4 +1,5 @@
-//! Anonymous tokens of the proxy's own, so that public images need nothing of the client.
+//! Tokens of the proxy's own: anonymous ones, so that public images need nothing of the
+//! client, or those that its own credentials get.
 //!
 //! Owner of state: [`Tokens`], bounded; each token for its own life. Towards its end one
 //! question gets the next one beforehand, and all others go on with what is known.
@@ -14,14 +15,18 @@ use std::{
 };
 
 use darter_api::Repository;
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::Upstream;
-use crate::credential::Credential;
+use super::{Upstream, http_client::HEADER_TIMEOUT, own::Login};
+use crate::{
+    credential::{Credential, Secret},
+    source::SourceError,
+};
 
 /// Tokens kept for one upstream.
 const MAX_TOKENS: u64 = 10_000;
@@ -184,7 +189,7 @@ impl Tokens {
     pub(super) async fn forget(&self, repository: Option<&Repository>, refused: &HeaderValue) {
         let key = key(repository);
         if self.known(repository).await.as_ref() == Some(refused) {
-            self.kept.invalidate(key).await;
+            Box::pin(self.kept.invalidate(key)).await;
         }
     }
 }
@@ -200,14 +205,12 @@ impl Upstream {
         if !token.is_mine_to_renew() {
             return Some(token.header);
         }
-        let next = self.fetch_token(&token.challenge, repository, None);
+        let next = self.fetch_token(&token.challenge, repository);
         match tokio::time::timeout(RENEWAL_TIMEOUT, next).await {
             Ok(Some(next)) => {
                 let header = next.header.clone();
-                self.tokens
-                    .kept
-                    .insert(key(repository).to_owned(), next)
-                    .await;
+                let kept = &self.tokens.kept;
+                Box::pin(kept.insert(key(repository).to_owned(), next)).await;
                 Some(header)
             }
             _ => {
@@ -229,16 +232,52 @@ impl Upstream {
             tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; it is not asked");
             return None;
         }
-        let fetch = async {
-            let token = self.fetch_token(challenge, repository, None).await;
-            token.ok_or(())
+        let fetch = async { self.fetch_token(challenge, repository).await.ok_or(()) };
+        let kept = &self.tokens.kept;
+        let token = kept.try_get_with_by_ref(key(repository), fetch);
+        Box::pin(token).await.ok().map(|token| token.header)
+    }
+
+    /// The token that a client's own name and password get it from the upstream's token
+    /// server, with its life in seconds; `None` where the upstream knows no tokens.
+    ///
+    /// # Errors
+    /// The refusal, or why nobody can be asked.
+    pub(crate) async fn token_for(
+        &self,
+        repository: Option<&Repository>,
+        shown: &Credential,
+    ) -> Result<Option<(String, u64)>, SourceError> {
+        let base = format!("{}/v2/", self.base.to_string().trim_end_matches('/'));
+        let broken = |cause| SourceError::broken("the token server", cause);
+        let ask = |url: &str| Request::get(url).header(header::ACCEPT, "application/json");
+        let bare = ask(&base).body(());
+        let bare = bare.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
+        let reply = self.client.send(&bare, false).await.map_err(broken)?;
+        let mut challenges = reply.headers().get_all(header::WWW_AUTHENTICATE).iter();
+        let Some(challenge) = challenges.find_map(Challenge::parse) else {
+            return Ok(None);
         };
-        let token = self
-            .tokens
-            .kept
-            .try_get_with_by_ref(key(repository), fetch)
-            .await;
-        token.ok().map(|token| token.header)
+        let realm: Option<Uri> = challenge.realm.parse().ok();
+        if !realm.is_some_and(|realm| self.policy.allows_realm(&realm)) {
+            return Err(SourceError::Protocol(
+                "its token server is not of its own domain",
+            ));
+        }
+        let url = challenge.url(repository);
+        let url = url.ok_or(SourceError::Protocol("its challenge makes no URL"))?;
+        let request = ask(&url.to_string()).header(header::AUTHORIZATION, shown.header());
+        let request = request.body(());
+        let request = request.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
+        let reply = self.client.send(&request, false).await.map_err(broken)?;
+        let reply = super::request::checked(reply).await?;
+        let reply = bounded(reply).await.and_then(|reply| {
+            let life = reply.expires_in.unwrap_or(DEFAULT_LIFE).min(3600);
+            Some((reply.token.or(reply.access_token)?, life))
+        });
+        reply
+            .map(Some)
+            .ok_or(SourceError::Protocol("its token server answers nonsense"))
     }
 
     /// What a user and a password (`Basic`) are good for at this registry: a token for pulling
@@ -252,44 +291,43 @@ impl Upstream {
         if !basic(credential.header().as_bytes()) {
             return credential;
         }
-        let token = self.token_of(credential.header(), repository).await;
-        token.map_or(credential, |token| Credential::new(token.header))
-    }
-
-    async fn token_of(&self, basic: &HeaderValue, repository: &Repository) -> Option<Token> {
-        let challenge = self.challenge().await?;
-        let realm: Uri = challenge.realm.parse().ok()?;
-        if !self.policy.allows_realm(&realm) {
-            tracing::warn!(upstream = %self.name, host = realm.host(), "the token realm is not of the upstream's domain; no password goes there");
-            return None;
-        }
-        self.fetch_token(&challenge, Some(repository), Some(basic))
-            .await
+        let token = match self.token_for(Some(repository), &credential).await {
+            Ok(Some((token, _))) => HeaderValue::try_from(format!("Bearer {token}")).ok(),
+            Ok(None) => None,
+            Err(cause) => {
+                let cause = &cause as &dyn std::error::Error;
+                tracing::warn!(upstream = %self.name, cause, "nobody could sign in for a preheat");
+                None
+            }
+        };
+        token.map_or(credential, Credential::new)
     }
 
     async fn fetch_token(
         &self,
         challenge: &Challenge,
         repository: Option<&Repository>,
-        authorization: Option<&HeaderValue>,
     ) -> Option<Token> {
         let url = challenge.url(repository)?;
-        let mut request = Request::get(url).header(header::ACCEPT, "application/json");
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        let request = request.body(()).ok()?;
-        let reply = self.client.send(&request, false).await.ok()?;
+        let login = match &self.own {
+            Some(own) => Some(own.login(None).await.ok()?),
+            None => None,
+        };
+        let reply = match login {
+            Some(Login::Identity(token)) => self.refresh_token(url, &token).await?,
+            login => {
+                let mut request = Request::get(url).header(header::ACCEPT, "application/json");
+                if let Some(Login::Basic(value)) = login {
+                    request = request.header(header::AUTHORIZATION, value);
+                }
+                let request = request.body(()).ok()?;
+                self.client.send(&request, false).await.ok()?
+            }
+        };
         if !reply.status().is_success() {
             return None;
         }
-        let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
-        let body = tokio::time::timeout(BODY_TIMEOUT, body)
-            .await
-            .ok()?
-            .ok()?
-            .to_bytes();
-        let reply: Reply = serde_json::from_slice(&body).ok()?;
+        let reply = bounded(reply).await?;
         let token = reply.token.or(reply.access_token)?;
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
         header.set_sensitive(true);
@@ -307,6 +345,38 @@ impl Upstream {
             renewing: Arc::default(),
         })
     }
+}
+
+/// A token server's answer, as far as it may go.
+async fn bounded(reply: Response<Incoming>) -> Option<Reply> {
+    let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
+    let body = tokio::time::timeout(BODY_TIMEOUT, body).await.ok()?.ok()?;
+    serde_json::from_slice(&body.to_bytes()).ok()
+}
+
+impl Upstream {
+    /// Asks with an OAuth refresh token.
+    ///
+    /// <https://distribution.github.io/distribution/spec/auth/oauth/>
+    async fn refresh_token(&self, url: Uri, token: &Secret) -> Option<Response<Incoming>> {
+        let sent = self.client.send_patiently(refresh(&url, token)?);
+        let reply = tokio::time::timeout(HEADER_TIMEOUT, sent).await;
+        reply.ok()?.ok()
+    }
+}
+
+fn refresh(url: &Uri, token: &Secret) -> Option<Request<axum::body::Body>> {
+    let query = url.query().unwrap_or_default().to_owned();
+    let mut form = url::form_urlencoded::Serializer::new(query);
+    form.append_pair("grant_type", "refresh_token");
+    form.append_pair("client_id", "darter");
+    form.append_pair("refresh_token", token.reveal());
+    let bare = url.to_string();
+    let bare = bare.split('?').next().unwrap_or_default();
+    Request::post(bare)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(axum::body::Body::from(form.finish()))
+        .ok()
 }
 
 #[cfg(test)]

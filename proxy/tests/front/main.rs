@@ -5,6 +5,7 @@ mod attacks;
 mod before;
 mod bench;
 mod input;
+mod names;
 mod registry;
 mod rights;
 mod secrets;

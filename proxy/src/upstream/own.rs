@@ -1,0 +1,453 @@
+//! Credentials of the proxy's own for one upstream: written down, in files that others replace,
+//! in Docker's configuration, or from a credential helper.
+//!
+//! Owner of state: [`Own`] keeps what it read last, for moments, so that a rotated file or a
+//! helper's next answer is used soon; what the upstream refused is read anew at once. Invariant:
+//! nothing of it is ever printed, and it leaves only for the upstream and its token server.
+//! Failure: says which file or helper, and what was wrong with it.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+    sync::Mutex,
+    time::Instant,
+};
+
+use crate::credential::Secret;
+
+/// A file's content is believed so long.
+const FILE_LIFE: Duration = Duration::from_secs(5);
+/// A helper's answer is: it may cost a question to a cloud.
+const HELPER_LIFE: Duration = Duration::from_secs(300);
+/// For a helper to answer.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a file or a helper's answer, in bytes.
+const MOST: u64 = 1 << 20;
+
+/// Where the proxy's own credentials for an upstream are; one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OwnOptions {
+    /// A user's name, with one of the next two.
+    pub username: Option<String>,
+    /// The password. Better in a file.
+    pub password: Option<Secret>,
+    /// A file with the password, or the token that stands for one; read anew when it changes.
+    pub password_file: Option<PathBuf>,
+    /// A file with a token that the registry itself takes; read anew when it changes.
+    pub token_file: Option<PathBuf>,
+    /// Docker's `config.json`, with its helpers.
+    pub docker_config: Option<PathBuf>,
+    /// A credential helper: `ecr-login` is `docker-credential-ecr-login`.
+    pub helper: Option<String>,
+}
+
+/// Credentials that can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OwnError {
+    #[error("{} can't be read", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
+    #[error("{} has nothing of use for `{server}`", path.display())]
+    Nothing { path: PathBuf, server: String },
+    #[error("the helper docker-credential-{name} {what}")]
+    Helper { name: String, what: &'static str },
+}
+
+/// What is shown to the upstream or its token server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    /// `Authorization: Basic ..`
+    Basic(HeaderValue),
+    /// `Authorization: Bearer ..`, for the upstream itself.
+    Bearer(HeaderValue),
+    /// An OAuth refresh token, for the token server.
+    Identity(Secret),
+}
+
+impl Login {
+    fn basic(username: &str, password: &str) -> Option<Self> {
+        let pair = STANDARD.encode(format!("{username}:{password}"));
+        header("Basic", &pair).map(Self::Basic)
+    }
+}
+
+fn header(scheme: &str, text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("{scheme} {text}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[derive(Debug)]
+enum Place {
+    Said(Login),
+    Password(String, PathBuf),
+    Token(PathBuf),
+    Docker(PathBuf),
+    Helper(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Own {
+    place: Place,
+    /// How Docker's configuration and helpers call the upstream.
+    names: Vec<String>,
+    kept: Mutex<Option<(Login, Instant)>>,
+    /// Whether the upstream asked for Basic the last time.
+    pub(super) speaks_basic: AtomicBool,
+}
+
+impl Own {
+    /// What `options` say, of an upstream with these names.
+    pub(super) fn new(options: &OwnOptions, names: Vec<String>) -> Result<Self, String> {
+        let mut places = Vec::new();
+        match (&options.username, &options.password, &options.password_file) {
+            (Some(name), Some(password), None) => {
+                let login = Login::basic(name, password.reveal());
+                places.push(Place::Said(login.ok_or("the password makes no header")?));
+            }
+            (Some(name), None, Some(file)) => {
+                places.push(Place::Password(name.clone(), file.clone()));
+            }
+            (None, None, None) => {}
+            _ => return Err("`username` goes with `password` or `password_file`".to_owned()),
+        }
+        places.extend(options.token_file.clone().map(Place::Token));
+        places.extend(options.docker_config.clone().map(Place::Docker));
+        if let Some(helper) = &options.helper {
+            if !is_helper(helper) {
+                return Err(format!("`{helper}` is no credential helper's name"));
+            }
+            places.push(Place::Helper(helper.clone()));
+        }
+        match (places.pop(), places.is_empty()) {
+            (Some(place), true) => Ok(Self {
+                place,
+                names,
+                kept: Mutex::default(),
+                speaks_basic: AtomicBool::new(false),
+            }),
+            (None, _) => Err("`credentials` names none".to_owned()),
+            _ => Err("`credentials` names more than one".to_owned()),
+        }
+    }
+
+    /// What to show now; read anew where it is old, or is what was `refused`. Those who come
+    /// meanwhile wait for the same answer. Cancel-safe.
+    pub(super) async fn login(&self, refused: Option<&Login>) -> Result<Login, OwnError> {
+        let mut kept = self.kept.lock().await;
+        if let Some((login, until)) = &*kept
+            && Instant::now() < *until
+            && refused != Some(login)
+        {
+            return Ok(login.clone());
+        }
+        let (login, life) = self.read().await?;
+        *kept = Some((login.clone(), Instant::now() + life));
+        Ok(login)
+    }
+
+    /// What the upstream may be shown before it asks.
+    pub(super) fn beforehand(&self, login: &Login) -> Option<HeaderValue> {
+        match login {
+            Login::Bearer(value) => Some(value.clone()),
+            Login::Basic(value) if self.speaks_basic.load(Ordering::Relaxed) => Some(value.clone()),
+            Login::Basic(_) | Login::Identity(_) => None,
+        }
+    }
+
+    async fn read(&self) -> Result<(Login, Duration), OwnError> {
+        let nothing = |path: &Path| OwnError::Nothing {
+            path: path.to_owned(),
+            server: self.server().to_owned(),
+        };
+        match &self.place {
+            Place::Said(login) => Ok((login.clone(), HELPER_LIFE)),
+            Place::Password(name, path) => {
+                let password = file(path).await?;
+                let login = Login::basic(name, password.trim_end_matches(['\r', '\n']));
+                Ok((login.ok_or_else(|| nothing(path))?, FILE_LIFE))
+            }
+            Place::Token(path) => {
+                let token = header("Bearer", file(path).await?.trim());
+                let token = token.ok_or_else(|| nothing(path))?;
+                Ok((Login::Bearer(token), FILE_LIFE))
+            }
+            Place::Docker(path) => {
+                let text = file(path).await?;
+                let docker: Docker = serde_json::from_str(&text).map_err(|_| nothing(path))?;
+                match docker.find(&self.names).ok_or_else(|| nothing(path))? {
+                    Found::Login(login) => Ok((login, FILE_LIFE)),
+                    Found::Helper(name) => Ok((self.ask(&name).await?, HELPER_LIFE)),
+                }
+            }
+            Place::Helper(name) => Ok((self.ask(name).await?, HELPER_LIFE)),
+        }
+    }
+
+    fn server(&self) -> &str {
+        match self.names.first().map(String::as_str) {
+            Some("docker.io") => "https://index.docker.io/v1/",
+            Some(name) => name,
+            None => "",
+        }
+    }
+
+    /// <https://docs.docker.com/reference/cli/docker/login/#credential-helper-protocol>
+    async fn ask(&self, name: &str) -> Result<Login, OwnError> {
+        let wrong = |what| OwnError::Helper {
+            name: name.to_owned(),
+            what,
+        };
+        if !is_helper(name) {
+            return Err(wrong("is no helper's name"));
+        }
+        let talk = async {
+            let mut child = Command::new(format!("docker-credential-{name}"))
+                .arg("get")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .map_err(|_| wrong("can't be started"))?;
+            if let Some(mut input) = child.stdin.take() {
+                // A helper that does not listen gives no answer either.
+                let _ = input.write_all(self.server().as_bytes()).await;
+            }
+            let mut text = String::new();
+            if let Some(output) = child.stdout.take() {
+                let read = output.take(MOST).read_to_string(&mut text).await;
+                read.map_err(|_| wrong("gives no text"))?;
+            }
+            let status = child
+                .wait()
+                .await
+                .map_err(|_| wrong("can't be waited for"))?;
+            match status.success() {
+                true => Ok(text),
+                false => Err(wrong("knows nothing of the registry, or fails")),
+            }
+        };
+        let text = tokio::time::timeout(HELPER_TIMEOUT, talk)
+            .await
+            .map_err(|_| wrong("does not answer"))??;
+        let answer: Answer = serde_json::from_str(&text).map_err(|_| wrong("answers nonsense"))?;
+        match answer.username.as_str() {
+            "<token>" => Some(Login::Identity(answer.secret)),
+            name => Login::basic(name, answer.secret.reveal()),
+        }
+        .ok_or_else(|| wrong("answers what makes no header"))
+    }
+}
+
+fn is_helper(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
+}
+
+async fn file(path: &Path) -> Result<String, OwnError> {
+    let wrong = |cause| OwnError::File {
+        path: path.to_owned(),
+        cause,
+    };
+    let opened = tokio::fs::File::open(path).await.map_err(wrong)?;
+    let mut text = String::new();
+    let read = opened.take(MOST).read_to_string(&mut text).await;
+    read.map_err(wrong)?;
+    Ok(text)
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "Username")]
+    username: String,
+    #[serde(rename = "Secret")]
+    secret: Secret,
+}
+
+/// What is read of Docker's `config.json`.
+#[derive(Deserialize)]
+struct Docker {
+    #[serde(default)]
+    auths: HashMap<String, Auth>,
+    #[serde(default, rename = "credHelpers")]
+    helpers: HashMap<String, String>,
+    #[serde(rename = "credsStore")]
+    store: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    auth: Option<Secret>,
+    identitytoken: Option<Secret>,
+}
+
+enum Found {
+    Login(Login),
+    Helper(String),
+}
+
+impl Docker {
+    /// As Docker does: the host's own helper, the store of all, then what is written down.
+    fn find(mut self, names: &[String]) -> Option<Found> {
+        fn host(key: &str) -> &str {
+            let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
+            bare.split('/').next().unwrap_or(bare)
+        }
+        let is_ours = |key: &str| names.iter().any(|name| name == host(key));
+        if let Some((_, helper)) = self.helpers.drain().find(|(key, _)| is_ours(key)) {
+            return Some(Found::Helper(helper));
+        }
+        let written = self.auths.into_iter().find(|(key, _)| is_ours(key));
+        let login = written.and_then(|(_, auth)| auth.login());
+        match (login, self.store) {
+            (Some(login), _) => Some(Found::Login(login)),
+            (None, Some(store)) => Some(Found::Helper(store)),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Auth {
+    fn login(self) -> Option<Login> {
+        if let Some(token) = self
+            .identitytoken
+            .filter(|token| !token.reveal().is_empty())
+        {
+            return Some(Login::Identity(token));
+        }
+        let auth = self.auth?;
+        let is_pair = STANDARD
+            .decode(auth.reveal())
+            .is_ok_and(|pair| pair.contains(&b':'));
+        is_pair.then(|| header("Basic", auth.reveal()).map(Login::Basic))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(options: OwnOptions) -> Own {
+        Own::new(
+            &options,
+            vec!["r.test".to_owned(), "r.test:5000".to_owned()],
+        )
+        .unwrap()
+    }
+
+    fn basic(username: &str, password: &str) -> Login {
+        Login::basic(username, password).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_rotate_are_read_anew_when_they_are_old_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        std::fs::write(&path, "one\n").unwrap();
+        let own = own(OwnOptions {
+            username: Some("me".to_owned()),
+            password_file: Some(path.clone()),
+            ..OwnOptions::default()
+        });
+        let one = own.login(None).await.unwrap();
+        assert_eq!(one, basic("me", "one"));
+        std::fs::write(&path, "two\n").unwrap();
+        assert_eq!(own.login(None).await.unwrap(), one, "it is young");
+        let two = own.login(Some(&one)).await.unwrap();
+        assert_eq!(two, basic("me", "two"));
+        std::fs::write(&path, "three\n").unwrap();
+        tokio::time::advance(FILE_LIFE).await;
+        assert_eq!(own.login(None).await.unwrap(), basic("me", "three"));
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::advance(FILE_LIFE).await;
+        let error = own.login(None).await.unwrap_err().to_string();
+        assert!(error.contains("password can't be read"), "{error}");
+    }
+
+    #[test]
+    fn dockers_configuration_as_docker_reads_it() {
+        let find = |text: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            serde_json::from_str::<Docker>(text).unwrap().find(&names)
+        };
+        let text = r#"{"auths": {"r.test:5000": {"auth": "bWU6cHc="}, "https://index.docker.io/v1/": {"auth": "bWU6aHVi"},
+            "id.test": {"auth": "", "identitytoken": "refresh"}, "odd.test": {"auth": "%%%"}},
+            "credHelpers": {"123.ecr.test": "ecr-login"}}"#;
+        for (name, wanted) in [
+            ("r.test:5000", Some(basic("me", "pw"))),
+            ("index.docker.io", Some(basic("me", "hub"))),
+            ("id.test", Some(Login::Identity(Secret::from("refresh")))),
+            ("odd.test", None),
+            ("r.test", None),
+        ] {
+            let found = match find(text, &[name]) {
+                Some(Found::Login(login)) => Some(login),
+                _ => None,
+            };
+            assert_eq!(found, wanted, "{name}");
+        }
+        let helped = find(text, &["123.ecr.test"]);
+        assert!(matches!(helped, Some(Found::Helper(name)) if name == "ecr-login"));
+        let store = find(
+            r#"{"auths": {"r.test": {}}, "credsStore": "pass"}"#,
+            &["r.test"],
+        );
+        assert!(matches!(store, Some(Found::Helper(name)) if name == "pass"));
+    }
+
+    #[test]
+    fn one_place_and_no_paths_for_helpers() {
+        let mistake = |options: OwnOptions| Own::new(&options, Vec::new()).unwrap_err();
+        let file = Some(PathBuf::from("x"));
+        assert!(mistake(OwnOptions::default()).contains("names none"));
+        let both = OwnOptions {
+            token_file: file.clone(),
+            docker_config: file.clone(),
+            ..OwnOptions::default()
+        };
+        assert!(mistake(both).contains("more than one"));
+        let half = OwnOptions {
+            password_file: file,
+            ..OwnOptions::default()
+        };
+        assert!(mistake(half).contains("username"));
+        let path = OwnOptions {
+            helper: Some("../../bin/sh".to_owned()),
+            ..OwnOptions::default()
+        };
+        assert!(mistake(path).contains("no credential helper"));
+    }
+
+    #[test]
+    fn nothing_of_it_is_printed() {
+        let options = OwnOptions {
+            username: Some("me".to_owned()),
+            password: Some(Secret::from("s3cret")),
+            ..OwnOptions::default()
+        };
+        let shown = format!("{options:?} {:?}", own(options.clone()));
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("bWU6"),
+            "{shown}"
+        );
+        let written = serde_json::to_string(&options).unwrap();
+        assert!(!written.contains("s3cret"), "{written}");
+    }
+}

@@ -1,0 +1,328 @@
+//! Credentials of the proxy's own, and clients that it lets in itself.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use darter_proxy::{credential::Secret, upstream::OwnOptions};
+use darter_runtime::Tasks;
+use parking_lot::Mutex;
+
+use crate::{
+    bench::{Answer, Bench, blob_path, upstream},
+    registry::{Access, Registry, Reply, Seen, Shelf, content},
+};
+
+fn blob() -> Bytes {
+    content(500_000, 1)
+}
+
+fn basic(pair: &str) -> String {
+    format!("Basic {}", STANDARD.encode(pair))
+}
+
+fn said(name: &str, password: &str) -> OwnOptions {
+    OwnOptions {
+        username: Some(name.to_owned()),
+        password: Some(Secret::from(password)),
+        ..OwnOptions::default()
+    }
+}
+
+/// A registry whose `app` is for the name `proxy` with the password of the moment, by Basic or
+/// by tokens.
+async fn guarded(tasks: &Tasks, by_token: bool, password: Arc<Mutex<String>>) -> Registry {
+    let shelf = Shelf::new().blob("app", &blob());
+    let shelf = match by_token {
+        true => shelf.access("app", Access::Bearer("Bearer of-the-proxy".to_owned())),
+        false => shelf,
+    };
+    Registry::twisted(shelf, tasks, move |seen: &Seen, good| {
+        let right = basic(&format!("proxy:{}", password.lock()));
+        let is_right = seen.header("authorization") == Some(&right);
+        match (by_token, seen.path.as_str(), is_right) {
+            (true, "/token", true) => Reply::new(200).body(r#"{"token":"of-the-proxy"}"#),
+            (true, "/token", false) if seen.header("authorization").is_some() => Reply::new(401),
+            (false, _, false) => {
+                Reply::new(401).header("WWW-Authenticate", "Basic realm=\"registry\"")
+            }
+            _ => good,
+        }
+    })
+    .await
+}
+
+/// A proxy before it that has these credentials, and lets these clients in.
+async fn bench(tasks: Tasks, registry: &Registry, own: OwnOptions, users: Option<&Path>) -> Bench {
+    let mut one = upstream("registry.test", registry.url());
+    one.credentials = Some(own);
+    let htpasswd = users.map(Path::to_owned);
+    Bench::with(tasks, |options| {
+        options.upstreams = vec![one];
+        options.clients.htpasswd = htpasswd;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_proxys_own_name_opens_registries_of_both_kinds_to_clients_of_this_host() {
+    for by_token in [true, false] {
+        let tasks = Tasks::new();
+        let password = Arc::new(Mutex::new("right".to_owned()));
+        let registry = guarded(&tasks, by_token, password).await;
+        let bench = bench(tasks, &registry, said("proxy", "right"), None).await;
+        for _ in 0..2 {
+            bench.get(blob_path("app", &blob())).await.is_whole(&blob());
+        }
+        assert_eq!(bench.get("/v2/").await.status.as_u16(), 200);
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_name_of_the_proxys_own_is_403_and_says_nothing_of_the_registrys_challenge() {
+    for by_token in [true, false] {
+        let tasks = Tasks::new();
+        let password = Arc::new(Mutex::new("right".to_owned()));
+        let registry = guarded(&tasks, by_token, password).await;
+        let bench = bench(tasks, &registry, said("proxy", "wrong"), None).await;
+        let answer = bench.get(blob_path("app", &blob())).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (403, "DENIED")
+        );
+        assert_eq!(answer.header("www-authenticate"), "");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_password_file_that_rotates_is_followed_without_a_failure() {
+    for by_token in [true, false] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("password");
+        std::fs::write(&file, "one\n").expect("a file");
+        let tasks = Tasks::new();
+        let password = Arc::new(Mutex::new("one".to_owned()));
+        let registry = guarded(&tasks, by_token, Arc::clone(&password)).await;
+        let own = OwnOptions {
+            username: Some("proxy".to_owned()),
+            password_file: Some(file.clone()),
+            ..OwnOptions::default()
+        };
+        let bench = bench(tasks, &registry, own, None).await;
+        let list = "/v2/app/blobs/sha256:".to_owned() + &"0".repeat(64);
+        assert_eq!(bench.get(&*list).await.status.as_u16(), 404);
+        std::fs::write(&file, "two\n").expect("a file");
+        "two".clone_into(&mut password.lock());
+        bench.get(blob_path("app", &blob())).await.is_whole(&blob());
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn dockers_configuration_a_helper_and_a_token_file_open_it_too() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let auth = STANDARD.encode("proxy:right");
+    let docker = format!(r#"{{"auths": {{"registry.test": {{"auth": "{auth}"}}}}}}"#);
+    let script = "#!/bin/sh\nread server || true\n[ \"$1 $server\" = 'get registry.test' ] &&\n\
+                  echo '{\"ServerURL\":\"registry.test\",\"Username\":\"proxy\",\"Secret\":\"right\"}'\n";
+    let helper = file("docker-credential-darter-test", script);
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    let owns = [
+        OwnOptions {
+            docker_config: Some(file("config.json", &docker)),
+            ..OwnOptions::default()
+        },
+        OwnOptions {
+            docker_config: Some(file(
+                "helped.json",
+                &format!(
+                    r#"{{"credHelpers": {{"registry.test": "{}"}}}}"#,
+                    "darter-test"
+                ),
+            )),
+            ..OwnOptions::default()
+        },
+        OwnOptions {
+            token_file: Some(file("token", "of-the-proxy\n")),
+            ..OwnOptions::default()
+        },
+    ];
+    for (at, own) in owns.into_iter().enumerate() {
+        let tasks = Tasks::new();
+        let password = Arc::new(Mutex::new("right".to_owned()));
+        let registry = guarded(&tasks, true, password).await;
+        let bench = bench(tasks, &registry, own, None).await;
+        let answer = bench.get(blob_path("app", &blob())).await;
+        if at == 1 {
+            // Helpers are looked for on PATH, where this one is not.
+            assert_eq!(
+                (answer.status.as_u16(), answer.code().as_str()),
+                (502, "UNKNOWN")
+            );
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(
+                text.contains("docker-credential-darter-test can't be started"),
+                "{text}"
+            );
+        } else {
+            answer.is_whole(&blob());
+        }
+        bench.stop().await;
+    }
+}
+
+/// A file of users, with hashes that are cheap.
+fn users(dir: &Path, users: &[(&str, &str)]) -> std::path::PathBuf {
+    let path = dir.join("htpasswd");
+    let line = |(name, password): &(&str, &str)| {
+        format!("{name}:{}\n", bcrypt::hash(password, 4).expect("a hash"))
+    };
+    let lines: String = users.iter().map(line).collect();
+    std::fs::write(&path, lines).expect("a file");
+    path
+}
+
+#[tokio::test]
+async fn clients_with_names_are_let_in_and_no_others_and_the_registry_sees_none_of_theirs() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let users = users(dir.path(), &[("alice", "hers")]);
+    let tasks = Tasks::new();
+    let password = Arc::new(Mutex::new("right".to_owned()));
+    let registry = guarded(&tasks, true, password).await;
+    let bench = bench(tasks, &registry, said("proxy", "right"), Some(&users)).await;
+    let path = blob_path("app", &blob());
+    let alice = basic("alice:hers");
+    let ask = |who: Option<String>| {
+        let path = path.clone();
+        let bench = &bench;
+        async move { bench.ask(path).authorized(who.as_deref()).send().await }
+    };
+    let before = registry.connections();
+    for other in [
+        None,
+        Some(basic("alice:guess")),
+        Some(basic("proxy:right")),
+        Some("Bearer x".to_owned()),
+    ] {
+        let refused = ask(other.clone()).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (401, "UNAUTHORIZED"),
+            "{other:?}"
+        );
+        let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"registry.test\",scope=\"repository:app:pull\"";
+        assert_eq!(refused.header("www-authenticate"), challenge);
+    }
+    assert_eq!(registry.connections(), before, "nobody was asked for them");
+    ask(Some(alice.clone())).await.is_whole(&blob());
+
+    // As dockerd, podman and skopeo do it: the challenge, a token, then the content.
+    let ping = bench.get("/v2/").await;
+    assert_eq!(ping.status.as_u16(), 401);
+    let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"registry.test\"";
+    assert_eq!(ping.header("www-authenticate"), challenge);
+    let query = "/token?service=registry.test&scope=repository:registry.test/app:pull";
+    let token = token_of(&bench.ask(query).authorized(Some(&alice)).send().await);
+    let refused = bench
+        .ask(query)
+        .authorized(Some(&basic("alice:guess")))
+        .send()
+        .await;
+    assert_eq!(refused.status.as_u16(), 401);
+    let by_path = blob_path("registry.test/app", &blob());
+    let bearer = format!("Bearer {token}");
+    let got = bench.ask(&*by_path).authorized(Some(&bearer)).send().await;
+    got.is_whole(&blob());
+    let nobody = token_of(&bench.get(query).await);
+    let bearer = format!("Bearer {nobody}");
+    let refused = bench.ask(&*by_path).authorized(Some(&bearer)).send().await;
+    assert_eq!(refused.status.as_u16(), 401);
+
+    for seen in registry.seen() {
+        let shown = seen.header("authorization");
+        let own = [
+            None,
+            Some("Bearer of-the-proxy".to_owned()),
+            Some(basic("proxy:right")),
+        ];
+        assert!(own.iter().any(|own| own.as_deref() == shown), "{shown:?}");
+    }
+    bench.stop().await;
+}
+
+fn token_of(answer: &Answer) -> String {
+    assert_eq!(answer.status.as_u16(), 200);
+    let reply: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    reply["token"].as_str().expect("a token").to_owned()
+}
+
+#[tokio::test]
+async fn a_name_for_the_registry_gets_its_own_token_for_its_own_name_of_the_repository() {
+    let tasks = Tasks::new();
+    let alice = basic("alice:hers");
+    let shelf = || {
+        let access = Access::Bearer("Bearer of-alice".to_owned());
+        Shelf::new()
+            .blob("team/app", &blob())
+            .access("team/app", access)
+    };
+    let right = alice.clone();
+    let by_tokens = Registry::twisted(shelf(), &tasks, move |seen, good| {
+        match (seen.path.as_str(), seen.header("authorization")) {
+            ("/v2/", _) => {
+                let realm = format!("http://{}/token", seen.header("host").unwrap_or_default());
+                let challenge = format!("Bearer realm=\"{realm}\",service=\"scripted\"");
+                Reply::new(401).header("WWW-Authenticate", challenge)
+            }
+            ("/token", Some(shown)) if shown == right => {
+                Reply::new(200).body(r#"{"token":"of-alice","expires_in":120}"#)
+            }
+            ("/token", Some(_)) => Reply::new(401),
+            _ => good,
+        }
+    })
+    .await;
+    let basic_only = Shelf::new()
+        .blob("app", &blob())
+        .access("app", Access::Basic(alice.clone()));
+    let by_name = Registry::good(basic_only, &tasks).await;
+    let list = vec![
+        upstream("one.test", by_tokens.url()),
+        upstream("two.test", by_name.url()),
+    ];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = list;
+        options.mirror.login = true;
+    })
+    .await;
+    assert_eq!(bench.get("/v2/").await.status.as_u16(), 401);
+    for (path, repository) in [("one.test/team/app", "team/app"), ("two.test/app", "app")] {
+        let query = format!("/token?service=one.test&scope=repository:{path}:pull");
+        let token = token_of(&bench.ask(&*query).authorized(Some(&alice)).send().await);
+        let bearer = format!("Bearer {token}");
+        let content = blob_path(path, &blob());
+        let got = bench.ask(&*content).authorized(Some(&bearer)).send().await;
+        got.is_whole(&blob());
+        let nobody = format!("Bearer {}", token_of(&bench.get(&*query).await));
+        let refused = bench.ask(&*content).authorized(Some(&nobody)).send().await;
+        assert_eq!(refused.status.as_u16(), 401, "{repository}");
+    }
+    let guess = basic("alice:guess");
+    let query = "/token?scope=repository:one.test/team/app:pull";
+    let refused = bench.ask(query).authorized(Some(&guess)).send().await;
+    assert_eq!(refused.status.as_u16(), 401);
+    let asked = by_tokens.asked("GET", "/token");
+    assert!(
+        asked
+            .iter()
+            .any(|seen| seen.query.contains("scope=repository%3Ateam%2Fapp%3Apull"))
+    );
+    bench.stop().await;
+}
