@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use axum::Router;
 use darter_api::configuration::Configuration;
 use darter_manager::Manager;
-use darter_proxy::{app::Proxy, limits};
+use darter_proxy::app::Proxy;
 use darter_runtime::{
     Tasks, configuration, identity,
     operations::{self, Readiness},
@@ -36,7 +36,7 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
     let home = start_home(&config, &tasks, &mut registry)?;
     let beside = home.as_ref().map(Home::sessions).unwrap_or_default();
     let proxy = start_proxy(&config, &security, beside, &tasks, &mut registry).await?;
-    let limits = limits::router(proxy.limits().clone());
+    let limits = proxy.operations();
     let more = limits.merge(home.as_ref().map(Home::router).unwrap_or_default());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     let set = follow_settings(&config, &security, &proxy, &tasks)?;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, process::ExitCode, sync::Arc, time::Durat
 
 use anyhow::Result;
 use axum::Router;
-use darter_proxy::{limits, upstream::UpstreamOptions};
+use darter_proxy::upstream::UpstreamOptions;
 use darter_runtime::{
     Tasks, identity,
     tls::{
@@ -47,7 +47,7 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     config.proxy.schedulers = vec![format!("https://{}", scheduler.address())];
     let security = member(&config.proxy.data)?;
     let proxy = start_proxy(&config, &security, Router::new(), &tasks, &mut registry).await?;
-    let more = limits::router(proxy.limits().clone()).merge(scheduler.router());
+    let more = proxy.operations().merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
     let set = follow_settings(&config, &security, &proxy, &tasks)?;
     follow_limits(&proxy, common, set, &tasks)?;

@@ -29,6 +29,8 @@ pub struct Setup<'a> {
     pub guard: Guard<'a>,
     /// A certificate for `localhost`; plain HTTP without.
     pub identity: Option<&'a Identity>,
+    /// Whose certificates clients must show.
+    pub clients: Option<&'a Path>,
 }
 
 /// A registry of its own on a loopback port.
@@ -48,6 +50,7 @@ impl Registry {
             name: "registry",
             guard: Guard::Nobody,
             identity: None,
+            clients: None,
         };
         Self::start_as(dir, setup).await
     }
@@ -62,7 +65,11 @@ impl Registry {
         let config = dir.join(format!("{}.yml", setup.name));
         let tls = setup.identity.map(|identity| {
             let (certificate, key) = (identity.certificate.display(), identity.key.display());
-            format!("tls: {{certificate: '{certificate}', key: '{key}'}}, ")
+            let clients = setup
+                .clients
+                .map(|file| format!(", clientcas: ['{}']", file.display()));
+            let clients = clients.unwrap_or_default();
+            format!("tls: {{certificate: '{certificate}', key: '{key}'{clients}}}, ")
         });
         std::fs::write(
             &config,

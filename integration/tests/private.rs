@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use darter_integration::{
     darter::Part,
-    guarded::{Authority, Cut, Objects, Redirecting, Tokens, ask, basic, bearer},
+    guarded::{Authority, Cut, Objects, Redirecting, Tokens, Tunnel, ask, basic, bearer},
     http::{get, send},
     image::{Blob, Flavour, Image},
     registry::{Guard, Registry, Setup, plant},
@@ -108,6 +108,7 @@ impl Company {
             name: "guarded",
             guard: Guard::Tokens(&tokens),
             identity: Some(&identity),
+            clients: None,
         };
         let back_door = Registry::start(root).await?;
         let shared = Blob::layer(1, 700_000);
@@ -411,6 +412,7 @@ async fn basic_credentials_are_the_registrys_to_judge() -> Result<()> {
         name: "guarded",
         guard: Guard::Htpasswd(&file),
         identity: Some(&identity),
+        clients: None,
     };
     let registry = Registry::start_as(root, guarded).await?;
     let node = node(root, &upstream(&registry.url(), &authority, ""), ALLOWED).await?;
@@ -497,4 +499,64 @@ async fn signed_urls_and_tokens_that_expire_in_mid_blob_are_nobodys_business() -
     secrets.extend(seen.into_iter().map(|(signature, _)| signature));
     ensure!(secrets.len() >= 4, "{}", secrets.len());
     no_secret_in(&node, &secrets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_certificates_and_an_http_proxy_on_the_way() -> Result<()> {
+    let test = "client_certificates_and_an_http_proxy_on_the_way";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let root = dir.path();
+    let authority = Authority::new(&root.join("authority"))?;
+    let (identity, own) = (authority.issue("registry")?, authority.issue("own")?);
+    let back_door = Registry::start(root).await?;
+    let layers = vec![Blob::layer(1, 2_000_000)];
+    let image = Image::push(&back_door, "library/app", "1", Flavour::Oci, layers).await?;
+    let clients = authority.file();
+    let guarded = Setup {
+        name: "guarded",
+        guard: Guard::Nobody,
+        identity: Some(&identity),
+        clients: Some(&clients),
+    };
+    let registry = Registry::start_as(root, guarded).await?;
+    let tunnel = Tunnel::start("node", "s3cret-of-the-tunnel").await?;
+    let certificate = format!(
+        ", client_certificate = \"{}\", client_key = \"{}\"",
+        own.certificate.display(),
+        own.key.display()
+    );
+    let proxy = |pair: &str| format!(", proxy = \"http://{pair}@{}\"", tunnel.address());
+    let right = proxy("node:s3cret-of-the-tunnel");
+    let path = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    for (at, (more, wanted)) in [
+        (String::new(), 502),
+        (right.clone(), 502),
+        (format!("{certificate}{}", proxy("node:guess")), 502),
+        (certificate.clone(), 200),
+        (format!("{certificate}{right}"), 200),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let root = root.join(at.to_string());
+        std::fs::create_dir_all(&root)?;
+        let node = node(
+            &root,
+            &upstream(&registry.url(), &authority, &more),
+            ALLOWED,
+        )
+        .await?;
+        let reply = get(&format!("{}{path}?ns=corp.test", node.mirror())).await?;
+        ensure!(reply.status() == wanted, "{at}: {}", reply.status());
+        if wanted == 200 {
+            ensure!(reply.body() == &image.layers[0].bytes, "other bytes");
+        }
+        no_secret_in(&node, &["s3cret-of-the-tunnel".to_owned()])?;
+    }
+    let (opened, refused) = tunnel.ended();
+    ensure!(opened >= 2 && refused >= 1, "{opened} {refused}");
+    Ok(())
 }

@@ -241,6 +241,7 @@ pub struct Proxy {
     peer: SocketAddr,
     host: HostId,
     limits: Limits,
+    operations: axum::Router,
 }
 
 impl Proxy {
@@ -269,11 +270,12 @@ impl Proxy {
         let (store, found) = open_store(&options, registry)?;
         let mirror_port = Server::bind(options.listen).await?;
         let peer_port = Server::bind(options.peer).await?;
-        let proxy = Self {
+        let mut proxy = Self {
             listen: mirror_port.local_addr(),
             peer: peer_port.local_addr(),
             host: key.id(),
             limits: open_limits(&options.limits, registry),
+            operations: axum::Router::new(),
         };
         let limits = proxy.limits.clone();
 
@@ -357,6 +359,7 @@ impl Proxy {
             preheater.start();
         }
 
+        proxy.operations = limits::router(limits.clone()).merge(mirror.operations());
         let intercept = Intercept::new(
             &options.intercept,
             mirror,
@@ -391,6 +394,12 @@ impl Proxy {
     /// The host's public key.
     pub const fn host(&self) -> HostId {
         self.host
+    }
+
+    /// What of it can be seen and changed while it runs, for the operations port: `/limits` and
+    /// `/tags`.
+    pub fn operations(&self) -> axum::Router {
+        self.operations.clone()
     }
 
     /// What it may move a second, to be changed while it runs.

@@ -12,6 +12,7 @@ mod objects;
 mod redirecting;
 mod server;
 mod tokens;
+mod tunnel;
 
 pub use authority::{Authority, Identity};
 pub use caller::{ask, basic, bearer};
@@ -19,3 +20,4 @@ pub use objects::{Cut, Objects};
 pub use redirecting::Redirecting;
 pub use server::{Body, Server, full};
 pub use tokens::{SERVICE, Tokens};
+pub use tunnel::Tunnel;

@@ -13,6 +13,7 @@ mod errors;
 mod login;
 mod manifests;
 mod metrics;
+mod operations;
 mod patience;
 mod range;
 mod relay;
@@ -64,6 +65,9 @@ pub struct Options {
     /// Default 24 h.
     #[serde(with = "humantime_serde")]
     pub tag_grace: Duration,
+    /// That a registry has no such tag is believed so long. Default 3 s.
+    #[serde(with = "humantime_serde")]
+    pub tag_missing: Duration,
     /// A registry that has given nothing by then is answered 503, so that the client tries
     /// elsewhere; all questions, tokens and redirects of one request share it. Default
     /// 4 s. Costs clients of slower registries a pull past this mirror.
@@ -84,6 +88,7 @@ impl Default for Options {
         Self {
             tag_ttl: Duration::from_secs(30),
             tag_grace: Duration::from_secs(24 * 3600),
+            tag_missing: Duration::from_secs(3),
             upstream_timeout: Duration::from_secs(4),
             first_byte_timeout: Duration::from_secs(30),
             login: false,

@@ -1,7 +1,7 @@
 //! What tags stand for: believed for a short time, asked again by HEAD, and remembered
-//! for when the upstream can't be reached.
+//! for when the upstream can't be reached. That there is no such tag is believed for seconds.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use darter_api::{
     Digest, Repository, UpstreamName,
@@ -19,6 +19,7 @@ const MAX_TAGS: u64 = 100_000;
 /// Of the merged Accept header.
 const MAX_ACCEPT: usize = 2048;
 
+type Tag = (UpstreamName, Repository, String);
 type Key = (UpstreamName, Repository, String, String, Option<[u8; 32]>);
 
 /// The memory of tags.
@@ -26,20 +27,39 @@ type Key = (UpstreamName, Repository, String, String, Option<[u8; 32]>);
 pub(super) struct Tags {
     fresh: Cache<Key, Digest>,
     old: Cache<Key, Digest>,
+    /// What the registry said it does not have.
+    missing: Cache<Key, ()>,
 }
 
 impl Tags {
     pub(super) fn new(options: &Options) -> Self {
-        let cache = |time| {
+        fn cache<V: Clone + Send + Sync + 'static>(time: Duration) -> Cache<Key, V> {
             Cache::builder()
                 .max_capacity(MAX_TAGS)
                 .time_to_live(time)
+                .support_invalidation_closures()
                 .build()
-        };
+        }
         Self {
             fresh: cache(options.tag_ttl),
             old: cache(options.tag_grace),
+            missing: cache(options.tag_missing),
         }
+    }
+
+    /// Nothing is remembered of this tag any more, whoever asked for it how.
+    pub(super) fn forget(&self, upstream: &UpstreamName, repository: &Repository, tag: &str) {
+        fn forget<V: Clone + Send + Sync + 'static>(cache: &Cache<Key, V>, one: &Tag) {
+            let one = one.clone();
+            // It only fails for caches that were built without closures.
+            let _ = cache.invalidate_entries_if(move |key, _| {
+                (&key.0, &key.1, &key.2) == (&one.0, &one.1, &one.2)
+            });
+        }
+        let one = (upstream.clone(), repository.clone(), tag.to_owned());
+        forget(&self.fresh, &one);
+        forget(&self.old, &one);
+        forget(&self.missing, &one);
     }
 }
 
@@ -65,6 +85,9 @@ impl Call<'_> {
         let tags = &self.mirror.tags;
         if self.anew {
             tags.fresh.invalidate(&key).await;
+            tags.missing.invalidate(&key).await;
+        } else if tags.missing.contains_key(&key) {
+            return Err(Failure::ManifestUnknown);
         }
         let asked = tags
             .fresh
@@ -78,7 +101,13 @@ impl Call<'_> {
                 .remembered_tag(&key, repository, tag)
                 .await
                 .ok_or_else(|| Failure::from_source(&error, true)),
-            Err(error) => Err(tag_failure(error)),
+            Err(error) => {
+                if matches!(*error, SourceError::Missing) {
+                    tags.old.invalidate(&key).await;
+                    Box::pin(tags.missing.insert(key, ())).await;
+                }
+                Err(tag_failure(error))
+            }
         }
     }
 

@@ -25,11 +25,15 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::time::Instant;
 use tower::Service;
 
-use super::policy::is_public;
+use super::{
+    UpstreamOptions,
+    policy::is_public,
+    way::{Via, Way},
+};
 
 /// For a connection to be made, TLS not counted: a lost first packet is sent again after
 /// a second.
@@ -43,7 +47,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(25);
 /// for long, and the upstream closed it as the question left (RFC 9112, section 9.3.1).
 const ATTEMPTS: usize = 3;
 
-type Inner = Client<HttpsConnector<HttpConnector<Resolver>>, Body>;
+type Inner = Client<HttpsConnector<Way>, Body>;
 
 /// Two clients: one for what is listed, one that connects to public addresses only.
 #[derive(Debug, Clone)]
@@ -87,34 +91,28 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl HttpClient {
-    pub(super) fn new(ca: Option<&Path>) -> Result<Self, String> {
-        let mut roots = system_roots().clone();
-        if let Some(path) = ca {
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|cause| {
-                format!("the CA file {} can't be read: {cause}", path.display())
-            })?;
-            let mut added = 0;
-            for certificate in certificates {
-                let certificate = certificate
-                    .map_err(|cause| format!("the CA file {}: {cause}", path.display()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|cause| format!("the CA file {}: {cause}", path.display()))?;
-                added += 1;
-            }
-            if added == 0 {
-                return Err(format!("the CA file {} has no certificate", path.display()));
-            }
-        }
+    pub(super) fn new(options: &UpstreamOptions) -> Result<Self, String> {
+        let via = options.proxy.as_ref().map(|text| Via::parse(text.reveal()));
+        let via = via.transpose()?.map(Arc::new);
+        let roots = roots(options.ca.as_deref())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|cause| cause.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let nobody = config.clone().with_no_client_auth();
+        let listed = match (&options.client_certificate, &options.client_key) {
+            (Some(certificate), Some(key)) => {
+                let (chain, key) = identity(certificate, key)?;
+                let wrong = |cause| format!("the client's certificate: {cause}");
+                config.with_client_auth_cert(chain, key).map_err(wrong)?
+            }
+            (None, None) => nobody.clone(),
+            _ => return Err("`client_certificate` goes with `client_key`".to_owned()),
+        };
         Ok(Self {
-            listed: client(config.clone(), false),
-            public: client(config, true),
+            listed: client(listed, false, via.clone()),
+            public: client(nobody, true, via),
         })
     }
 
@@ -181,7 +179,37 @@ async fn persist(
     }
 }
 
-fn client(config: ClientConfig, public_only: bool) -> Inner {
+/// The system's authorities and those of a file.
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = system_roots().clone();
+    if let Some(path) = ca {
+        for certificate in certificates(path)? {
+            let wrong = |cause| format!("the CA file {}: {cause}", path.display());
+            roots.add(certificate).map_err(wrong)?;
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |cause| format!("the certificates in {}: {cause}", path.display());
+    let read = CertificateDer::pem_file_iter(path).map_err(wrong)?;
+    let all = read.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    if all.is_empty() {
+        return Err(format!("{} has no certificate", path.display()));
+    }
+    Ok(all)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
+    let wrong = |cause| format!("the key in {}: {cause}", key.display());
+    let key = PrivateKeyDer::from_pem_file(key).map_err(wrong)?;
+    Ok((certificates(certificate)?, key))
+}
+
+fn connector(public_only: bool) -> HttpConnector<Resolver> {
     let mut connector = HttpConnector::new_with_resolver(Resolver {
         inner: GaiResolver::new(),
         public_only,
@@ -189,6 +217,14 @@ fn client(config: ClientConfig, public_only: bool) -> Inner {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector
+}
+
+fn client(config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) -> Inner {
+    let connector = Way {
+        straight: connector(public_only),
+        via: via.map(|via| (via, connector(false))),
+    };
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(config)
         .https_or_http()

@@ -19,6 +19,7 @@ mod registry;
 mod request;
 mod stats;
 mod token;
+mod way;
 
 use std::{collections::HashMap, sync::Arc};
 

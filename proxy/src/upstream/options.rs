@@ -7,6 +7,8 @@ use http::Uri;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::credential::Secret;
+
 use super::{
     MOST_QUESTIONS, Upstream, http_client::HttpClient, own::Own, own::OwnOptions, policy::Policy,
     pulse::Pulse, stats::Stats, token::Tokens,
@@ -30,6 +32,14 @@ pub struct UpstreamOptions {
     /// Hosts, `host:port` or CIDR ranges that it may redirect to although they are
     /// private or plain HTTP.
     pub redirects: Vec<String>,
+    /// A PEM file with a certificate, and its chain, for a registry that asks clients for one.
+    /// It is shown to the registry and to what is listed of it, not where redirects lead.
+    pub client_certificate: Option<PathBuf>,
+    /// The PEM file with its key.
+    pub client_key: Option<PathBuf>,
+    /// An HTTP proxy that tunnels to the registry, if that is https://, and to where it
+    /// redirects: `http://[name:password@]host:port`. Default none.
+    pub proxy: Option<Secret>,
     /// Credentials of the proxy's own, for callers that it knows itself (`[proxy.clients]`).
     /// Default none: callers show theirs to the registry.
     pub credentials: Option<OwnOptions>,
@@ -122,7 +132,7 @@ impl UpstreamOptions {
             Own::new(options, names)
         });
         let own = own.transpose().map_err(wrong)?;
-        let client = HttpClient::new(self.ca.as_deref()).map_err(wrong)?;
+        let client = HttpClient::new(self).map_err(wrong)?;
         Ok(Upstream {
             name,
             base,

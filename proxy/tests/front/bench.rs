@@ -30,6 +30,7 @@ const GIVE_UP: Duration = Duration::from_secs(40);
 pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
     pub(crate) tasks: Tasks,
+    operations: axum::Router,
     _dir: TempDir,
 }
 
@@ -95,12 +96,18 @@ impl Bench {
             &mut Metrics::default(),
         )
         .await;
-        let address = proxy.expect("a proxy starts").listen();
+        let proxy = proxy.expect("a proxy starts");
         Self {
-            address,
+            address: proxy.listen(),
             tasks,
+            operations: proxy.operations(),
             _dir: dir,
         }
+    }
+
+    /// What the operations port serves of it.
+    pub(crate) fn operations(&self) -> axum::Router {
+        self.operations.clone()
     }
 
     pub(crate) fn ask(&self, path: impl Into<String>) -> Ask<'_> {

@@ -212,6 +212,21 @@ impl Shelf {
         self
     }
 
+    /// Any content below a repository's name.
+    pub(crate) fn raw(
+        mut self,
+        repository: &str,
+        path: &str,
+        bytes: &Bytes,
+        media_type: &'static str,
+    ) -> Self {
+        let content = (bytes.clone(), media_type);
+        self.repository(repository)
+            .contents
+            .insert(path.to_owned(), content);
+        self
+    }
+
     /// What a good registry says.
     fn reply(&self, seen: &Seen, own: SocketAddr) -> Reply {
         if seen.path == "/token" {

@@ -1,0 +1,54 @@
+//! What people do to a running mirror: have a tag looked up anew.
+
+use axum::{
+    Extension, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    routing::delete,
+};
+use darter_api::UpstreamName;
+use darter_runtime::server::ClientAddress;
+use serde::Deserialize;
+
+use super::Mirror;
+
+/// Which tag; an upstream's alias will do.
+#[derive(Debug, Deserialize)]
+struct Tag {
+    upstream: String,
+    repository: String,
+    tag: String,
+}
+
+impl Mirror {
+    /// `DELETE /tags?upstream=..&repository=..&tag=..`, from the host itself: what is
+    /// remembered of the tag is forgotten.
+    pub fn operations(&self) -> Router {
+        Router::new()
+            .route("/tags", delete(forget))
+            .with_state(self.clone())
+    }
+}
+
+async fn forget(
+    State(mirror): State<Mirror>,
+    client: Option<Extension<ClientAddress>>,
+    Query(tag): Query<Tag>,
+) -> Result<StatusCode, (StatusCode, &'static str)> {
+    let local = client.is_some_and(|client| client.0.0.ip().to_canonical().is_loopback());
+    if !local {
+        let what = "tags are forgotten from the host itself\n";
+        return Err((StatusCode::FORBIDDEN, what));
+    }
+    let upstream = mirror.0.upstreams.resolve(&tag.upstream);
+    let unknown = (
+        StatusCode::NOT_FOUND,
+        "this mirror does not know the registry\n",
+    );
+    let name: UpstreamName = upstream.ok_or(unknown)?.name().clone();
+    let repository = tag.repository.parse();
+    let repository = repository.map_err(|_| (StatusCode::BAD_REQUEST, "no repository's name\n"))?;
+    mirror.0.tags.forget(&name, &repository, &tag.tag);
+    tracing::info!(upstream = %name, %repository, tag = tag.tag, "a tag is forgotten");
+    Ok(StatusCode::NO_CONTENT)
+}

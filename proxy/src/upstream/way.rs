@@ -1,0 +1,155 @@
+//! The way to an upstream: straight, or through an HTTP proxy that tunnels.
+//!
+//! Only TLS goes through the proxy (CONNECT, RFC 9110, section 9.3.6): what is plain is near.
+//! The proxy resolves names then, so that which addresses they may have is for its own rules.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderValue, Uri};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tower::Service;
+
+use super::http_client::Resolver;
+
+/// Of a proxy's reply to CONNECT.
+const MAX_HEAD: usize = 8 * 1024;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// A proxy, and the name and password for it.
+#[derive(Debug)]
+pub(super) struct Via {
+    proxy: Uri,
+    authorization: Option<HeaderValue>,
+}
+
+impl Via {
+    /// `http://[name:password@]host:port`. A mistake does not repeat the text.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "`proxy` is `http://[name:password@]host:port`".to_owned();
+        let url = url::Url::parse(text).map_err(|_| wrong())?;
+        let (Some(host), "http", "" | "/") = (url.host_str(), url.scheme(), url.path()) else {
+            return Err(wrong());
+        };
+        let port = url.port_or_known_default().ok_or_else(wrong)?;
+        let decode = |text: &str| {
+            let pairs = format!("x={}", text.replace('+', "%2B"));
+            url::form_urlencoded::parse(pairs.as_bytes())
+                .next()
+                .map(|(_, value)| value.into_owned())
+        };
+        let authorization = match (decode(url.username()), url.password()) {
+            (Some(name), Some(password)) => {
+                let pair = format!("{name}:{}", decode(password).unwrap_or_default());
+                let value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair)));
+                let mut value = value.map_err(|_| wrong())?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            proxy: format!("http://{host}:{port}")
+                .parse()
+                .map_err(|_| wrong())?,
+            authorization,
+        })
+    }
+
+    async fn tunnel(&self, mut socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
+        let host = target.host().ok_or("the target has no host")?;
+        let port = target.port_u16().unwrap_or(443);
+        let mut head =
+            format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n").into_bytes();
+        if let Some(value) = &self.authorization {
+            head.extend_from_slice(b"Proxy-Authorization: ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        socket.write_all(&head).await?;
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\r\n\r\n") {
+            if reply.len() >= MAX_HEAD || reply.windows(4).any(|four| four == b"\r\n\r\n") {
+                return Err("the proxy's reply to CONNECT is not understood".into());
+            }
+            if socket.read_buf(&mut reply).await? == 0 {
+                return Err("the proxy hung up upon CONNECT".into());
+            }
+        }
+        let line = String::from_utf8_lossy(&reply);
+        let status = line.split_whitespace().nth(1).unwrap_or_default();
+        match status.starts_with('2') {
+            true => Ok(socket),
+            false => Err(format!("the proxy answers CONNECT with {status:.3}").into()),
+        }
+    }
+}
+
+/// Connects.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    pub(super) straight: HttpConnector<Resolver>,
+    /// The proxy, and how it is reached.
+    pub(super) via: Option<(Arc<Via>, HttpConnector<Resolver>)>,
+}
+
+impl Service<Uri> for Way {
+    type Response = TokioIo<TcpStream>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.straight.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        match &mut self.via {
+            Some((via, connector)) if target.scheme_str() == Some("https") => {
+                let (via, connecting) = (Arc::clone(via), connector.call(via.proxy.clone()));
+                Box::pin(async move {
+                    let socket = connecting.await?.into_inner();
+                    Ok(TokioIo::new(via.tunnel(socket, &target).await?))
+                })
+            }
+            _ => {
+                let connecting = self.straight.call(target);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_with_and_without_a_name() {
+        let via = Via::parse("http://me:p%40ss@proxy.test:3128").unwrap();
+        assert_eq!(via.proxy, "http://proxy.test:3128");
+        let value = via.authorization.as_ref().unwrap();
+        assert_eq!(value, &format!("Basic {}", STANDARD.encode("me:p@ss")));
+        assert!(!format!("{via:?}").contains(&STANDARD.encode("me:p@ss")));
+        assert!(
+            Via::parse("http://proxy.test")
+                .unwrap()
+                .authorization
+                .is_none()
+        );
+        for wrong in ["proxy.test:3128", "https://p", "http://p/x", "s3cret", ""] {
+            let mistake = Via::parse(wrong).unwrap_err();
+            assert!(!mistake.contains("s3cret"), "{mistake}");
+        }
+    }
+}
