@@ -63,6 +63,18 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// A line of its log that has one of these texts.
+    pub fn line_with<S: AsRef<str>>(&self, texts: &[S]) -> Option<String> {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        texts.iter().find_map(|text| {
+            // Logs at trace level are long: this search is fast in a debug build, too.
+            let at = memchr::memmem::find(&log, text.as_ref().as_bytes())?;
+            let start = memchr::memrchr(b'\n', &log[..at]).map_or(0, |start| start + 1);
+            let end = memchr::memchr(b'\n', &log[at..]).map_or(log.len(), |end| at + end);
+            Some(String::from_utf8_lossy(&log[start..end]).into_owned())
+        })
+    }
+
     /// Waits until `condition` holds for its log.
     ///
     /// # Errors

@@ -157,6 +157,24 @@ impl Containerd {
             .map(drop)
     }
 
+    /// The same with `name:password`, trusting this authority's token server.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub async fn ctr_fetch_as(
+        &self,
+        image: &str,
+        as_whom: Option<&str>,
+        authority: &Path,
+    ) -> Result<()> {
+        let mut command = self.ctr();
+        command.env("SSL_CERT_FILE", authority);
+        command.args(["content", "fetch", "--all-platforms", "--hosts-dir"]);
+        command.arg(self.dir.join("certs.d"));
+        command.args(as_whom.iter().flat_map(|pair| ["--user", pair]));
+        run(command.arg(image)).await.map(drop)
+    }
+
     /// The digests in its content store.
     ///
     /// # Errors

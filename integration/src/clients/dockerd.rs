@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::{
@@ -67,8 +69,29 @@ impl Dockerd {
     /// # Errors
     /// What dockerd said.
     pub async fn pull(&self, repository: &str, tag: &str) -> Result<String> {
+        self.pull_as(repository, tag, None).await
+    }
+
+    /// The same with `name:password`, as after `docker login`.
+    ///
+    /// # Errors
+    /// What dockerd said.
+    pub async fn pull_as(
+        &self,
+        repository: &str,
+        tag: &str,
+        as_whom: Option<&str>,
+    ) -> Result<String> {
         let url = format!("http://docker/images/create?fromImage={repository}&tag={tag}");
-        let progress = self.api(&["-X", "POST", &url]).await?;
+        let header = as_whom
+            .and_then(|pair| pair.split_once(':'))
+            .map(|(name, password)| {
+                let login = json!({"username": name, "password": password});
+                format!("X-Registry-Auth: {}", URL_SAFE.encode(login.to_string()))
+            });
+        let mut arguments = vec!["-X", "POST", url.as_str()];
+        arguments.extend(header.iter().flat_map(|header| ["-H", header.as_str()]));
+        let progress = self.api(&arguments).await?;
         if progress.contains("\"error\"") || !progress.contains("Downloaded newer image") {
             bail!(
                 "docker pull {repository}:{tag}: {progress}\n{}",

@@ -8,7 +8,7 @@ mod skopeo;
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
 pub use newest::{NewContainerd, through};
-pub use skopeo::{podman_pull, podman_pull_under, skopeo_copy};
+pub use skopeo::{podman_pull, podman_pull_under, skopeo_copy, skopeo_copy_as};
 
 use std::{
     ffi::OsString,

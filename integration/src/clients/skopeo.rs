@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::json;
 use tokio::process::Command;
 
 use super::under;
@@ -35,9 +37,30 @@ fn configuration(dir: &Path, mirror: &str) -> Result<(PathBuf, PathBuf)> {
 /// # Errors
 /// What skopeo said.
 pub async fn skopeo_copy(dir: &Path, mirror: &str, image: &str) -> Result<PathBuf> {
+    skopeo_copy_as(dir, mirror, image, None).await
+}
+
+/// The same with `name:password` for the mirror, as after `skopeo login <mirror>`: it is shown
+/// no credentials that were meant for another host.
+///
+/// # Errors
+/// What skopeo said.
+pub async fn skopeo_copy_as(
+    dir: &Path,
+    mirror: &str,
+    image: &str,
+    as_whom: Option<&str>,
+) -> Result<PathBuf> {
     let dir = dir.join("skopeo");
     let (registries, policy) = configuration(&dir, mirror)?;
     let target = dir.join("image");
+    let host = mirror.trim_start_matches("http://");
+    let auths = as_whom.map(|pair| json!({host: {"auth": STANDARD.encode(pair)}}));
+    let authfile = dir.join("auth.json");
+    std::fs::write(
+        &authfile,
+        json!({"auths": auths.unwrap_or(json!({}))}).to_string(),
+    )?;
     let mut command = Command::new("skopeo");
     command
         .env("XDG_RUNTIME_DIR", &dir)
@@ -46,6 +69,8 @@ pub async fn skopeo_copy(dir: &Path, mirror: &str, image: &str) -> Result<PathBu
         .arg("--policy")
         .arg(policy)
         .args(["copy", "--all"])
+        .arg("--src-authfile")
+        .arg(authfile)
         .arg(format!("docker://{image}"))
         .arg(format!("dir:{}", target.display()));
     run(&mut command).await?;

@@ -24,7 +24,7 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, client::Resumption};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::time::Instant;
 use tower::Service;
@@ -220,7 +220,10 @@ fn connector(public_only: bool) -> HttpConnector<Resolver> {
     connector
 }
 
-fn client(config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) -> Inner {
+fn client(mut config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) -> Inner {
+    // Sessions are remembered by name and not by port: a token server beside its registry was
+    // shown the registry's ticket, and hung up. Connections are kept, so that little is lost.
+    config.resumption = Resumption::disabled();
     let connector = Way {
         straight: connector(public_only),
         via: via.map(|via| (via, connector(false))),
