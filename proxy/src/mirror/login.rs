@@ -2,7 +2,7 @@
 //!
 //! A client that names the registry in the path asks for its challenge at `/v2/`, before it
 //! says which registry it means; the token server that the challenge names is this mirror
-//! ([`Mirror::token`]). It gives an upstream's own token for the upstream's own name of the
+//! ([`Inner::token`]). It gives an upstream's own token for the upstream's own name of the
 //! repository, a token of the proxy's for upstreams that the proxy has credentials for, and to
 //! who shows nothing one that stands for nothing, without asking anybody.
 

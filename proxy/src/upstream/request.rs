@@ -24,6 +24,10 @@ const MAX_REDIRECTS: usize = 5;
 /// Attempts at a question that ends at a store which refuses what the registry has signed: it
 /// may have expired on the way.
 const SIGNED_ATTEMPTS: usize = 2;
+/// After a 429 that does not say how long.
+const SHORT_WAIT: Duration = Duration::from_millis(500);
+/// After a 429: a client still knows in time when it does not help.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Of a refusal's body.
 const MAX_REFUSAL: usize = 64 * 1024;
 
@@ -51,14 +55,29 @@ impl Upstream {
     /// # Errors
     /// Why there is no successful reply.
     pub async fn ask(&self, ask: Ask<'_>) -> Result<Response<Incoming>, SourceError> {
+        let mut has_waited = false;
+        loop {
+            let error = match self.ask_at_once(&ask).await {
+                Err(error) if !has_waited => error,
+                result => return result,
+            };
+            let Some(wait) = patience(&error) else {
+                return Err(error);
+            };
+            has_waited = true;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn ask_at_once(&self, ask: &Ask<'_>) -> Result<Response<Incoming>, SourceError> {
         if let (None, Some(own)) = (ask.credential, &self.own) {
-            return Box::pin(self.ask_as_self(&ask, own)).await;
+            return Box::pin(self.ask_as_self(ask, own)).await;
         }
         let known = match ask.credential {
             Some(credential) => Some(credential.header().clone()),
             None => self.own_token(ask.repository).await,
         };
-        let reply = self.follow(&ask, known.clone()).await?;
+        let reply = self.follow(ask, known.clone()).await?;
         if reply.status() != StatusCode::UNAUTHORIZED || ask.credential.is_some() {
             return checked(reply).await;
         }
@@ -77,7 +96,7 @@ impl Upstream {
         let Some(token) = token else {
             return checked(reply).await;
         };
-        let again = self.follow(&ask, Some(token.clone())).await?;
+        let again = self.follow(ask, Some(token.clone())).await?;
         if matches!(
             again.status(),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
@@ -86,7 +105,7 @@ impl Upstream {
             // who shows nothing.
             self.tokens.forget(ask.repository, &token).await;
             return match known {
-                Some(_) => checked(Box::pin(self.follow(&ask, None)).await?).await,
+                Some(_) => checked(Box::pin(self.follow(ask, None)).await?).await,
                 None => checked(reply).await,
             };
         }
@@ -198,6 +217,18 @@ impl Upstream {
             Err(_) => {}
         }
         reply
+    }
+}
+
+/// How long to wait before a question that came too often is asked once more, where that is
+/// soon: clients that are answered 503 give up, and alone they would have waited.
+fn patience(error: &SourceError) -> Option<Duration> {
+    match error {
+        SourceError::Throttled {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            retry_after,
+        } => Some(retry_after.unwrap_or(SHORT_WAIT)).filter(|wait| *wait <= LONGEST_WAIT),
+        _ => None,
     }
 }
 

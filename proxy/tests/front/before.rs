@@ -230,6 +230,20 @@ async fn too_many_requests_is_passed_on_as_503_with_its_retry_after() {
 }
 
 #[tokio::test]
+async fn a_short_wait_that_the_registry_asks_for_is_kept_inside() {
+    let (bench, _registry) = Bench::twisted(shelf(), |seen, good| match seen.before {
+        0 => Reply::new(429).header("Retry-After", "1"),
+        _ => good,
+    })
+    .await;
+    for path in paths("app") {
+        let answer = bench.get(&*path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn not_found_and_forbidden_are_passed_on_as_they_are() {
     let (bench, _registry) = Bench::twisted(shelf(), |seen, good| {
         if seen.path.contains("/forbidden/") {
