@@ -5,10 +5,11 @@
 //! the next scheduler, until the job's time is over; a job whose lease is lost is somebody
 //! else's, and nothing more is written of it; a manager that stops gives its jobs back.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use axum::http::Uri;
 use darter_api::{
-    MemberKind,
+    HostId, MemberKind,
     wire::v1::{self, preheats_client::PreheatsClient},
 };
 use darter_runtime::{
@@ -26,7 +27,10 @@ use super::{
     Jobs, Progress, State,
     table::{Claimed, Lease},
 };
-use crate::{members::Members, metrics::Metrics};
+use crate::{
+    members::{Known, Members},
+    metrics::Metrics,
+};
 
 /// Jobs that a manager runs at the same time.
 const MOST_RUNNING: usize = 16;
@@ -51,7 +55,7 @@ pub(crate) struct Runner {
     pub(crate) connector: Connector,
     pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
-    /// Its name in leases, another one for each process.
+    /// What its names in leases begin with, another one for each process.
     pub(crate) owner: String,
     /// A new job is there.
     pub(crate) wake: Arc<Notify>,
@@ -69,6 +73,11 @@ enum End {
 enum AskError {
     #[error("the scheduler's URL")]
     Url(#[from] EndpointError),
+    #[error("the scheduler's key makes no sense")]
+    Key,
+    /// Others could read it on the way.
+    #[error("what signs in at the registry is not sent in plain text to another host")]
+    PlainSecret,
     #[error("the scheduler can't do it")]
     Status(#[source] Box<tonic::Status>),
 }
@@ -88,15 +97,17 @@ impl Runner {
 
     async fn run(self) {
         let slots = Arc::new(Semaphore::new(MOST_RUNNING));
+        let mut claims = 0_u64;
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
                 return;
             };
             // A database that fails is logged and counted there, and asked again.
-            let claimed = self
-                .jobs
-                .claim(&self.owner, OffsetDateTime::now_utc())
-                .await;
+            // A name for each claim: a job of its own whose lease ran out while it was busy is
+            // lost by the earlier run, not shared with it.
+            claims += 1;
+            let owner = format!("{}-{claims}", self.owner);
+            let claimed = self.jobs.claim(&owner, OffsetDateTime::now_utc()).await;
             if let Ok(Some(job)) = claimed {
                 let runner = self.clone();
                 // Its last words are written while the manager stops.
@@ -130,10 +141,10 @@ impl Runner {
             };
             tokio::select! {
                 () = work => None,
-                lease = self.keep(id, &shared, &changes) => Some(lease),
+                lease = self.keep(&job, &shared, &changes) => Some(lease),
                 () = self.tasks.token().cancelled() => {
                     // Another manager goes on, or this one after its restart.
-                    let _ = self.jobs.give_back(id, &self.owner).await;
+                    let _ = self.jobs.give_back(id, &job.owner).await;
                     lost.cancel();
                     None
                 }
@@ -152,21 +163,26 @@ impl Runner {
             None if progress.is_success() => State::Success,
             None => State::Failure,
         };
-        self.finish(id, state, &progress).await;
+        self.finish(&job, state, &progress).await;
     }
 
     /// Writes the end until the database takes it, or the lease would be over.
-    async fn finish(&self, id: i64, state: State, progress: &Progress) {
+    async fn finish(&self, job: &Claimed, state: State, progress: &Progress) {
+        let id = job.id;
         for _ in 0..5 {
             let now = OffsetDateTime::now_utc();
-            let done = self
-                .jobs
-                .finish(id, &self.owner, state, progress, now)
-                .await;
-            if done.is_ok() {
-                tracing::info!(id, state = state.as_str(), "a preheat has ended");
-                self.metrics.job_ended(state.as_str());
-                return;
+            let done = self.jobs.finish(id, &job.owner, state, progress, now).await;
+            match done {
+                Ok(true) => {
+                    tracing::info!(id, state = state.as_str(), "a preheat has ended");
+                    self.metrics.job_ended(state.as_str());
+                    return;
+                }
+                Ok(false) => {
+                    tracing::warn!(id, "another manager has a job that was this one's");
+                    return;
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(WRITE).await;
         }
@@ -175,7 +191,7 @@ impl Runner {
     /// Keeps the lease and writes what is new; ends when the job is not to go on.
     async fn keep(
         &self,
-        id: i64,
+        job: &Claimed,
         progress: &parking_lot::Mutex<&mut Progress>,
         changes: &Notify,
     ) -> Lease {
@@ -187,7 +203,8 @@ impl Runner {
             let changed = futures::FutureExt::now_or_never(changes.notified()).is_some();
             let news = changed.then(|| progress.lock().clone());
             let now = OffsetDateTime::now_utc();
-            match self.jobs.renew(id, &self.owner, news.as_ref(), now).await {
+            let renewed = self.jobs.renew(job.id, &job.owner, news.as_ref(), now);
+            match renewed.await {
                 Ok(Lease::Holds) => last = Instant::now(),
                 Ok(other) => return other,
                 // Without a word for so long another manager may have it.
@@ -213,7 +230,7 @@ impl Runner {
             if !active.is_empty() {
                 let member = &active[turn % active.len()];
                 somebody = Instant::now();
-                match self.ask(&member.address, job, progress, changes).await {
+                match self.ask(member, job, progress, changes).await {
                     Ok(End::Said) => return,
                     Ok(End::Cut) => tracing::warn!(
                         id = job.id,
@@ -224,6 +241,10 @@ impl Runner {
                         if status.code() == tonic::Code::InvalidArgument =>
                     {
                         progress.lock().give_up(status.message());
+                        return;
+                    }
+                    Err(error @ AskError::PlainSecret) => {
+                        progress.lock().give_up(&error.to_string());
                         return;
                     }
                     Err(error) => {
@@ -247,18 +268,25 @@ impl Runner {
 
     async fn ask(
         &self,
-        url: &str,
+        scheduler: &Known,
         job: &Claimed,
         progress: &parking_lot::Mutex<&mut Progress>,
         changes: &Notify,
     ) -> Result<End, AskError> {
-        let endpoint = self.connector.endpoint(url)?;
+        let url = &scheduler.address;
+        if job.secret.reveal().is_some() && !may_carry_secrets(&self.connector, url) {
+            return Err(AskError::PlainSecret);
+        }
+        // Only the host that beat is told what it beat for.
+        let host: HostId = scheduler.host.parse().map_err(|_| AskError::Key)?;
+        let connector = self.connector.clone().expecting(host);
+        let endpoint = connector.endpoint(url)?;
         let channel = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(Duration::from_secs(1))
             .keep_alive_timeout(Duration::from_secs(2))
             .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(self.connector.clone());
+            .connect_with_connector_lazy(connector);
         let mut client = PreheatsClient::new(channel).max_decoding_message_size(MOST_EVENT);
         let left = job.deadline - OffsetDateTime::now_utc();
         let left = Duration::try_from(left).unwrap_or_default();
@@ -272,5 +300,34 @@ impl Runner {
             }
         }
         Ok(End::Cut)
+    }
+}
+
+/// Whether what goes to `url` is read by nobody else: it is encrypted, or stays on this host.
+fn may_carry_secrets(connector: &Connector, url: &str) -> bool {
+    if connector.scheme() == "https" {
+        return true;
+    }
+    let url = url.parse::<Uri>().ok();
+    let host = url.as_ref().and_then(Uri::host).unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    ip.parse::<IpAddr>()
+        .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_in_plain_text_stay_on_this_host() {
+        let plain = Connector::plain();
+        for near in ["http://127.0.0.1:8002", "http://[::1]:8002"] {
+            assert!(may_carry_secrets(&plain, near), "{near}");
+        }
+        let far = ["http://10.0.0.1:8002", "http://[fd00::1]:8002"];
+        for far in far.into_iter().chain(["http://127.0.0.1.x:1", "", "x"]) {
+            assert!(!may_carry_secrets(&plain, far), "{far}");
+        }
     }
 }

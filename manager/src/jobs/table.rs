@@ -77,6 +77,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(super) struct Claimed {
     pub(super) id: i64,
+    /// Of this claim: an earlier one of the same job is lost.
+    pub(super) owner: String,
     pub(super) wish: Wish,
     pub(super) secret: Secret,
     pub(super) progress: Progress,
@@ -251,6 +253,7 @@ impl Jobs {
             Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => Ok(Lease::Cancelled),
             Some(_) => Ok(Lease::Holds),
         }
+            owner: owner.to_owned(),
     }
 
     /// A job has ended, if it is still `owner`'s.
