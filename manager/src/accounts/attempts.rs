@@ -1,4 +1,5 @@
-//! Failed sign-ins of each address, so that nobody guesses for long.
+//! Sign-ins of each address that failed or are under way, so that nobody guesses for long,
+//! or much at a time.
 //!
 //! Owner of state: [`Attempts`]: a bounded map; where it is full the oldest are forgotten.
 
@@ -21,14 +22,9 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Whether an address has to wait.
-    pub(super) fn is_over(&self, from: IpAddr, now: OffsetDateTime) -> bool {
-        let failures = self.failures.lock();
-        let known = failures.get(&from);
-        known.is_some_and(|(count, since)| *count >= MOST_FAILURES && now - *since < WINDOW)
-    }
-
-    pub(super) fn failed(&self, from: IpAddr, now: OffsetDateTime) {
+    /// An attempt begins and counts as failed until it is taken back; false where the address
+    /// has to wait.
+    pub(super) fn begin(&self, from: IpAddr, now: OffsetDateTime) -> bool {
         let mut failures = self.failures.lock();
         if failures.len() >= MOST_ADDRESSES {
             failures.retain(|_, (_, since)| now - *since < WINDOW);
@@ -40,6 +36,17 @@ impl Attempts {
         if now - *since >= WINDOW {
             (*count, *since) = (0, now);
         }
+        if *count >= MOST_FAILURES {
+            return false;
+        }
         *count += 1;
+        true
+    }
+
+    /// An attempt did not fail.
+    pub(super) fn take_back(&self, from: IpAddr) {
+        if let Some((count, _)) = self.failures.lock().get_mut(&from) {
+            *count = count.saturating_sub(1);
+        }
     }
 }

@@ -8,7 +8,7 @@ mod attempts;
 mod audit;
 mod tokens;
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
 
 use argon2::{
     Argon2,
@@ -29,6 +29,8 @@ pub(crate) use tokens::{MOST_NAME, NewToken, Shown};
 pub(crate) const ROOT: &str = "root";
 /// Passwords that are looked at the same time: each takes 19 MiB and some of a core.
 const HASHES: usize = 2;
+/// For one's turn to have a password looked at.
+const HASH_TURN: Duration = Duration::from_secs(1);
 /// Bytes of a password or token at most.
 const MOST_SECRET: usize = 1024;
 
@@ -89,6 +91,8 @@ pub(crate) enum SignInError {
     Wrong,
     #[error("too many attempts failed; come again in a minute")]
     TooMany,
+    #[error("too many sign in at the moment; come again in a while")]
+    Busy,
     #[error("the database fails")]
     Database(#[from] sqlx::Error),
 }
@@ -187,42 +191,48 @@ impl Accounts {
             }
             Credential::Password { user, password } => (user, password),
         };
-        if self.attempts.is_over(from, now) {
+        // It counts before it is looked at: also those that are under way, or hung up.
+        if !self.attempts.begin(from, now) {
             return Err(SignInError::TooMany);
         }
-        let caller = self.user(&user, password).await?;
-        caller.ok_or_else(|| {
-            self.attempts.failed(from, now);
-            SignInError::Wrong
-        })
+        let signed = self.user(&user, password).await;
+        if !matches!(signed, Err(SignInError::Wrong)) {
+            self.attempts.take_back(from);
+        }
+        signed
     }
 
-    async fn user(&self, name: &str, password: String) -> Result<Option<Caller>, SignInError> {
+    async fn user(&self, name: &str, password: String) -> Result<Caller, SignInError> {
         if password.len() > MOST_SECRET || name.len() > MOST_SECRET {
-            return Ok(None);
+            return Err(SignInError::Wrong);
         }
         let known = self.password_of(name).await?;
-        let Ok(_turn) = self.hashes.acquire().await else {
-            return Ok(None);
+        let turn = Arc::clone(&self.hashes).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout(HASH_TURN, turn).await else {
+            return Err(SignInError::Busy);
         };
         // Nobody learns from the time it takes whether there is such a user.
         let hash = known.as_ref().map(|(_, hash)| hash.clone());
-        let checked = tokio::task::spawn_blocking(move || match hash {
-            Some(hash) => PasswordHash::new(&hash).is_ok_and(|hash| {
-                let argon = Argon2::default();
-                argon.verify_password(password.as_bytes(), &hash).is_ok()
-            }),
-            None => {
-                let _ = Argon2::default().hash_password(password.as_bytes());
-                false
+        let checked = tokio::task::spawn_blocking(move || {
+            // The work has the turn, not its request, which may hang up.
+            let _turn = turn;
+            match hash {
+                Some(hash) => PasswordHash::new(&hash).is_ok_and(|hash| {
+                    let argon = Argon2::default();
+                    argon.verify_password(password.as_bytes(), &hash).is_ok()
+                }),
+                None => {
+                    let _ = Argon2::default().hash_password(password.as_bytes());
+                    false
+                }
             }
         });
         let is_right = checked.await.unwrap_or(false);
-        let caller = known.filter(|_| is_right).map(|(role, _)| Caller {
+        let known = known.filter(|_| is_right).ok_or(SignInError::Wrong);
+        known.map(|(role, _)| Caller {
             name: name.to_owned(),
             role,
-        });
-        Ok(caller)
+        })
     }
 
     async fn password_of(&self, user: &str) -> Result<Option<(Role, String)>, sqlx::Error> {

@@ -138,6 +138,35 @@ async fn nobody_guesses_for_long() {
 }
 
 #[tokio::test]
+async fn guesses_at_the_same_time_count_before_they_are_looked_at() {
+    let accounts = open(&Place::sqlite()).await;
+    let guesses = (0..30).map(|_| accounts.sign_in(basic(ROOT, "guess"), HERE, at(0)));
+    let ends = futures::future::join_all(guesses).await;
+    let looked_at = |end: &&Result<Caller, SignInError>| matches!(end, Err(SignInError::Wrong));
+    let looked_at = ends.iter().filter(looked_at).count();
+    assert!((1..=10).contains(&looked_at), "{looked_at}");
+}
+
+#[tokio::test]
+async fn who_gets_no_turn_is_told_so_and_has_not_failed() {
+    let place = Place::sqlite();
+    let accounts = open(&place).await;
+    let given = accounts.ensure_root(Some("given".to_owned()), at(0)).await;
+    given.unwrap();
+    let hashes = Arc::clone(&accounts.hashes);
+    let turns = hashes.acquire_many_owned(HASHES as u32).await.unwrap();
+    let asked = (0..10).map(|_| accounts.sign_in(basic(ROOT, "given"), HERE, at(0)));
+    for end in futures::future::join_all(asked).await {
+        assert!(matches!(end, Err(SignInError::Busy)), "{end:?}");
+    }
+    drop(turns);
+    for _ in 0..11 {
+        let root = accounts.sign_in(basic(ROOT, "given"), HERE, at(0)).await;
+        assert!(root.is_ok(), "{root:?}");
+    }
+}
+
+#[tokio::test]
 async fn writes_are_noted_and_forgotten_in_time() {
     on_both("writes_are_noted_and_forgotten_in_time", async |place| {
         let accounts = open(place).await;

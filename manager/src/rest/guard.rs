@@ -77,10 +77,11 @@ async fn allowed(
             match signed.await {
                 Ok(caller) => caller,
                 Err(error @ SignInError::Wrong) => return Err(unauthorized(&error.to_string())),
-                Err(error @ SignInError::TooMany) => {
+                Err(error @ (SignInError::TooMany | SignInError::Busy)) => {
                     let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string());
                     let mut response = problem.into_response();
-                    let wait = HeaderValue::from_static("60");
+                    let is_busy = matches!(error, SignInError::Busy);
+                    let wait = HeaderValue::from_static(if is_busy { "2" } else { "60" });
                     response.headers_mut().insert(header::RETRY_AFTER, wait);
                     return Err((String::new(), response));
                 }
