@@ -1,8 +1,9 @@
 //! Which pushes are preheated where.
 
+use darter_api::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Request, Scope};
+use crate::jobs::{Image, Request, Scope, Wish, WishError};
 
 /// Images that are preheated when a registry says that they were pushed. An empty list fits
 /// all; a `*` at the end of a pattern stands for any rest.
@@ -50,20 +51,30 @@ fn is(pattern: &str, text: &str) -> bool {
 
 /// What is wished for of a push: by the first rule that fits; without one, with a single seed if
 /// it was `asked` for by name.
-pub(crate) fn wished(rules: &[PushRule], push: &Push, asked: bool) -> Option<Request> {
+pub(crate) fn wished(
+    rules: &[PushRule],
+    push: &Push,
+    asked: bool,
+) -> Option<Result<Wish, WishError>> {
     let usual = PushRule::default();
     let rule = rules.iter().find(|rule| rule.fits(push));
     let rule = rule.or_else(|| asked.then_some(&usual))?;
-    let name = format!("{}/{}", push.registry, push.repository);
-    let image = match &push.tag {
-        Some(tag) => format!("{name}:{tag}"),
-        None => format!("{name}@{}", push.digest),
-    };
-    Some(Request {
-        image: Some(image),
+    Some(wish(rule, push))
+}
+
+fn wish(rule: &PushRule, push: &Push) -> Result<Wish, WishError> {
+    let reference = push.tag.as_deref().unwrap_or(&push.digest);
+    // By its parts: written as text, a registry with a name of one word would be a repository.
+    let image = Image::checked(&push.registry, &push.repository, reference)?;
+    let request = Request {
         scope: rule.scope,
         platforms: rule.platforms.clone(),
         ..Request::default()
+    };
+    let digest = push.digest.parse::<Digest>().ok();
+    Ok(Wish {
+        pushed: digest.map(|digest| digest.to_string()),
+        ..request.wish_of(image)?
     })
 }
 
@@ -87,9 +98,9 @@ mod tests {
             registry: "harbor.x:8443".to_owned(),
             repository: repository.to_owned(),
             tag: tag.map(str::to_owned),
-            digest: "sha256:0".to_owned(),
+            digest: format!("sha256:{}", "0".repeat(64)),
         };
-        let scope = |push: &Push| wished(&rules, push, false).map(|request| request.scope);
+        let scope = |push: &Push| wished(&rules, push, false).map(|wish| wish.unwrap().scope);
         assert_eq!(
             scope(&push("library/app", Some("v1"))),
             Some(Scope::AllPeers)
@@ -101,11 +112,24 @@ mod tests {
         assert_eq!(scope(&push("library/app", None)), Some(Scope::AllSeedPeers));
         let other = push("other/app", None);
         assert_eq!(scope(&other), None);
-        let asked = wished(&rules, &other, true).unwrap();
+        let asked = wished(&rules, &other, true).unwrap().unwrap();
         assert_eq!(
-            asked.image.as_deref(),
-            Some("harbor.x:8443/other/app@sha256:0")
+            asked.image.to_string(),
+            format!("harbor.x:8443/other/app@{}", other.digest)
         );
         assert_eq!(asked.scope, Scope::SingleSeedPeer);
+    }
+
+    #[test]
+    fn a_registrys_name_may_be_one_word() {
+        let push = Push {
+            registry: "harbor".to_owned(),
+            repository: "app".to_owned(),
+            tag: Some("1".to_owned()),
+            digest: String::new(),
+        };
+        let image = wished(&[], &push, true).unwrap().unwrap().image;
+        let parts = [&image.registry, &image.repository, &image.reference];
+        assert_eq!(parts, ["harbor", "app", "1"]);
     }
 }

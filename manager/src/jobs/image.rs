@@ -57,7 +57,12 @@ impl Image {
         Self::checked(registry, repository, reference)
     }
 
-    fn checked(registry: &str, repository: &str, reference: &str) -> Result<Self, WishError> {
+    /// By its parts, as a registry names itself: also by one word.
+    pub(crate) fn checked(
+        registry: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Self, WishError> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         if registry.is_empty() || registry.len() > MOST_REGISTRY || !registry.bytes().all(plain) {
             return Err(WishError::Registry);

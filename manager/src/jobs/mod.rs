@@ -11,8 +11,9 @@ mod runner;
 mod table;
 mod wish;
 
+pub(crate) use image::Image;
 pub(crate) use progress::{Content, Failure, Host, Progress, Summary};
 pub(crate) use runner::Runner;
 pub(crate) use table::{Change, CreateError, Job, Jobs, State};
 pub use wish::Scope;
-pub(crate) use wish::{Request, Wish, WishError};
+pub(crate) use wish::{Request, Secret, Wish, WishError};

@@ -135,12 +135,45 @@ impl Jobs {
         created_by: &str,
         now: OffsetDateTime,
     ) -> Result<i64, CreateError> {
+        let created = self.insert(wish, secret, created_by, now, false).await?;
+        created.ok_or(CreateError::Full)
+    }
+
+    /// Takes a job unless one with the same wish has not ended: its number then.
+    pub(crate) async fn create_once(
+        &self,
+        wish: &Wish,
+        secret: &Secret,
+        created_by: &str,
+        now: OffsetDateTime,
+    ) -> Result<i64, CreateError> {
+        if let Some(id) = self.insert(wish, secret, created_by, now, true).await? {
+            return Ok(id);
+        }
+        let query = "SELECT id FROM jobs WHERE state IN ('PENDING', 'RUNNING') \
+                     AND cancelling = 0 AND wish = $1 ORDER BY id LIMIT 1";
+        let open = sqlx::query_scalar(query)
+            .bind(json(wish)?)
+            .fetch_optional(self.database.pool())
+            .await;
+        self.database.counted(open)?.ok_or(CreateError::Full)
+    }
+
+    async fn insert(
+        &self,
+        wish: &Wish,
+        secret: &Secret,
+        created_by: &str,
+        now: OffsetDateTime,
+        once: bool,
+    ) -> Result<Option<i64>, sqlx::Error> {
         let row = sqlx::query(
             "INSERT INTO jobs (created_at, updated_at, version, state, created_by, wish, secret, \
              progress, timeout_ms, deadline, cancelling, owner, lease_until) \
              SELECT $1, $1, 1, 'PENDING', $2, $3, $4, $5, $6, 0, 0, '', 0 \
              WHERE (SELECT COUNT(*) FROM jobs WHERE state IN ('PENDING', 'RUNNING')) < $7 \
-             RETURNING id",
+             AND ($8 = 0 OR NOT EXISTS (SELECT 1 FROM jobs WHERE state IN ('PENDING', 'RUNNING') \
+             AND cancelling = 0 AND wish = $3)) RETURNING id",
         )
         .bind(millis(now))
         .bind(created_by.to_owned())
@@ -149,10 +182,11 @@ impl Jobs {
         .bind(json(&Progress::default())?)
         .bind(i64::try_from(wish.timeout_seconds * 1000).unwrap_or(i64::MAX))
         .bind(MOST_OPEN)
+        .bind(i64::from(once))
         .fetch_optional(self.database.pool())
         .await;
-        let row = self.database.counted(row)?.ok_or(CreateError::Full)?;
-        Ok(row.try_get("id")?)
+        let row = self.database.counted(row)?;
+        row.map(|row| row.try_get("id")).transpose()
     }
 
     pub(crate) async fn get(&self, id: i64) -> Result<Option<Job>, sqlx::Error> {
@@ -219,6 +253,7 @@ impl Jobs {
         };
         Ok(Some(Claimed {
             id: row.try_get("id")?,
+            owner: owner.to_owned(),
             wish: parsed(&row, "wish")?,
             secret: Secret::new(row.try_get("secret")?),
             progress: parsed(&row, "progress")?,
@@ -253,7 +288,6 @@ impl Jobs {
             Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => Ok(Lease::Cancelled),
             Some(_) => Ok(Lease::Holds),
         }
-            owner: owner.to_owned(),
     }
 
     /// A job has ended, if it is still `owner`'s.

@@ -102,6 +102,9 @@ pub(crate) type Secret = Authorization;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wish {
     pub(crate) image: Image,
+    /// What a registry said was pushed: the same tag pushed again is another wish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pushed: Option<String>,
     pub(crate) platforms: Vec<String>,
     pub(crate) scope: Scope,
     pub(crate) ips: Vec<IpAddr>,
@@ -138,6 +141,11 @@ impl Request {
             (None, Some(url)) => Image::parse_url(url)?,
             _ => return Err(WishError::NoImage),
         };
+        self.wish_of(image)
+    }
+
+    /// The rest of the wish, for this image.
+    pub(crate) fn wish_of(self, image: Image) -> Result<Wish, WishError> {
         if self.platforms.len() > MOST_PLATFORMS
             || !self.platforms.iter().all(|one| is_platform(one))
         {
@@ -155,6 +163,7 @@ impl Request {
         let timeout = self.timeout_seconds.filter(|seconds| *seconds > 0);
         Ok(Wish {
             image,
+            pushed: None,
             platforms: self.platforms,
             scope: self.scope,
             ips: self.ips,

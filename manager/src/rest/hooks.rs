@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use super::{Api, jobs::refused, problem::Problem};
 use crate::{
     accounts::Caller,
+    jobs::Secret,
     pushes::{Push, wished},
 };
 
@@ -108,7 +109,8 @@ impl Pushed {
                 digest: resource.digest,
             })
         };
-        self.resources.into_iter().filter_map(push).collect()
+        let resources = self.resources.into_iter().take(MOST_EVENTS);
+        resources.filter_map(push).collect()
     }
 }
 
@@ -149,16 +151,27 @@ async fn preheat(
     pushes: Vec<Push>,
     asked: bool,
 ) -> Result<Json<Value>, Problem> {
+    let wish = |push: &Push| match wished(&api.pushes, push, asked)? {
+        Ok(wish) => Some(wish),
+        Err(cause) => {
+            // Nobody would send it better the next time.
+            let (registry, repository) = (&push.registry, &push.repository);
+            let cause = &cause as &dyn std::error::Error;
+            tracing::warn!(?registry, ?repository, cause, "a push makes no sense");
+            None
+        }
+    };
+    let wishes: Vec<_> = pushes.iter().filter_map(wish).collect();
     let mut ids = Vec::new();
-    for push in pushes {
-        let Some(request) = wished(&api.pushes, &push, asked) else {
-            continue;
-        };
-        let secret = request.secret().map_err(Problem::bad)?;
-        let wish = request.wish().map_err(Problem::bad)?;
+    for wish in wishes {
         let now = OffsetDateTime::now_utc();
-        let created = api.jobs.create(&wish, &secret, &caller.name, now).await;
-        ids.push(created.map_err(refused)?);
+        // A registry that hears of a failure sends all of it again.
+        let (jobs, secret) = (&api.jobs, Secret::default());
+        let created = jobs.create_once(&wish, &secret, &caller.name, now).await;
+        let id = created.map_err(refused)?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
     }
     api.wake.notify_one();
     Ok(Json(json!({ "jobs": ids })))

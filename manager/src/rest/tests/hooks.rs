@@ -95,3 +95,26 @@ async fn harbors_webhooks_in_both_forms() {
     let scanned = r#"{"type":"SCANNING_COMPLETED","occur_at":1,"event_data":null}"#;
     assert_eq!(images(&rest, path, "application/json", scanned).await, []);
 }
+
+#[tokio::test]
+async fn what_makes_no_sense_spoils_nothing_and_a_retry_doubles_nothing() {
+    let path = "/registry/notifications";
+    let kind = "application/vnd.docker.distribution.events.v1+json";
+    let rest = Rest::open(Access::default(), rules()).await;
+    let mut body: Value = serde_json::from_str(DISTRIBUTION).unwrap();
+    let mut bad = body["events"][1].clone();
+    bad["target"]["tag"] = "-x".into();
+    body["events"].as_array_mut().unwrap().push(bad);
+    let body = body.to_string();
+    let image = "r.x:5000/library/nginx:1.27".to_owned();
+    for _ in 0..2 {
+        let made = images(&rest, path, kind, &body).await;
+        assert_eq!(made, [(image.clone(), Scope::AllPeers)]);
+    }
+    let all = async || rest.api.jobs.list(None, i64::MAX, 10).await.unwrap();
+    assert_eq!(all().await.len(), 1);
+    // The same tag with another image behind it.
+    let other = format!("sha256:{}", "2".repeat(64));
+    images(&rest, path, kind, &body.replace("DIGEST", &other)).await;
+    assert_eq!(all().await.len(), 2);
+}
