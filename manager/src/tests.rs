@@ -60,7 +60,8 @@ impl Bench {
 
     async fn get(&self, path: &str) -> (u16, Value) {
         let mut socket = TcpStream::connect(self.manager.rest()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut reply = String::new();
         socket.read_to_string(&mut reply).await.unwrap();
@@ -373,7 +374,7 @@ async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
     let upload = async |bench: &Bench, rate: u64, version| {
         let body = json!({"peers": {"upload": rate}, "seeds": {"upload": 0}}).to_string();
         let request = format!(
-            "PUT /api/v1/settings HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            "PUT /api/v1/settings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-type: application/json\r\nif-match: \"{version}\"\r\n\
              content-length: {}\r\n\r\n{body}",
             body.len()

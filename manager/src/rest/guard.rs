@@ -2,14 +2,15 @@
 //!
 //! A caller shows a token (`Authorization: Bearer`, alone, or as a password; `X-Darter-Token`)
 //! or a user and password (`Authorization: Basic`). Who shows nothing is what the options say
-//! of callers on the manager's own host, or of others; a forwarded request is another's. Every
-//! write is noted, also one that is refused.
+//! of callers on the manager's own host, or of others. A page in a browser on that host, or a
+//! proxy there, is neither: it has to show something. Every write is noted, also one that is
+//! refused.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -39,7 +40,7 @@ pub(super) async fn guard(
     });
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let caller = allowed(&api, needs, request.headers(), from).await;
+    let caller = allowed(&api, needs, request.uri(), request.headers(), from).await;
     let (who, response) = match caller {
         Ok(caller) => {
             let who = caller.name.clone();
@@ -64,11 +65,12 @@ type Refused = (String, Response);
 async fn allowed(
     api: &Api,
     needs: Role,
+    uri: &Uri,
     headers: &HeaderMap,
     from: IpAddr,
 ) -> Result<Caller, Refused> {
     let caller = match shown(headers) {
-        Shown::Nothing => nobody(api, headers, from),
+        Shown::Nothing => nobody(api, from),
         Shown::Nonsense => return Err(unauthorized("what is shown is no credential")),
         Shown::Credential(credential) => {
             let signed = api
@@ -91,10 +93,19 @@ async fn allowed(
             }
         }
     };
+    let shows_nothing = matches!(shown(headers), Shown::Nothing);
     if caller.role >= needs {
+        if shows_nothing
+            && from.is_loopback()
+            && let Some(why) = sent_by_others(uri, headers)
+        {
+            let why = format!("{why}: a token, or a user and password, is needed then");
+            let problem = Problem::new(StatusCode::FORBIDDEN, why);
+            return Err((caller.name, problem.into_response()));
+        }
         return Ok(caller);
     }
-    if matches!(shown(headers), Shown::Nothing) {
+    if shows_nothing {
         return Err(unauthorized(
             "a token, or a user and password, is needed here",
         ));
@@ -128,9 +139,8 @@ fn shown(headers: &HeaderMap) -> Shown {
 }
 
 /// Somebody who shows nothing.
-fn nobody(api: &Api, headers: &HeaderMap, from: IpAddr) -> Caller {
-    let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(*name));
-    let (name, role) = if from.is_loopback() && !is_forwarded {
+fn nobody(api: &Api, from: IpAddr) -> Caller {
+    let (name, role) = if from.is_loopback() {
         ("local", api.access.local)
     } else {
         ("anonymous", api.access.anonymous)
@@ -138,6 +148,35 @@ fn nobody(api: &Api, headers: &HeaderMap, from: IpAddr) -> Caller {
     // Who may what is for those to say who have shown who they are.
     let (name, role) = (name.to_owned(), role.min(Role::Operator));
     Caller { name, role }
+}
+
+/// Why a request from this host may be somebody else's: a page that a browser here shows, also
+/// one whose name was pointed here (DNS rebinding), or a proxy's client.
+fn sent_by_others(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+    if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
+        return Some("the request was forwarded");
+    }
+    let site = headers.get("sec-fetch-site");
+    let is_own = |site: &HeaderValue| *site == "none" || *site == "same-origin";
+    if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !is_own(site)) {
+        return Some("a web page sent the request");
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let named = hosts.all(|host| host.to_str().is_ok_and(is_here))
+        && uri.authority().is_none_or(|host| is_here(host.as_str()));
+    (!named).then_some("the request names another host than an address or localhost")
+}
+
+fn is_here(host: &str) -> bool {
+    if host.is_empty() {
+        return true;
+    }
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let ip = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
 }
 
 fn unauthorized(what: &str) -> Refused {

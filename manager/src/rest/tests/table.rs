@@ -134,12 +134,29 @@ async fn the_own_host_has_things_done_and_says_not_who_may_what() {
             .status,
         401
     );
-    let forwarded = [JSON, ("x-forwarded-for", "192.0.2.7")];
+    for (header, status) in [
+        (("x-forwarded-for", "192.0.2.7"), 403),
+        (("forwarded", "for=192.0.2.7"), 403),
+        (("origin", "https://evil.example"), 403),
+        (("sec-fetch-site", "cross-site"), 403),
+        (("host", "evil.example:8080"), 403),
+        (("host", "localhost:8080"), 201),
+        (("host", "[::1]:8080"), 201),
+        (("host", ""), 201),
+    ] {
+        let headers = [JSON, header];
+        let reply = rest.ask(Method::POST, "/api/v1/jobs", &headers, job).await;
+        assert_eq!(reply.status, status, "{header:?}: {}", reply.text);
+    }
+    let token = format!("Bearer {}", rest.token(Role::Operator, 60).await);
+    let shown = [
+        ("origin", "https://console.example"),
+        ("authorization", &token),
+    ];
+    let jobs = rest.ask(Method::GET, "/api/v1/jobs", &shown, "").await;
     assert_eq!(
-        rest.ask(Method::POST, "/api/v1/jobs", &forwarded, job)
-            .await
-            .status,
-        401
+        jobs.status, 200,
+        "who shows something is asked nothing else"
     );
     // Even where somebody says so: who may what is root's.
     let all = Access {
