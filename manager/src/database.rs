@@ -7,9 +7,9 @@
 
 use std::{
     fmt,
-    fs::OpenOptions,
+    fs::{OpenOptions, Permissions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,9 +31,10 @@ const CONNECTIONS: u32 = 4;
 /// For a connection or a lock.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Readers do not wait for the writer; a crash of the machine may lose the last words, not the
-/// file. A writer waits two seconds for another.
-const PRAGMAS: &str =
-    "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
+/// file. A writer waits two seconds for another. What signed in at a registry is written over
+/// when it is deleted.
+const PRAGMAS: &str = "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; \
+    PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON";
 
 /// The database can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +195,18 @@ fn make_file(dir: &Path) -> Result<PathBuf, OpenError> {
         .create(true)
         .mode(0o600)
         .open(&file)
+        .and_then(|opened| opened.set_permissions(Permissions::from_mode(0o600)))
         .map_err(failed(&file))?;
+    // SQLite makes them as the file itself is; those that a crash left may be older.
+    for rest in ["-wal", "-shm"] {
+        let path = dir.join(format!("{FILE}{rest}"));
+        match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::File { path, cause });
+            }
+            _ => {}
+        }
+    }
     Ok(file)
 }
 

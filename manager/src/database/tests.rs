@@ -198,12 +198,24 @@ async fn odd_directories_are_no_trouble_and_the_file_is_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
     let odd = dir.path().join("what? 100%#ä");
-    Database::open(None, &odd, Metrics::default())
+    let mode = |name: &str| {
+        let kept = std::fs::metadata(odd.join(name)).unwrap();
+        kept.permissions().mode() & 0o777
+    };
+    let open = async || {
+        let opened = Database::open(None, &odd, Metrics::default()).await;
+        opened.unwrap()
+    };
+    drop(open().await);
+    assert_eq!(mode(FILE), 0o600);
+    // As a copy that was put back has it.
+    let loose = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(odd.join(FILE), loose).unwrap();
+    let database = open().await;
+    assert_eq!((mode(FILE), mode("manager.db-wal")), (0o600, 0o600));
+    let overwrites: i64 = sqlx::query_scalar("PRAGMA secure_delete")
+        .fetch_one(database.pool())
         .await
         .unwrap();
-    let mode = std::fs::metadata(odd.join(FILE))
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(overwrites, 1);
 }
