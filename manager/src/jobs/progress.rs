@@ -12,8 +12,8 @@ use darter_api::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Reasons kept of one job.
-const MOST_FAILURES: usize = 10_000;
+/// Reasons kept of one job, of all its hosts together; further ones are counted.
+const MOST_FAILURES: usize = 1000;
 /// Hosts of one job.
 const MOST_HOSTS: usize = 100_000;
 
@@ -24,6 +24,12 @@ pub(crate) struct Progress {
     pub(crate) hosts: Vec<Host>,
     /// Of nobody in particular.
     pub(crate) failures: Vec<Failure>,
+    /// Those of nobody in particular that are only counted.
+    #[serde(default)]
+    pub(crate) further: u64,
+    /// Reasons that are kept, of hosts and nobody.
+    #[serde(default)]
+    pub(crate) kept: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +48,15 @@ pub(crate) struct Host {
     /// A bit for each content, in order, in hex.
     pub(crate) held: Held,
     pub(crate) failures: Vec<Failure>,
+    /// Failures that are only counted.
+    #[serde(default)]
+    pub(crate) further: u64,
+}
+
+impl Host {
+    fn has_failed(&self) -> bool {
+        !self.failures.is_empty() || self.further > 0
+    }
 }
 
 /// Why something is not there.
@@ -99,6 +114,8 @@ pub(crate) struct Summary {
     pub(crate) hosts_done: usize,
     /// Hosts that lack something for good.
     pub(crate) hosts_failed: usize,
+    /// Failures beyond those that are told.
+    pub(crate) failures_further: u64,
     /// Contents of the image.
     pub(crate) contents: usize,
     /// Bytes of the image.
@@ -128,6 +145,7 @@ impl Progress {
             .map(|host| (host.id.clone(), host))
             .collect();
         self.failures.clear();
+        (self.further, self.kept) = (0, 0);
         for host in hosts.into_iter().take(MOST_HOSTS) {
             let id = id(&host.host);
             earlier.remove(&id);
@@ -139,17 +157,32 @@ impl Progress {
                 ip,
                 held,
                 failures,
+                further: 0,
             });
         }
         let mut gone: Vec<Host> = earlier.into_values().collect();
         gone.sort_by(|a, b| a.name.cmp(&b.name));
         for mut host in gone {
             host.held = Held::default();
-            host.failures = vec![Failure {
-                digest: None,
-                why: "the host has left".to_owned(),
-            }];
+            (host.failures, host.further) = (Vec::new(), 0);
             self.hosts.push(host);
+            let left = "the host has left";
+            self.blame(Some(self.hosts.len() - 1), None, left.to_owned());
+        }
+    }
+
+    /// Keeps a reason, or counts it where there are too many.
+    fn blame(&mut self, host: Option<usize>, digest: Option<String>, why: String) {
+        let host = host.and_then(|at| self.hosts.get_mut(at));
+        let (failures, further) = match host {
+            Some(host) => (&mut host.failures, &mut host.further),
+            None => (&mut self.failures, &mut self.further),
+        };
+        if self.kept < MOST_FAILURES {
+            failures.push(Failure { digest, why });
+            self.kept += 1;
+        } else {
+            *further += 1;
         }
     }
 
@@ -175,36 +208,25 @@ impl Progress {
     }
 
     fn lacks(&mut self, failed: v1::preheat_event::Failed) {
-        let failure = Failure {
-            digest: Some(failed.digest).filter(|digest| !digest.is_empty()),
-            why: cut(failed.why),
-        };
+        let digest = Some(failed.digest).filter(|digest| !digest.is_empty());
         let id = id(&failed.host);
-        let host = self.hosts.iter_mut().find(|host| host.id == id);
-        let failures = host.map_or(&mut self.failures, |host| &mut host.failures);
-        if failures.len() < MOST_FAILURES {
-            failures.push(failure);
-        }
+        let host = self.hosts.iter().position(|host| host.id == id);
+        self.blame(host, digest, cut(failed.why));
     }
 
     /// Nothing more will be said: who has not said it of everything has failed.
     pub(crate) fn give_up(&mut self, why: &str) {
         let all = self.contents.len();
         let mut blamed = false;
-        for host in &mut self.hosts {
-            if (host.held.len() < all || all == 0) && host.failures.is_empty() {
-                host.failures.push(Failure {
-                    digest: None,
-                    why: why.to_owned(),
-                });
+        for at in 0..self.hosts.len() {
+            let host = &self.hosts[at];
+            if (host.held.len() < all || all == 0) && !host.has_failed() {
+                self.blame(Some(at), None, why.to_owned());
                 blamed = true;
             }
         }
         if !blamed {
-            self.failures.push(Failure {
-                digest: None,
-                why: why.to_owned(),
-            });
+            self.blame(None, None, why.to_owned());
         }
     }
 
@@ -214,10 +236,11 @@ impl Progress {
         all > 0
             && !self.hosts.is_empty()
             && self.failures.is_empty()
+            && self.further == 0
             && self
                 .hosts
                 .iter()
-                .all(|host| host.held.len() == all && host.failures.is_empty())
+                .all(|host| host.held.len() == all && !host.has_failed())
     }
 
     pub(crate) fn summary(&self) -> Summary {
@@ -234,7 +257,9 @@ impl Progress {
         Summary {
             hosts: self.hosts.len(),
             hosts_done: count(&|host| all > 0 && host.held.len() == all),
-            hosts_failed: count(&|host| !host.failures.is_empty()),
+            hosts_failed: count(&|host| host.has_failed()),
+            failures_further: self.further
+                + self.hosts.iter().map(|host| host.further).sum::<u64>(),
             contents: all,
             bytes: self.contents.iter().map(|content| content.size).sum(),
             bytes_held: self.hosts.iter().map(sizes).sum(),
@@ -313,6 +338,33 @@ mod tests {
         assert!(!progress.is_success());
         assert_eq!(progress.hosts[1].name, "n2");
         assert_eq!(progress.hosts[1].failures[0].why, "the host has left");
+    }
+
+    #[test]
+    fn failures_are_bounded_over_all_hosts_and_counted() {
+        let mut progress = Progress::default();
+        begin(&mut progress, &[1, 2]);
+        for seed in [1, 2] {
+            for _ in 0..MOST_FAILURES {
+                let failed = v1::preheat_event::Failed {
+                    host: vec![seed; 32].into(),
+                    digest: "a".to_owned(),
+                    why: "full".to_owned(),
+                };
+                say(&mut progress, Kind::Failed(failed));
+            }
+        }
+        let kept: Vec<usize> = progress
+            .hosts
+            .iter()
+            .map(|host| host.failures.len())
+            .collect();
+        assert_eq!(kept, [MOST_FAILURES, 0]);
+        let summary = progress.summary();
+        assert_eq!((summary.hosts_failed, summary.failures_further), (2, 1000));
+        assert!(!progress.is_success());
+        begin(&mut progress, &[1, 2]);
+        assert_eq!(progress.summary().failures_further, 0);
     }
 
     #[test]

@@ -78,6 +78,7 @@ fn progress() -> Progress {
         ip: ip.to_owned(),
         held: held.to_owned().try_into().unwrap(),
         failures,
+        further: 0,
     };
     let failure = Failure {
         digest: Some(digest.clone()),
@@ -94,7 +95,7 @@ fn progress() -> Progress {
             host("n1", "10.0.0.1", "01", Vec::new()),
             host("n2", "10.0.0.2", "", vec![failure]),
         ],
-        failures: Vec::new(),
+        ..Progress::default()
     }
 }
 
