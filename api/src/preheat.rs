@@ -20,6 +20,10 @@ pub const MOST_PLATFORMS: usize = 32;
 pub const MOST_WHY: usize = 400;
 /// Bytes of an Authorization header at most.
 pub const MOST_AUTHORIZATION: usize = 16 * 1024;
+/// Seconds that a content may be pinned: a year.
+pub const MOST_PIN_SECONDS: u64 = 365 * 24 * 3600;
+/// Seconds that a preheat may take: a day.
+pub const MOST_TIMEOUT_SECONDS: u64 = 24 * 3600;
 
 /// The value of an `Authorization` header that a preheat brings along. Printing it yields a
 /// placeholder.

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     Digest, OriginKind,
     preheat::{
-        Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_PLATFORMS, MOST_WHY, Order,
-        PreheatOrder, PreheatReport, Report,
+        Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_PIN_SECONDS, MOST_PLATFORMS,
+        MOST_TIMEOUT_SECONDS, MOST_WHY, Order, PreheatOrder, PreheatReport, Report,
     },
     session::Reference,
 };
@@ -124,6 +124,12 @@ fn contents(list: Vec<v1::PreheatContent>) -> Result<Vec<Content>, WireError> {
     list.into_iter().map(TryInto::try_into).collect()
 }
 
+/// A number of seconds that makes sense.
+fn within(seconds: u64, most: u64, field: &'static str) -> Result<u64, WireError> {
+    let bounded = Some(seconds).filter(|seconds| *seconds <= most);
+    bounded.ok_or(WireError::Invalid(field))
+}
+
 impl From<&PreheatOrder> for v1::PreheatOrder {
     fn from(order: &PreheatOrder) -> Self {
         let kind = match &order.what {
@@ -167,8 +173,12 @@ impl TryFrom<v1::PreheatOrder> for PreheatOrder {
                 contents: contents(v.contents)?,
                 authorization: authorization(v.authorization)?,
                 at_once: v.at_once,
-                pin_seconds: v.pin_seconds,
-                timeout_seconds: v.timeout_seconds,
+                pin_seconds: within(v.pin_seconds, MOST_PIN_SECONDS, "pin_seconds")?,
+                timeout_seconds: within(
+                    v.timeout_seconds,
+                    MOST_TIMEOUT_SECONDS,
+                    "timeout_seconds",
+                )?,
             }),
             WireOrder::Stop(_) => Order::Stop,
         };
@@ -335,6 +345,8 @@ mod tests {
             have(|have| have.contents = vec![have.contents[0].clone(); MOST_CONTENTS + 1]).is_err()
         );
         assert!(have(|have| have.repository = "../x".to_owned()).is_err());
+        assert!(have(|have| have.pin_seconds = u64::MAX).is_err());
+        assert!(have(|have| have.timeout_seconds = 24 * 3600 + 1).is_err());
         assert!(have(|have| have.authorization = "a\r\nb: c".to_owned()).is_err());
         assert!(have(|have| have.contents[0].digest = "md5:00".to_owned()).is_err());
         assert!(PreheatOrder::try_from(v1::PreheatOrder { run: 1, kind: None }).is_err());

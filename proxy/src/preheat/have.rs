@@ -54,7 +54,12 @@ impl Preheater {
             .sign_in(upstream, &have.repository, authorization)
             .await;
         let pin = Some(have.pin_seconds).filter(|seconds| *seconds > 0);
-        let until = pin.map(|seconds| SystemTime::now() + Duration::from_secs(seconds));
+        let until = pin.map(|seconds| SystemTime::now().checked_add(Duration::from_secs(seconds)));
+        if until == Some(None) {
+            lacks(None, "nothing can be pinned for so long".to_owned());
+            return;
+        }
+        let until = until.flatten();
         let at_once = match have.at_once as usize {
             0 => AT_ONCE.0,
             most => most.min(AT_ONCE.1),

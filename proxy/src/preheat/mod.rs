@@ -104,23 +104,12 @@ impl Preheater {
     }
 
     async fn run(self, mut orders: mpsc::Receiver<Ordered>) {
-        let (ended, mut ends) = mpsc::channel::<(Key, u64)>(MOST_RUNS);
-        let mut runs: HashMap<Key, (u64, CancellationToken)> = HashMap::new();
-        let mut begun = 0;
-        loop {
-            let (name, order) = tokio::select! {
-                Some((key, number)) = ends.recv() => {
-                    // A later order may be under way in its place.
-                    if runs.get(&key).is_some_and(|(current, _)| *current == number) {
-                        runs.remove(&key);
-                    }
-                    continue;
-                }
-                Some(ordered) = orders.recv() => ordered,
-                else => return,
-            };
+        // A run that has ended in whatever way, also by a panic, has cancelled its own token.
+        let mut runs: HashMap<Key, CancellationToken> = HashMap::new();
+        while let Some((name, order)) = orders.recv().await {
+            runs.retain(|_, run| !run.is_cancelled());
             let key = (name, order.run);
-            if let Some((_, before)) = runs.remove(&key) {
+            if let Some(before) = runs.remove(&key) {
                 before.cancel();
             }
             if matches!(order.what, Order::Stop) {
@@ -130,16 +119,15 @@ impl Preheater {
                 self.refuse(&key.0, &order);
                 continue;
             }
-            begun += 1;
-            let (number, stop) = (begun, CancellationToken::new());
-            runs.insert(key.clone(), (number, stop.clone()));
-            let (preheater, ended) = (self.clone(), ended.clone());
+            let stop = CancellationToken::new();
+            runs.insert(key.clone(), stop.clone());
+            let (preheater, end) = (self.clone(), stop.clone().drop_guard());
             self.tasks.spawn("preheat", async move {
+                let _end = end;
                 tokio::select! {
                     () = preheater.obey(&key.0, order) => {}
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => {}
                 }
-                let _ = ended.send((key, number)).await;
             });
         }
     }

@@ -11,7 +11,7 @@ use std::{net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
-    preheat::{Authorization, ImageName},
+    preheat::{Authorization, ImageName, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS},
     wire::{
         WireError,
         v1::{
@@ -63,6 +63,12 @@ impl TryFrom<v1::PreheatRequest> for Wish {
         let invalid = WireError::Invalid;
         if value.percentage > 100 {
             return Err(invalid("percentage"));
+        }
+        if value.pin_seconds > MOST_PIN_SECONDS {
+            return Err(invalid("pin_seconds"));
+        }
+        if value.timeout_seconds > MOST_TIMEOUT_SECONDS {
+            return Err(invalid("timeout_seconds"));
         }
         let unlisted = || invalid("image");
         Ok(Self {
