@@ -28,6 +28,7 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let mut registry = Registry::default();
     // Nobody was there before: there is nothing to wait for.
     config.scheduler.settle = Duration::ZERO;
+    config.scheduler.preheat_settle = Duration::ZERO;
     config.scheduler.data = config.proxy.data.join("scheduler");
     config.scheduler.listen = free_or_any("the scheduler", config.scheduler.listen);
     config.proxy.peer = free_or_any("peers", config.proxy.peer);

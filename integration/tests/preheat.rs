@@ -44,6 +44,7 @@ impl Stand {
         let mut scheduler = vec!["scheduler", "--listen", ANY, "--operations-listen", ANY];
         let data = dir.path().join("scheduler").display().to_string();
         scheduler.extend(["--data", &data, "--manager", &grpc]);
+        scheduler.extend(["--set", "scheduler.preheat_settle=0s"]);
         let scheduler = Part::start("scheduler", dir.path(), &scheduler).await?;
         let mut stand = Self {
             upstream: format!("docker.io={}", registry.url()),

@@ -47,6 +47,10 @@ pub struct Options {
     /// of the source. Default 1 s.
     #[serde(with = "humantime_serde")]
     pub settle: Duration,
+    /// After its start it refuses managers' preheats for so long, so that all hosts means all.
+    /// Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub preheat_settle: Duration,
     /// A lease that is not accepted within this goes to another host. Default 500 ms.
     #[serde(with = "humantime_serde")]
     pub accept_timeout: Duration,
@@ -82,6 +86,7 @@ impl Default for Options {
             rules: Vec::new(),
             weights: Weights::default(),
             settle: Duration::from_secs(1),
+            preheat_settle: Duration::from_secs(10),
             accept_timeout: Duration::from_millis(500),
             first_byte_timeout: Duration::from_secs(5),
             lease_timeout: Duration::from_secs(10),

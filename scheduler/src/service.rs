@@ -220,6 +220,8 @@ struct Actor {
     origin: Instant,
     outboxes: HashMap<HostId, Outbox>,
     runs: Runs,
+    /// Managers' preheats are refused so long after `origin`.
+    preheat_settle: Duration,
     metrics: Metrics,
 }
 
@@ -230,6 +232,7 @@ impl Actor {
             .unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(0);
         Self {
+            preheat_settle: options.preheat_settle,
             cluster: Cluster::new(options, key, Timestamp::ZERO, unix_ms, rand::random()),
             origin: Instant::now(),
             outboxes: HashMap::new(),
@@ -272,6 +275,12 @@ impl Actor {
         let now = self.now();
         let commands = match event {
             Inbound::Asked(question) => return self.answer(question),
+            Inbound::Preheat(_, events) if self.origin.elapsed() < self.preheat_settle => {
+                // A part of the hosts would be taken for all of them.
+                let status = tonic::Status::unavailable("hosts are still coming");
+                let _ = events.try_send(Err(status));
+                return;
+            }
             Inbound::Preheat(wish, events) => self.runs.begin(wish, self.cluster.present(), events),
             Inbound::Message(host, epoch, PeerMessage::Preheat(report)) => {
                 let current = self.outboxes.get(&host);

@@ -88,6 +88,8 @@ async fn demo(options: &Demo) -> Result<Report> {
             "127.0.0.1:0",
             "--set",
             "scheduler.settle=0s",
+            "--set",
+            "scheduler.preheat_settle=0s",
         ],
     )
     .await?;

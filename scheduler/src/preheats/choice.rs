@@ -7,8 +7,8 @@ use darter_api::wire::v1::PreheatScope;
 use super::Wish;
 use crate::core::Present;
 
-/// Those that are meant, and addresses that are nobody's here.
-pub(super) fn chosen(wish: &Wish, present: &[Present]) -> (Vec<Present>, Vec<IpAddr>) {
+/// Those that are meant, and what of the wish is not here, in words.
+pub(super) fn chosen(wish: &Wish, present: &[Present]) -> (Vec<Present>, Vec<String>) {
     let seeds: Vec<Present> = present.iter().filter(|host| host.seed).cloned().collect();
     let mut hosts = match wish.scope {
         // Without seeds any host is as good as one: it shares what it has.
@@ -21,8 +21,9 @@ pub(super) fn chosen(wish: &Wish, present: &[Present]) -> (Vec<Present>, Vec<IpA
         let wanted: Vec<IpAddr> = wish.ips.iter().map(canonical).collect();
         hosts.retain(|host| wanted.contains(&canonical(&host.ip)));
         let is_here = |ip: &IpAddr| hosts.iter().any(|host| canonical(&host.ip) == *ip);
-        let unknown = wanted.into_iter().filter(|ip| !is_here(ip)).collect();
-        return (hosts, unknown);
+        let unknown = wanted.into_iter().filter(|ip| !is_here(ip));
+        let missing = unknown.map(|ip| format!("no host is at {ip}")).collect();
+        return (hosts, missing);
     }
     let most = match wish.scope {
         PreheatScope::SingleSeedPeer => 1,
@@ -30,8 +31,13 @@ pub(super) fn chosen(wish: &Wish, present: &[Present]) -> (Vec<Present>, Vec<IpA
         _ if wish.percentage > 0 => (hosts.len() * wish.percentage).div_ceil(100),
         _ => hosts.len(),
     };
+    let here = hosts.len();
     hosts.truncate(most);
-    (hosts, Vec::new())
+    let too_few = (most > here && here > 0).then(|| {
+        let missing = most - here;
+        format!("{most} hosts are wanted, and {here} are here: {missing} are missing")
+    });
+    (hosts, too_few.into_iter().collect())
 }
 
 /// Who is to find out what the image is made of, one after the other: seeds, which are there for

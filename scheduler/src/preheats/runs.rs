@@ -85,11 +85,11 @@ impl Runs {
             let _ = events.try_send(Err(status));
             return Vec::new();
         }
-        let (targets, unknown) = chosen(&wish, &present);
+        let (targets, missing) = chosen(&wish, &present);
         let hosts = targets.iter().map(shown).collect();
         let _ = say(&events, Kind::Hosts(preheat_event::Hosts { hosts }));
-        for ip in unknown {
-            let _ = fail(&events, None, None, format!("no host is at {ip}"));
+        for why in missing {
+            let _ = fail(&events, None, None, why);
         }
         let resolvers = resolvers(&present, &targets, RESOLVERS);
         let mut left: VecDeque<HostId> = resolvers.iter().map(|host| host.host).collect();

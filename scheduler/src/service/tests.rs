@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use darter_api::{
     session::{Locality, Role},
-    wire::v1::scheduler_client::SchedulerClient,
+    wire::v1::{self, scheduler_client::SchedulerClient},
 };
 use darter_runtime::tls::{Authority, Certificate, Connector, Credentials};
 
@@ -122,4 +122,33 @@ async fn plain_text_beyond_loopback_has_to_be_asked_for() {
     let (tasks, mut registry) = (Tasks::new(), Registry::default());
     let refused = Scheduler::start(options, &Security::Plain, &tasks, &mut registry).await;
     assert!(matches!(refused, Err(StartError::PlainText(_))));
+}
+
+#[tokio::test]
+async fn no_preheat_while_hosts_are_still_coming() {
+    let first_word = async |preheat_settle| {
+        let options = Options {
+            preheat_settle,
+            ..Options::default()
+        };
+        let (tasks, mut registry) = (Tasks::new(), Registry::default());
+        let Home { inbox, .. } = Home::start(options, key(9), &tasks, &mut registry);
+        let request = v1::PreheatRequest {
+            image: Some(v1::PreheatImage {
+                registry: "docker.io".to_owned(),
+                repository: "library/app".to_owned(),
+                platforms: Vec::new(),
+                reference: Some(v1::preheat_image::Reference::Tag("1".to_owned())),
+            }),
+            ..v1::PreheatRequest::default()
+        };
+        let (events, mut heard) = mpsc::channel(8);
+        let begin = Inbound::Preheat(request.try_into().unwrap(), events);
+        assert!(inbox.send(begin).await.is_ok());
+        let word = heard.recv().await.unwrap();
+        assert!(tasks.stop(HOUR).await);
+        word.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(first_word(HOUR).await, Err(tonic::Code::Unavailable));
+    assert_eq!(first_word(Duration::ZERO).await, Ok(()));
 }

@@ -4,7 +4,7 @@ use darter_api::{
     NodeKey,
     preheat::{Authorization, ImageName},
     session::Reference,
-    wire::v1::PreheatScope,
+    wire::v1::{self, PreheatScope},
 };
 use tokio::sync::mpsc;
 
@@ -247,11 +247,16 @@ fn who_is_meant() {
         count: 1,
         ..wish(PreheatScope::AllPeers)
     };
-    let (chosen, unknown) = chosen(&by_address, &all);
-    assert_eq!(
-        (chosen, unknown),
-        (vec![all[2].clone()], vec![[10, 0, 0, 9].into()])
-    );
+    let (here, missing) = chosen(&by_address, &all);
+    let nobody = "no host is at 10.0.0.9".to_owned();
+    assert_eq!((here, missing), (vec![all[2].clone()], vec![nobody]));
+    let many = Wish {
+        count: 10,
+        ..wish(PreheatScope::AllPeers)
+    };
+    let (here, missing) = chosen(&many, &all);
+    let why = "10 hosts are wanted, and 3 are here: 7 are missing".to_owned();
+    assert_eq!((here.len(), missing), (3, vec![why]));
 
     let (mut lab, commands) = Lab::begin(Wish {
         ips: vec![[10, 0, 0, 9].into()],
@@ -265,4 +270,36 @@ fn who_is_meant() {
         "done",
     ];
     assert_eq!(lab.heard(), heard);
+}
+
+#[test]
+fn more_hosts_than_are_here_are_no_success() {
+    let (mut lab, _) = Lab::begin(Wish {
+        count: 10,
+        ..wish(PreheatScope::AllPeers)
+    });
+    let why = "failed 10 hosts are wanted, and 3 are here: 7 are missing";
+    assert_eq!(lab.heard(), ["hosts 3", why]);
+}
+
+#[test]
+fn times_are_bounded() {
+    let wished = |pin_seconds, timeout_seconds| {
+        let request = v1::PreheatRequest {
+            image: Some(v1::PreheatImage {
+                registry: "docker.io".to_owned(),
+                repository: "library/app".to_owned(),
+                platforms: Vec::new(),
+                reference: Some(v1::preheat_image::Reference::Tag("1".to_owned())),
+            }),
+            pin_seconds,
+            timeout_seconds,
+            ..v1::PreheatRequest::default()
+        };
+        Wish::try_from(request).is_ok()
+    };
+    assert!(wished(365 * 24 * 3600, 24 * 3600));
+    assert!(!wished(365 * 24 * 3600 + 1, 0));
+    assert!(!wished(u64::MAX, 0));
+    assert!(!wished(0, 24 * 3600 + 1));
 }
