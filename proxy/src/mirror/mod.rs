@@ -330,3 +330,6 @@ impl Call<'_> {
         Ok(([(header::CONTENT_TYPE, "application/json")], "{}").into_response())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,8 @@ const HOP_BY_HOP: [&str; 8] = [
 ];
 
 impl Upstream {
-    /// Sends a client's request on as it is, and its reply back; both bodies stream.
+    /// Sends a client's request on as it is, and its reply back; both bodies stream. Nothing of
+    /// the proxy's own is shown: anybody may ask so.
     ///
     /// # Errors
     /// When the upstream can't be reached.
@@ -34,10 +35,7 @@ impl Upstream {
         parts.version = http::Version::HTTP_11;
         strip(&mut parts.headers);
         parts.headers.remove(header::HOST);
-        let reply = self
-            .client
-            .send_patiently(Request::from_parts(parts, body))
-            .await;
+        let reply = self.client.relay(Request::from_parts(parts, body)).await;
         let reply = reply.map_err(|cause| SourceError::broken("the request", cause))?;
         let (mut parts, body) = reply.into_parts();
         strip(&mut parts.headers);

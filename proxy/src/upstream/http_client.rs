@@ -49,10 +49,12 @@ const ATTEMPTS: usize = 3;
 
 type Inner = Client<HttpsConnector<Way>, Body>;
 
-/// Two clients: one for what is listed, one that connects to public addresses only.
+/// Three clients: one for what is listed, which alone shows the proxy's certificate; one for
+/// clients' own requests, which never does; one that connects to public addresses only.
 #[derive(Debug, Clone)]
 pub(super) struct HttpClient {
     listed: Inner,
+    relayed: Inner,
     public: Inner,
 }
 
@@ -112,6 +114,7 @@ impl HttpClient {
         };
         Ok(Self {
             listed: client(listed, false, via.clone()),
+            relayed: client(nobody.clone(), false, via.clone()),
             public: client(nobody, true, via),
         })
     }
@@ -161,6 +164,16 @@ impl HttpClient {
             .request(request)
             .await
             .map_err(SendError::Connect)
+    }
+
+    /// As `send_patiently`, for a client whose right nobody has checked: without the proxy's
+    /// certificate.
+    pub(super) async fn relay(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let sent = self.relayed.request(request).await;
+        sent.map_err(SendError::Connect)
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Upstream {
     client: HttpClient,
     /// Credentials of the proxy's own.
     own: Option<Own>,
+    /// Whether it is shown a certificate of the proxy's own.
+    has_certificate: bool,
     tokens: Tokens,
     pulse: Pulse,
     stats: Stats,
@@ -71,10 +73,10 @@ impl Upstream {
         self.pulse.is_busy(Instant::now())
     }
 
-    /// Whether it is asked with credentials of the proxy's own where a caller shows none: what
-    /// it gives then is for callers that the proxy knows itself.
+    /// Whether it is asked with credentials or a certificate of the proxy's own where a caller
+    /// shows none: what it gives then is for callers that the proxy knows itself.
     pub const fn has_own_credentials(&self) -> bool {
-        self.own.is_some()
+        self.own.is_some() || self.has_certificate
     }
 
     /// Where it is.

@@ -33,7 +33,9 @@ pub struct UpstreamOptions {
     /// private or plain HTTP.
     pub redirects: Vec<String>,
     /// A PEM file with a certificate, and its chain, for a registry that asks clients for one.
-    /// It is shown to the registry and to what is listed of it, not where redirects lead.
+    /// It is shown to the registry and to what is listed of it, not where redirects lead, and
+    /// counts as a credential of the proxy's own: what it opens is for callers that the proxy
+    /// knows itself (`[proxy.clients]`).
     pub client_certificate: Option<PathBuf>,
     /// The PEM file with its key.
     pub client_key: Option<PathBuf>,
@@ -139,6 +141,7 @@ impl UpstreamOptions {
             policy,
             client,
             own,
+            has_certificate: self.client_certificate.is_some(),
             tokens: Tokens::new(),
             pulse: Pulse::default(),
             stats: Stats::new(),

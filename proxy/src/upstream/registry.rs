@@ -176,7 +176,7 @@ impl Upstream {
             stat: stat_of(&reply),
             offset,
             ranges: serves_ranges(&reply),
-            anonymous: read.credential.is_none() && self.own.is_none(),
+            anonymous: read.credential.is_none() && !self.has_own_credentials(),
             stream: stream(reply),
         })
     }
