@@ -112,7 +112,7 @@ impl Upstreams {
     /// All mistakes in it.
     pub fn new(options: &[UpstreamOptions]) -> Result<Self, Vec<ConfigError>> {
         let mut errors = Vec::new();
-        let mut by_name = HashMap::new();
+        let mut by_name: HashMap<String, Arc<Upstream>> = HashMap::new();
         let mut default = None;
         let listed: Vec<String> = options
             .iter()
@@ -124,7 +124,12 @@ impl Upstreams {
                     let upstream = Arc::new(upstream);
                     default.get_or_insert_with(|| Arc::clone(&upstream));
                     for name in one.names() {
-                        by_name.insert(name, Arc::clone(&upstream));
+                        let same = by_name.insert(name.clone(), Arc::clone(&upstream));
+                        if let Some(same) = same.filter(|same| !Arc::ptr_eq(same, &upstream)) {
+                            let what = format!("upstream `{}` is named `{name}`, too", same.name());
+                            let name = one.name.clone();
+                            errors.push(ConfigError { name, what });
+                        }
                     }
                 }
                 Err(error) => errors.push(error),

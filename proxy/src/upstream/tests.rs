@@ -130,3 +130,26 @@ async fn a_certificate_is_the_proxys_own_credential_and_is_never_shown_for_anybo
     assert!(!upstreams.read(read).await.unwrap().anonymous);
     assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
 }
+
+#[test]
+fn a_name_stands_for_one_upstream() {
+    let named = |name: &str, aliases: &[&str]| UpstreamOptions {
+        aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        ..UpstreamOptions::parse(name)
+    };
+    for list in [
+        [named("a.test", &[]), named("a.test=http://b.test", &[])],
+        [named("a.test", &[]), named("b.test", &["a.test"])],
+        [named("b.test", &["a.test"]), named("a.test", &[])],
+        [named("docker.io", &[]), named("index.docker.io", &[])],
+    ] {
+        let errors = Upstreams::new(&list).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        let text = errors[0].to_string();
+        for one in &list {
+            assert!(text.contains(&format!("`{}`", one.name)), "{text}");
+        }
+    }
+    // Its own names may be said again.
+    Upstreams::new(&[named("docker.io", &["docker.io", "index.docker.io"])]).unwrap();
+}
