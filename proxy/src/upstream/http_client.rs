@@ -37,7 +37,7 @@ use super::{
 
 /// For a connection to be made, TLS not counted: a lost first packet is sent again after
 /// a second.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// For a reply's headers to come, the connection counted. An upstream that is silent for so
 /// long leaves its client a second of the five in which it wants to know.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_millis(3500);

@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    io::ErrorKind,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tower::Service;
 
-use super::http_client::Resolver;
+use super::http_client::{CONNECT_TIMEOUT, Resolver};
 
 /// Of a proxy's reply to CONNECT.
 const MAX_HEAD: usize = 8 * 1024;
@@ -66,7 +67,15 @@ impl Via {
         })
     }
 
-    async fn tunnel(&self, mut socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
+    /// Opens a tunnel, within [`CONNECT_TIMEOUT`]: the connection is made for whoever needs one
+    /// next, and would else wait for as long as the proxy is silent.
+    async fn tunnel(&self, socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.ask(socket, target)).await;
+        let silent = || std::io::Error::new(ErrorKind::TimedOut, "the proxy's reply to CONNECT");
+        opened.map_err(|_| silent())?
+    }
+
+    async fn ask(&self, mut socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
         let host = target.host().ok_or("the target has no host")?;
         let port = target.port_u16().unwrap_or(443);
         let mut head =
@@ -133,6 +142,20 @@ impl Service<Uri> for Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_proxy_that_is_silent_upon_connect_is_left() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = TcpStream::connect(address).await.unwrap();
+        let _silent = listener.accept().await.unwrap();
+        let via = Via::parse(&format!("http://{address}")).unwrap();
+        let target: Uri = "https://corp.test/".parse().unwrap();
+        let tunnel = tokio::time::timeout(CONNECT_TIMEOUT * 2, via.tunnel(socket, &target));
+        let error = tunnel.await.expect("it gives up").unwrap_err();
+        let error = error.downcast::<std::io::Error>().unwrap();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
 
     #[test]
     fn proxies_with_and_without_a_name() {
