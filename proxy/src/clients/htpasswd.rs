@@ -1,7 +1,8 @@
 //! An htpasswd file of bcrypt hashes, as `htpasswd -B` writes it.
 //!
 //! Invariant: at most [`AT_A_TIME`] hashes are computed at the same time, off the runtime's
-//! threads, and none twice within [`REMEMBERED`] for the same header.
+//! threads and whoever goes away meanwhile, and none twice within [`REMEMBERED`] for the same
+//! header. Failure: who would be one of more than [`MOST_WAITING`] that wait is [`Busy`]'s.
 
 use std::{
     collections::HashMap,
@@ -16,6 +17,9 @@ use tokio::{sync::Semaphore, time::Instant};
 
 /// Hashes that are computed at a time; each takes tens of milliseconds of a CPU.
 const AT_A_TIME: usize = 2;
+/// Clients that wait for a hash at a time, those whose hashes are computed counted: the last one
+/// of them waits for some seconds.
+const MOST_WAITING: usize = 64;
 /// Answers are believed so long, at most until the file changes.
 const REMEMBERED: Duration = Duration::from_secs(60);
 const MOST_REMEMBERED: u64 = 10_000;
@@ -54,7 +58,12 @@ pub(super) struct Users {
     state: Mutex<State>,
     answers: Cache<[u8; 32], bool>,
     turns: Arc<Semaphore>,
+    waiting: Semaphore,
 }
+
+/// Too many wait for a hash already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Busy;
 
 struct State {
     hashes: Arc<HashMap<String, String>>,
@@ -78,6 +87,7 @@ impl Users {
             }),
             answers: answers.build(),
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            waiting: Semaphore::new(MOST_WAITING),
         })
     }
 
@@ -86,18 +96,32 @@ impl Users {
     }
 
     /// Whether the password is the user's. One computation a header, however many wait.
-    pub(super) async fn admit(&self, shown: [u8; 32], name: String, password: String) -> bool {
+    /// Cancel-safe.
+    pub(super) async fn admit(
+        &self,
+        shown: [u8; 32],
+        name: String,
+        password: String,
+    ) -> Result<bool, Busy> {
         let hash = self.hashes().get(&name).cloned();
+        if let Some(known) = self.answers.get(&shown).await {
+            return Ok(known);
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
         let turns = Arc::clone(&self.turns);
         let compute = async move {
             // The semaphore is never closed.
-            let _turn = turns.acquire().await.ok();
+            let turn = turns.acquire_owned().await.ok();
             let known = hash.is_some();
             let hash = hash.unwrap_or_else(|| NOBODY.to_owned());
-            let computed = tokio::task::spawn_blocking(move || bcrypt::verify(&password, &hash));
+            let computed = tokio::task::spawn_blocking(move || {
+                // Given back when the work is done, whether or not anybody still waits for it.
+                let _turn = turn;
+                bcrypt::verify(&password, &hash)
+            });
             known && matches!(computed.await, Ok(Ok(true)))
         };
-        self.answers.get_with(shown, compute).await
+        Ok(self.answers.get_with(shown, compute).await)
     }
 
     fn hashes(&self) -> Arc<HashMap<String, String>> {
@@ -201,7 +225,8 @@ mod tests {
         let users = Users::load(&path).unwrap();
         let admit = |password: &str| {
             let shown = *blake3::hash(password.as_bytes()).as_bytes();
-            users.admit(shown, "me".to_owned(), password.to_owned())
+            let admitted = users.admit(shown, "me".to_owned(), password.to_owned());
+            async move { admitted.await.unwrap() }
         };
         assert!(admit("one").await && !admit("two").await);
         write(format!("me:{}\n", bcrypt::hash("two", 4).unwrap()), 2);
@@ -211,5 +236,31 @@ mod tests {
         tokio::time::advance(LOOK).await;
         assert!(admit("two").await);
         assert!(Users::load(&path).is_err());
+    }
+
+    #[tokio::test]
+    async fn hashes_keep_their_turns_when_clients_leave_and_few_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        // Far longer than the test takes to look.
+        std::fs::write(&path, format!("me:{}\n", bcrypt::hash("x", 10).unwrap())).unwrap();
+        let users = Users::load(&path).unwrap();
+        let ask = |at: u8| users.admit([at; 32], "me".to_owned(), "guess".to_owned());
+        for at in 0..2 {
+            let mut left = Box::pin(ask(at));
+            // Until its work has begun: then it is dropped.
+            while users.turns.available_permits() + usize::from(at) >= AT_A_TIME {
+                assert!(futures::poll!(left.as_mut()).is_pending());
+            }
+        }
+        assert_eq!(users.turns.available_permits(), 0, "the work goes on");
+        assert_eq!(users.waiting.available_permits(), MOST_WAITING);
+        let mut waiting: Vec<_> = (0..64).map(|at| Box::pin(ask(2 + at))).collect();
+        for one in &mut waiting {
+            assert!(futures::poll!(one.as_mut()).is_pending());
+        }
+        assert_eq!(ask(99).await, Err(Busy));
+        drop(waiting);
+        assert_eq!(ask(99).await, Ok(false));
     }
 }

@@ -56,6 +56,8 @@ pub enum Denied {
     Unknown,
     /// It is on another host, and nobody there is known.
     Remote,
+    /// Too many say who they are at the same time.
+    Busy,
 }
 
 /// See the module. Cheap to clone.
@@ -111,7 +113,10 @@ impl Clients {
                 name.is_some_and(|name| users.has(&name))
             }
             Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => match pair_of(pair) {
-                Some((name, password)) => users.admit(shown.fingerprint(), name, password).await,
+                Some((name, password)) => {
+                    let admitted = users.admit(shown.fingerprint(), name, password).await;
+                    admitted.map_err(|htpasswd::Busy| Denied::Busy)?
+                }
                 None => false,
             },
             _ => false,
@@ -120,6 +125,24 @@ impl Clients {
             Ok(Admitted::ByName)
         } else {
             Err(Denied::Unknown)
+        }
+    }
+
+    /// Whether this is meant for the proxy and not for a registry: one of its tokens, whether or
+    /// not it still works, or a name that is known here, whatever the password is.
+    pub fn is_ours(&self, shown: &Credential) -> bool {
+        let text = shown.header().to_str().unwrap_or_default();
+        match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                token.trim_start().starts_with(TOKEN)
+            }
+            Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => {
+                let users = self.0.users.as_ref();
+                users
+                    .zip(pair_of(pair))
+                    .is_some_and(|(users, (name, _))| users.has(&name))
+            }
+            _ => false,
         }
     }
 

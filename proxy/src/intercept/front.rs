@@ -110,8 +110,9 @@ impl Front for Registry {
         &self,
         upstream: UpstreamName,
         target: Target,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> BoxFuture<'static, Response<Body>> {
+        self.mirror.keep_own(request.headers_mut());
         let upstream = self.upstreams.resolve(upstream.as_str()).cloned();
         Box::pin(async move {
             let method = request.method().clone();

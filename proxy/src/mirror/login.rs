@@ -61,16 +61,39 @@ impl Inner {
     pub(super) async fn credential(
         &self,
         upstream: &Upstream,
+        kind: &Kind,
         headers: &HeaderMap,
         address: Option<IpAddr>,
     ) -> Result<Option<Credential>, Denied> {
         let shown = shown(headers);
         if !upstream.has_own_credentials() {
-            return Ok(shown);
+            // What is meant for this proxy is for no registry to see.
+            return Ok(shown.filter(|shown| !self.clients.is_ours(shown)));
         }
-        match self.clients.admit(shown.as_ref(), address).await? {
+        // `/v2/` gives nothing of the registry's.
+        if matches!(kind, Kind::Base | Kind::Moved) && !self.clients.have_names() {
+            return Ok(None);
+        }
+        match self.admit(shown.as_ref(), address).await? {
             Admitted::ByName => Ok(None),
             Admitted::Local => Ok(shown),
+        }
+    }
+
+    async fn admit(
+        &self,
+        shown: Option<&Credential>,
+        address: Option<IpAddr>,
+    ) -> Result<Admitted, Denied> {
+        let admitted = self.clients.admit(shown, address);
+        let admitted = tokio::time::timeout(self.options.upstream_timeout, admitted).await;
+        admitted.unwrap_or(Err(Denied::Busy))
+    }
+
+    /// Takes an Authorization that is meant for this proxy off a request to a registry.
+    pub(super) fn keep_own(&self, headers: &mut HeaderMap) {
+        if shown(headers).is_some_and(|shown| self.clients.is_ours(&shown)) {
+            headers.remove(header::AUTHORIZATION);
         }
     }
 
@@ -124,6 +147,10 @@ impl Inner {
             // Clients that try OAuth ask by GET then.
             return Failure::Unsupported.response(method);
         }
+        if !self.asks_for_names() {
+            // Nobody was sent here.
+            return Failure::NotFound.response(method);
+        }
         match self.token_for(request).await {
             Ok((token, life)) => {
                 let body = json!({"token": token, "access_token": token, "expires_in": life});
@@ -161,11 +188,22 @@ impl Inner {
                 (named.ok_or(Failure::NameUnknown)?, path)
             }
         };
-        if upstream.has_own_credentials() && self.clients.have_names() {
-            let admitted = self.clients.admit(Some(&shown), address(request)).await;
-            let token = admitted.ok().and_then(|_| self.clients.token(&shown));
-            let (token, life) = token.ok_or_else(wrong_name)?;
-            return Ok((token, life.as_secs()));
+        let (is_own, has_names) = (upstream.has_own_credentials(), self.clients.have_names());
+        if self.clients.is_ours(&shown) || is_own {
+            let admitted = self.admit(Some(&shown), address(request)).await;
+            let token = match admitted {
+                Ok(_) => self.clients.token(&shown).filter(|_| has_names),
+                Err(Denied::Busy) => return Err(busy()),
+                Err(Denied::Remote) => return Err(Failure::NotHere),
+                Err(Denied::Unknown) => None,
+            };
+            match token {
+                Some((token, life)) => return Ok((token, life.as_secs())),
+                None if !is_own => return Ok((NOTHING.to_owned(), 60)),
+                None if has_names => return Err(wrong_name()),
+                // A client of this host may have a name at the registry itself.
+                None => {}
+            }
         }
         let repository: Option<Repository> = path.parse().ok();
         let given = upstream.token_for(repository.as_ref(), &shown);
@@ -192,6 +230,11 @@ fn is_authority(host: &str) -> bool {
     let fits =
         |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     !host.is_empty() && host.len() <= 255 && host.bytes().all(fits)
+}
+
+/// Too many say who they are, or the last one waited for too long.
+pub(super) fn busy() -> Failure {
+    Failure::Unavailable("too many clients say who they are at the same time".to_owned())
 }
 
 fn wrong_name() -> Failure {

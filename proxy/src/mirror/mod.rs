@@ -172,6 +172,12 @@ impl Mirror {
             .await
     }
 
+    /// Takes an Authorization that is meant for this proxy off a request that is passed on as
+    /// it is.
+    pub fn keep_own(&self, headers: &mut http::HeaderMap) {
+        self.0.keep_own(headers);
+    }
+
     async fn answer(
         &self,
         upstream: Option<UpstreamName>,
@@ -199,7 +205,8 @@ impl Mirror {
                         .cloned()
                         .map(Credential::new))
                 } else {
-                    self.0.credential(&found, headers, address).await
+                    let kind = &target.kind;
+                    self.0.credential(&found, kind, headers, address).await
                 };
                 let response = match shown {
                     Ok(credential) => {
@@ -220,6 +227,7 @@ impl Mirror {
                         tracing::debug!(upstream = %found.name(), ?denied, ?address, "not let in");
                         let failure = match denied {
                             Denied::Remote => Failure::NotHere,
+                            Denied::Busy => login::busy(),
                             Denied::Unknown => {
                                 let (kind, prefix) = (&target.kind, target.prefix.as_str());
                                 let is_intercepted = upstream.is_some();

@@ -105,4 +105,9 @@ async fn what_a_certificate_opens_is_not_for_clients_on_other_hosts() {
         let local = get(&mirror, path, "127.0.0.1:1").await;
         assert_eq!(local.0, 502, "it is asked for this host: {path}");
     }
+    // A client finds out first whether it speaks to a registry at all.
+    for (path, wanted) in [("/v2/", 200), ("/v2", 301)] {
+        assert_eq!(get(&mirror, path, "10.0.0.7:1").await.0, wanted, "{path}");
+    }
+    assert_eq!(get(&mirror, "/token", "127.0.0.1:1").await.0, 404);
 }

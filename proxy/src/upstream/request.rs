@@ -188,7 +188,7 @@ impl Upstream {
     }
 
     /// Sends to the upstream itself, whose pulse it takes.
-    async fn send_home(
+    pub(super) async fn send_home(
         &self,
         request: &Request<()>,
         insists: bool,

@@ -253,7 +253,7 @@ impl Upstream {
         let ask = |url: &str| Request::get(url).header(header::ACCEPT, "application/json");
         let bare = ask(&base).body(());
         let bare = bare.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
-        let reply = self.client.send(&bare, false).await.map_err(broken)?;
+        let reply = self.send_home(&bare, false).await.map_err(broken)?;
         let mut challenges = reply.headers().get_all(header::WWW_AUTHENTICATE).iter();
         let Some(challenge) = challenges.find_map(Challenge::parse) else {
             return Ok(None);
@@ -269,6 +269,8 @@ impl Upstream {
         let request = ask(&url.to_string()).header(header::AUTHORIZATION, shown.header());
         let request = request.body(());
         let request = request.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
+        // The semaphore is never closed.
+        let _turn = self.questions.acquire().await.ok();
         let reply = self.client.send(&request, false).await.map_err(broken)?;
         let reply = super::request::checked(reply).await?;
         let reply = bounded(reply).await.and_then(|reply| {

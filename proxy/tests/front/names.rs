@@ -326,3 +326,57 @@ async fn a_name_for_the_registry_gets_its_own_token_for_its_own_name_of_the_repo
     );
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_name_for_the_proxy_is_not_shown_to_registries_that_clients_show_theirs_to() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let users = users(dir.path(), &[("alice", "hers")]);
+    let tasks = Tasks::new();
+    let bob = basic("bob:his");
+    let shelf = Shelf::new()
+        .blob("public", &blob())
+        .blob("app", &content(1000, 2))
+        .access("app", Access::Basic(bob.clone()));
+    let registry = Registry::good(shelf, &tasks).await;
+    let list = vec![upstream("open.test", registry.url())];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = list;
+        options.clients.htpasswd = Some(users);
+    })
+    .await;
+    let query = "/token?scope=repository:open.test/public:pull";
+    let alice = basic("alice:hers");
+    let token = token_of(&bench.ask(query).authorized(Some(&alice)).send().await);
+    assert!(token.starts_with("darter."), "{token}");
+    let guess = basic("alice:guess");
+    let nothing = token_of(&bench.ask(query).authorized(Some(&guess)).send().await);
+    assert_eq!(nothing, "anonymous");
+    let ours = [
+        alice.clone(),
+        guess,
+        format!("Bearer {token}"),
+        "Bearer darter.stale".to_owned(),
+        alice.replacen("Basic ", "Bearer basic.", 1),
+    ];
+    let (public, private) = (
+        blob_path("public", &blob()),
+        blob_path("app", &content(1000, 2)),
+    );
+    let absolute = format!("{}/v2/public/tags/list", registry.url());
+    for shown in &ours {
+        let got = bench.ask(&*public).authorized(Some(shown)).send().await;
+        got.is_whole(&blob());
+        let refused = bench.ask(&*private).authorized(Some(shown)).send().await;
+        assert_eq!(refused.status.as_u16(), 401);
+        bench.ask(&*absolute).authorized(Some(shown)).send().await;
+    }
+    let passed = registry.asked("GET", "/v2/public/tags/list").len();
+    assert_eq!(passed, ours.len(), "the relay passes the requests on");
+    let got = bench.ask(&*private).authorized(Some(&bob)).send().await;
+    got.is_whole(&content(1000, 2));
+    for seen in registry.seen() {
+        let shown = seen.header("authorization");
+        assert!(shown.is_none() || shown == Some(&bob), "{shown:?}");
+    }
+    bench.stop().await;
+}
