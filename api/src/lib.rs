@@ -24,7 +24,7 @@ pub mod wire;
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use host::{HostId, NodeKey};
 pub use lengths::{GROUP_BYTES, Lengths, LengthsError, PieceIndex};
-pub use membership::{Member, MemberKind};
+pub use membership::{ClusterName, Member, MemberKind, Place};
 pub use origin::{Origin, OriginKind, Repository, UpstreamName};
 pub use pieces::PieceSet;
 pub use proof::{Grant, PieceDigest, Proof, ProofError, Statement};

@@ -142,7 +142,8 @@ pub(crate) fn follow_settings(
         return Ok(None);
     };
     let connector = security.connector();
-    let set = configuration::follow(url, options.seed, &options.data, &connector, tasks)?;
+    let (place, data) = (proxy.place(options), &options.data);
+    let set = configuration::follow(url, options.seed, &place, data, &connector, tasks)?;
     let (limits, own) = (proxy.limits().clone(), options.limits.rates());
     let mut changes = set.clone();
     // What was on disk counts at once.

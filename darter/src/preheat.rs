@@ -51,6 +51,9 @@ pub(crate) struct Preheat {
     /// `os/architecture[/variant]`; may be repeated. All platforms unless said.
     #[arg(long, value_name = "PLATFORM")]
     platform: Vec<String>,
+    /// Hosts of this cluster.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    cluster: String,
     /// Only hosts with this address; may be repeated.
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<String>,
@@ -254,6 +257,7 @@ impl Manager {
         let mut wish = json!({
             "image": image,
             "scope": options.scope.as_str(),
+            "cluster": options.cluster,
             "platforms": options.platform,
             "ips": options.ip,
             "count": options.count,

@@ -294,3 +294,44 @@ pub async fn start_proxy(
     arguments.extend(more);
     Part::start(name, dir, &arguments).await
 }
+
+/// Starts a `darter manager` on free ports, with data under `dir`.
+///
+/// # Errors
+/// When it does not become ready.
+pub async fn start_manager(dir: &Path) -> Result<Part> {
+    let data = dir.join("manager").display().to_string();
+    let arguments = [
+        "manager",
+        "--listen",
+        "127.0.0.1:0",
+        "--set",
+        "manager.grpc=127.0.0.1:0",
+        "--operations-listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+    ];
+    Part::start("manager", dir, &arguments).await
+}
+
+/// Starts a `darter scheduler` on free ports that the manager, by the URL of its gRPC, knows.
+///
+/// # Errors
+/// When it does not become ready.
+pub async fn start_scheduler(dir: &Path, name: &str, manager: &str, more: &[&str]) -> Result<Part> {
+    let data = dir.join(name).display().to_string();
+    let mut arguments = vec![
+        "scheduler",
+        "--listen",
+        "127.0.0.1:0",
+        "--operations-listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
+        "--manager",
+        manager,
+    ];
+    arguments.extend(more);
+    Part::start(name, dir, &arguments).await
+}

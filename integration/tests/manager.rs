@@ -1,15 +1,12 @@
 //! A manager shows who lives, peers find their scheduler through it, and nothing waits
 //! for it.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ::http::Method;
 use anyhow::{Context as _, Result, ensure};
 use darter_integration::{
-    darter::{Part, start_proxy},
+    darter::{Part, start_manager, start_proxy, start_scheduler},
     http,
     image::{Blob, Flavour, Image},
     process::eventually,
@@ -22,38 +19,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 const ANY: &str = "127.0.0.1:0";
 /// Nobody listens there.
 const NOWHERE: &str = "docker.io=http://127.0.0.1:9";
-
-async fn start_manager(dir: &Path) -> Result<Part> {
-    let data = dir.join("manager").display().to_string();
-    let arguments = [
-        "manager",
-        "--listen",
-        ANY,
-        "--set",
-        "manager.grpc=127.0.0.1:0",
-        "--operations-listen",
-        ANY,
-        "--data",
-        &data,
-    ];
-    Part::start("manager", dir, &arguments).await
-}
-
-async fn start_scheduler(dir: &Path, manager: &str) -> Result<Part> {
-    let data = dir.join("scheduler").display().to_string();
-    let arguments = [
-        "scheduler",
-        "--listen",
-        ANY,
-        "--operations-listen",
-        ANY,
-        "--data",
-        &data,
-        "--manager",
-        manager,
-    ];
-    Part::start("scheduler", dir, &arguments).await
-}
 
 /// Addresses of the active members of a list.
 async fn active(manager: &Part, list: &str) -> Result<Vec<String>> {
@@ -122,7 +87,7 @@ async fn a_swarm_comes_together_through_the_manager_and_outlives_it() -> Result<
     let url = format!("http://{}", manager.address("grpc"));
     // The peer is there before any scheduler.
     let peer = start_proxy(dir, "peer", &upstream, None, &["--manager", &url]).await?;
-    let scheduler = start_scheduler(dir, &url).await?;
+    let scheduler = start_scheduler(dir, "scheduler", &url, &[]).await?;
     let seed = start_proxy(dir, "seed", &upstream, None, &["--seed", "--manager", &url]).await?;
     let scheduler_url = format!("http://{}", scheduler.address("scheduler"));
     shown(&manager, "schedulers", &[&scheduler_url]).await?;

@@ -1,4 +1,4 @@
-//! The gRPC side: streams of beats in, the list of schedulers out.
+//! The gRPC side: streams of beats in; each node's schedulers and configuration out.
 //!
 //! Owner of state: each stream's task, which alone says when its stream has ended. A member
 //! that does not read its replies, or is silent for the grace, loses its stream; one whose
@@ -7,7 +7,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use darter_api::{
-    HostId, Member, MemberKind,
+    HostId, Member, MemberKind, Place,
     wire::v1::{self, manager_server::Manager as ManagerRpc},
 };
 use darter_runtime::{Tasks, server::PeerIdentity};
@@ -18,12 +18,13 @@ use tokio_stream::{
     StreamExt as _,
     wrappers::{ReceiverStream, WatchStream},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
+    clusters::Clusters,
     members::{BeatError, Members, StreamId},
     metrics::Metrics,
-    settings::{Settings, configuration},
+    settings::configuration,
 };
 
 /// Replies that wait for a member to read them.
@@ -39,7 +40,7 @@ pub(crate) struct Service {
     pub(crate) interval: Duration,
     /// A member that is silent for so long is gone.
     pub(crate) grace: Duration,
-    pub(crate) settings: Settings,
+    pub(crate) clusters: Clusters,
 }
 
 #[tonic::async_trait]
@@ -55,6 +56,7 @@ impl ManagerRpc for Service {
         let beats = Beats {
             stream: self.members.new_stream(OffsetDateTime::now_utc()),
             members: Arc::clone(&self.members),
+            clusters: self.clusters.clone(),
             metrics: self.metrics.clone(),
             interval: self.interval,
             grace: self.grace,
@@ -72,9 +74,15 @@ impl ManagerRpc for Service {
         &self,
         request: Request<v1::ConfigureRequest>,
     ) -> Result<Response<Self::ConfigureStream>, Status> {
-        let seed = request.into_inner().seed;
-        let newest = WatchStream::new(self.settings.newest());
-        let words = newest.map(move |set| Ok((&configuration(set, seed)).into()));
+        let request = request.into_inner();
+        let (seed, place) = (request.seed, place(request.place)?);
+        let mut last = None;
+        let newest = WatchStream::new(self.clusters.watch());
+        let words = newest.filter_map(move |directory| {
+            let set = configuration(&directory, &place, seed).filter(|set| last != Some(*set))?;
+            last = Some(set);
+            Some(Ok((&set).into()))
+        });
         // It ends with the manager, so that the port is free then.
         let stopped = self.tasks.token().clone().cancelled_owned();
         let words = futures::StreamExt::take_until(words, Box::pin(stopped));
@@ -83,23 +91,46 @@ impl ManagerRpc for Service {
 
     async fn list_schedulers(
         &self,
-        _: Request<v1::ListSchedulersRequest>,
+        request: Request<v1::ListSchedulersRequest>,
     ) -> Result<Response<v1::ListSchedulersResponse>, Status> {
-        let now = OffsetDateTime::now_utc();
-        let list = self.members.list(MemberKind::Scheduler, now).await;
-        let status = if list.is_ok() { 200 } else { 503 };
+        let listed = self.schedulers(request.into_inner()).await;
+        let status = match &listed {
+            Ok(_) => 200,
+            Err(status) if status.code() == Code::Unavailable => 503,
+            Err(_) => 400,
+        };
         self.metrics.answered("ListSchedulers", status);
-        let list = list.map_err(|_| Status::unavailable("the manager's database fails"))?;
-        let active = list.into_iter().filter(|known| known.active);
-        let schedulers = active.map(|known| v1::ActiveScheduler {
+        listed.map(Response::new)
+    }
+}
+
+impl Service {
+    async fn schedulers(
+        &self,
+        request: v1::ListSchedulersRequest,
+    ) -> Result<v1::ListSchedulersResponse, Status> {
+        let place = place(request.place)?;
+        let cluster = self.clusters.directory().cluster_of(&place);
+        let cluster = cluster.map_err(|cause| Status::failed_precondition(cause.to_string()))?;
+        let now = OffsetDateTime::now_utc();
+        let active = self.members.active(MemberKind::Scheduler, &cluster, now);
+        let active = active.await;
+        let active = active.map_err(|_| Status::unavailable("the manager's database fails"))?;
+        let schedulers = active.into_iter().map(|known| v1::ActiveScheduler {
             host: host_bytes(&known.host),
             name: known.name,
             url: known.address,
         });
-        Ok(Response::new(v1::ListSchedulersResponse {
+        Ok(v1::ListSchedulersResponse {
             schedulers: schedulers.collect(),
-        }))
+            cluster: cluster.into(),
+        })
     }
+}
+
+fn place(place: Option<v1::Place>) -> Result<Place, Status> {
+    let place = place.unwrap_or_default().try_into();
+    place.map_err(|cause: darter_api::wire::WireError| Status::invalid_argument(cause.to_string()))
 }
 
 fn host_bytes(hex: &str) -> bytes::Bytes {
@@ -111,6 +142,7 @@ fn host_bytes(hex: &str) -> bytes::Bytes {
 struct Beats {
     stream: StreamId,
     members: Arc<Members>,
+    clusters: Clusters,
     metrics: Metrics,
     interval: Duration,
     grace: Duration,
@@ -167,8 +199,11 @@ impl Beats {
         if self.speaks_for.is_some_and(|first| first != who) {
             return Err(Status::invalid_argument("a stream speaks for one member"));
         }
+        // Looked at with every beat: it may be claimed by another cluster meanwhile.
+        let cluster = self.clusters.directory().cluster_of(&member.place);
+        let cluster = cluster.map_err(|cause| Status::failed_precondition(cause.to_string()))?;
         let now = OffsetDateTime::now_utc();
-        let written = self.members.beat(&member, self.stream, now).await;
+        let written = self.members.beat(&member, &cluster, self.stream, now).await;
         written.map_err(|cause| match &cause {
             BeatError::Superseded => Status::aborted(cause.to_string()),
             BeatError::Full => Status::resource_exhausted(cause.to_string()),
@@ -176,7 +211,7 @@ impl Beats {
         })?;
         if self.speaks_for.replace(who).is_none() {
             let (kind, host) = (member.kind.as_str(), member.host);
-            tracing::info!(kind, ?host, name = member.name, address = %member.address, "a member has come");
+            tracing::info!(kind, ?host, name = member.place.name, address = %member.address, %cluster, "a member has come");
         }
         Ok(())
     }

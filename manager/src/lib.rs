@@ -1,11 +1,13 @@
 //! Who is a scheduler, who is a seed peer, right now; and what hosts are to have before
 //! anybody pulls it.
 //!
-//! [`members`] keeps them in a [`database`], [`keep_alive`] hears them live (gRPC), [`jobs`]
-//! has schedulers preheat, [`accounts`] says who may have what done, [`rest`] is for people and tools. Nothing here stands in the way of a pull: every other part starts
-//! and works without a manager.
+//! [`members`] keeps them in a [`database`], apart by their [`clusters`]; [`keep_alive`] hears
+//! them live (gRPC), [`settings`] are what is set for them, [`jobs`] has schedulers preheat,
+//! [`accounts`] says who may have what done, [`rest`] is for people and tools. Nothing here stands
+//! in the way of a pull: every other part starts and works without a manager.
 
 mod accounts;
+mod clusters;
 mod database;
 mod jobs;
 mod keep_alive;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use darter_api::{HostId, Member, MemberKind};
+use darter_api::{ClusterName, HostId, Member, MemberKind};
 use serde::Serialize;
 use sqlx::{Row as _, any::AnyRow};
 use time::OffsetDateTime;
@@ -46,6 +46,8 @@ pub(crate) struct Known {
     pub(crate) name: String,
     pub(crate) address: String,
     pub(crate) version: String,
+    /// The cluster that it belongs to.
+    pub(crate) cluster: String,
     pub(crate) active: bool,
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) seen_at: OffsetDateTime,
@@ -89,14 +91,17 @@ impl Members {
         StreamId(last.map_or(micros, next))
     }
 
-    /// `member` lives.
+    /// `member` lives, in this cluster.
     pub(crate) async fn beat(
         &self,
         member: &Member,
+        cluster: &ClusterName,
         stream: StreamId,
         now: OffsetDateTime,
     ) -> Result<(), BeatError> {
-        if self.update(member, stream, now).await? || self.insert(member, stream, now).await? {
+        if self.update(member, cluster, stream, now).await?
+            || self.insert(member, cluster, stream, now).await?
+        {
             return Ok(());
         }
         let known = sqlx::query("SELECT 1 FROM members WHERE kind = $1 AND host = $2")
@@ -113,20 +118,23 @@ impl Members {
     async fn update(
         &self,
         member: &Member,
+        cluster: &ClusterName,
         stream: StreamId,
         now: OffsetDateTime,
     ) -> Result<bool, sqlx::Error> {
         let updated = sqlx::query(
             "UPDATE members SET name = $3, address = $4, version = $5, stream = $6, \
-             seen_at = $7, active = TRUE WHERE kind = $1 AND host = $2 AND stream <= $6",
+             seen_at = $7, cluster = $8, active = TRUE \
+             WHERE kind = $1 AND host = $2 AND stream <= $6",
         )
         .bind(member.kind.as_str())
         .bind(member.host.to_string())
-        .bind(&member.name)
+        .bind(&member.place.name)
         .bind(&member.address)
         .bind(&member.version)
         .bind(stream.0)
         .bind(millis(now))
+        .bind(cluster.as_str())
         .execute(self.database.pool())
         .await;
         Ok(self.database.counted(updated)?.rows_affected() > 0)
@@ -135,21 +143,24 @@ impl Members {
     async fn insert(
         &self,
         member: &Member,
+        cluster: &ClusterName,
         stream: StreamId,
         now: OffsetDateTime,
     ) -> Result<bool, sqlx::Error> {
         let inserted = sqlx::query(
-            "INSERT INTO members (kind, host, name, address, version, stream, seen_at, active) \
-             SELECT $1, $2, $3, $4, $5, $6, $7, TRUE \
-             WHERE (SELECT COUNT(*) FROM members) < $8 ON CONFLICT (kind, host) DO NOTHING",
+            "INSERT INTO members \
+             (kind, host, name, address, version, stream, seen_at, cluster, active) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, TRUE \
+             WHERE (SELECT COUNT(*) FROM members) < $9 ON CONFLICT (kind, host) DO NOTHING",
         )
         .bind(member.kind.as_str())
         .bind(member.host.to_string())
-        .bind(&member.name)
+        .bind(&member.place.name)
         .bind(&member.address)
         .bind(&member.version)
         .bind(stream.0)
         .bind(millis(now))
+        .bind(cluster.as_str())
         .bind(MOST_MEMBERS)
         .execute(self.database.pool())
         .await;
@@ -182,8 +193,8 @@ impl Members {
         now: OffsetDateTime,
     ) -> Result<Vec<Known>, sqlx::Error> {
         let rows = sqlx::query(
-            "SELECT host, name, address, version, seen_at, CASE WHEN active THEN 1 ELSE 0 END AS live FROM members \
-             WHERE kind = $1 ORDER BY id",
+            "SELECT host, name, address, version, cluster, seen_at, \
+             CASE WHEN active THEN 1 ELSE 0 END AS live FROM members WHERE kind = $1 ORDER BY id",
         )
         .bind(kind.as_str())
         .fetch_all(self.database.pool())
@@ -191,6 +202,18 @@ impl Members {
         let oldest = self.oldest(now);
         let rows = self.database.counted(rows)?;
         rows.iter().map(|row| known(row, oldest)).collect()
+    }
+
+    /// The members of a kind that are alive in a cluster.
+    pub(crate) async fn active(
+        &self,
+        kind: MemberKind,
+        cluster: &ClusterName,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Known>, sqlx::Error> {
+        let mut list = self.list(kind, now).await?;
+        list.retain(|known| known.active && known.cluster == cluster.as_str());
+        Ok(list)
     }
 
     /// Makes the expired inactive, forgets the long gone, and counts the rest.
@@ -244,8 +267,12 @@ impl Members {
     }
 
     /// Who was seen then, or before, has expired.
+    pub(crate) fn since(&self, now: OffsetDateTime) -> OffsetDateTime {
+        now - self.grace
+    }
+
     fn oldest(&self, now: OffsetDateTime) -> i64 {
-        millis(now - self.grace)
+        millis(self.since(now))
     }
 }
 
@@ -257,6 +284,7 @@ fn known(row: &AnyRow, oldest: i64) -> Result<Known, sqlx::Error> {
         name: row.try_get("name")?,
         address: row.try_get("address")?,
         version: row.try_get("version")?,
+        cluster: row.try_get("cluster")?,
         active: active != 0 && seen_at > oldest,
         seen_at: at_millis(seen_at)?,
     })

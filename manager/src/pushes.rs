@@ -1,6 +1,6 @@
 //! Which pushes are preheated where.
 
-use darter_api::Digest;
+use darter_api::{ClusterName, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::{Image, Request, Scope, Wish, WishError};
@@ -18,6 +18,8 @@ pub struct PushRule {
     pub tags: Vec<String>,
     /// Who is to have it. Default `single_seed_peer`.
     pub scope: Scope,
+    /// Of which cluster. Default `default`.
+    pub cluster: ClusterName,
     /// `os/architecture[/variant]`. Default all.
     pub platforms: Vec<String>,
 }
@@ -68,6 +70,7 @@ fn wish(rule: &PushRule, push: &Push) -> Result<Wish, WishError> {
     let image = Image::checked(&push.registry, &push.repository, reference)?;
     let request = Request {
         scope: rule.scope,
+        cluster: rule.cluster.clone(),
         platforms: rule.platforms.clone(),
         ..Request::default()
     };

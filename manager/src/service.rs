@@ -21,6 +21,7 @@ use tokio::{sync::Notify, time::MissedTickBehavior};
 use crate::{
     KEEP_ALIVE, Options,
     accounts::Accounts,
+    clusters::Clusters,
     database::{Database, OpenError},
     jobs::{Jobs, Runner},
     keep_alive::Service,
@@ -123,8 +124,9 @@ impl Manager {
         let database = Database::open(url, &options.data, metrics.clone()).await?;
         let jobs = Jobs::new(database.clone());
         let members = Arc::new(Members::open(database.clone(), grace).await?);
-        let settings = Settings::open(database.clone()).await?;
-        tasks.spawn("settings", settings.clone().follow());
+        let clusters = Clusters::open(database.clone()).await?;
+        tasks.spawn("clusters", clusters.clone().follow());
+        let settings = Settings::new(database.clone(), clusters.clone());
         let accounts = Accounts::new(database);
         let given = options.root_password_file.as_deref();
         let given = given.map(read_password).transpose()?;
@@ -159,7 +161,7 @@ impl Manager {
             tasks: tasks.clone(),
             interval,
             grace,
-            settings: settings.clone(),
+            clusters: clusters.clone(),
         };
         let service = ManagerServer::new(service).max_decoding_message_size(MOST_BEAT);
         let grpc = tonic::service::Routes::new(service).into_axum_router();
@@ -179,6 +181,7 @@ impl Manager {
             members,
             jobs,
             accounts,
+            clusters,
             settings,
             access: options.access,
             pushes: options.pushes.into(),

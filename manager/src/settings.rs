@@ -1,22 +1,23 @@
-//! What is set for peers and seeds while they run: versions, the newest of which counts.
+//! What is set for the nodes of a cluster while they run: versions, the newest of which counts.
 //!
-//! Owner of state: the table, and a watch of its newest version that every manager looks up twice a
-//! second, whoever wrote it. A roll-back is a new version with an older one's settings. Invariant:
-//! what makes no sense is never written. Failure: a database that fails leaves what was set.
+//! Owner of state: the table; the newest versions are in [`crate::clusters`]'s directory. A roll-back
+//! is a new version with an older one's settings. Invariant: what makes no sense is never written.
+//! Failure: a database that fails leaves what was set.
 
-use std::time::Duration;
-
-use darter_api::configuration::{Configuration, RateSettings};
+use darter_api::{
+    ClusterName, Place,
+    configuration::{Configuration, RateSettings},
+};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, any::AnyRow};
 use time::OffsetDateTime;
-use tokio::sync::watch;
 
-use crate::database::{Database, at_millis, millis};
+use crate::{
+    clusters::{Clusters, Directory},
+    database::{Database, at_millis, millis},
+};
 
-/// Between looks for what other managers have set.
-const LOOK: Duration = Duration::from_millis(500);
-/// Versions that are kept.
+/// Versions that are kept of a cluster.
 const KEPT: i64 = 1000;
 /// Versions in one list.
 const LISTED: i64 = 100;
@@ -57,50 +58,19 @@ pub(crate) enum SetError {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     database: Database,
-    newest: watch::Sender<(u64, Set)>,
+    clusters: Clusters,
 }
 
 impl Settings {
-    pub(crate) async fn open(database: Database) -> Result<Self, sqlx::Error> {
-        let (newest, _) = watch::channel((0, Set::default()));
-        let settings = Self { database, newest };
-        settings.look().await?;
-        Ok(settings)
+    pub(crate) const fn new(database: Database, clusters: Clusters) -> Self {
+        Self { database, clusters }
     }
 
-    /// Looks for what others have set, for as long as it is polled.
-    pub(crate) async fn follow(self) {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            // A failure is logged and counted there.
-            let _ = self.look().await;
-        }
-    }
-
-    async fn look(&self) -> Result<(), sqlx::Error> {
-        let (version, set) = match self.versions(1).await?.into_iter().next() {
-            Some(newest) => (newest.version, newest.settings),
-            None => (0, Set::default()),
-        };
-        let version = u64::try_from(version).unwrap_or(0);
-        self.newest.send_if_modified(|known| {
-            let is_news = version > known.0;
-            if is_news {
-                *known = (version, set);
-            }
-            is_news
-        });
-        Ok(())
-    }
-
-    /// What counts for peers or seeds, and every change of it.
-    pub(crate) fn newest(&self) -> watch::Receiver<(u64, Set)> {
-        self.newest.subscribe()
-    }
-
-    /// A new version, made from the one that is `known`, if that is still the newest.
+    /// A new version for a cluster that is there, made from the one that is `known`, if that is
+    /// still the newest.
     pub(crate) async fn set(
         &self,
+        cluster: &ClusterName,
         set: &Set,
         known: Option<i64>,
         who: &str,
@@ -111,43 +81,58 @@ impl Settings {
         }
         let text = serde_json::to_string(set).map_err(|cause| sqlx::Error::Encode(cause.into()))?;
         let row = sqlx::query(
-            "INSERT INTO configurations (version, at, who, settings) \
-             SELECT COALESCE(MAX(version), 0) + 1, $1, $2, $3 FROM configurations \
-             HAVING $4 < 0 OR COALESCE(MAX(version), 0) = $4 \
-             ON CONFLICT (version) DO NOTHING RETURNING version",
+            "INSERT INTO settings (cluster, version, at, who, settings) \
+             SELECT $5, COALESCE(MAX(version), 0) + 1, $1, $2, $3 FROM settings WHERE cluster = $5 \
+             HAVING ($4 < 0 OR COALESCE(MAX(version), 0) = $4) \
+             AND EXISTS (SELECT 1 FROM clusters WHERE name = $5) \
+             ON CONFLICT (cluster, version) DO NOTHING RETURNING version",
         )
         .bind(millis(now))
         .bind(who.to_owned())
         .bind(text)
         .bind(known.unwrap_or(-1))
+        .bind(cluster.to_string())
         .fetch_optional(self.database.pool())
         .await;
         let row = self.database.counted(row)?.ok_or(SetError::Changed)?;
         let version: i64 = row.try_get("version").map_err(SetError::Database)?;
-        let forgotten = sqlx::query("DELETE FROM configurations WHERE version <= $1")
+        let forgotten = sqlx::query("DELETE FROM settings WHERE cluster = $1 AND version <= $2")
+            .bind(cluster.to_string())
             .bind(version - KEPT)
             .execute(self.database.pool())
             .await;
         self.database.counted(forgotten)?;
-        self.look().await?;
+        self.clusters.look().await?;
         Ok(version)
     }
 
     /// One version, if it is kept.
-    pub(crate) async fn version(&self, version: i64) -> Result<Option<Version>, sqlx::Error> {
-        let row =
-            sqlx::query("SELECT version, at, who, settings FROM configurations WHERE version = $1")
-                .bind(version)
-                .fetch_optional(self.database.pool())
-                .await;
+    pub(crate) async fn version(
+        &self,
+        cluster: &ClusterName,
+        version: i64,
+    ) -> Result<Option<Version>, sqlx::Error> {
+        let row = sqlx::query(
+            "SELECT version, at, who, settings FROM settings WHERE cluster = $1 AND version = $2",
+        )
+        .bind(cluster.to_string())
+        .bind(version)
+        .fetch_optional(self.database.pool())
+        .await;
         self.database.counted(row)?.as_ref().map(shown).transpose()
     }
 
     /// The newest versions.
-    pub(crate) async fn versions(&self, most: i64) -> Result<Vec<Version>, sqlx::Error> {
+    pub(crate) async fn versions(
+        &self,
+        cluster: &ClusterName,
+        most: i64,
+    ) -> Result<Vec<Version>, sqlx::Error> {
         let rows = sqlx::query(
-            "SELECT version, at, who, settings FROM configurations ORDER BY version DESC LIMIT $1",
+            "SELECT version, at, who, settings FROM settings WHERE cluster = $1 \
+             ORDER BY version DESC LIMIT $2",
         )
+        .bind(cluster.to_string())
         .bind(most.clamp(1, LISTED))
         .fetch_all(self.database.pool())
         .await;
@@ -155,10 +140,17 @@ impl Settings {
     }
 }
 
-/// For one kind of node.
-pub(crate) fn configuration((version, set): (u64, Set), seed: bool) -> Configuration {
+/// For one node; `None` where it names a cluster that is not there.
+pub(crate) fn configuration(
+    directory: &Directory,
+    place: &Place,
+    seed: bool,
+) -> Option<Configuration> {
+    let cluster = directory.cluster_of(place).ok()?;
+    let entry = directory.get(&cluster);
+    let (version, set) = entry.map_or((0, Set::default()), |entry| (entry.set_version, entry.set));
     let rates = if seed { set.seeds } else { set.peers };
-    Configuration { version, rates }
+    Some(Configuration { version, rates })
 }
 
 fn shown(row: &AnyRow) -> Result<Version, sqlx::Error> {
@@ -175,7 +167,7 @@ fn shown(row: &AnyRow) -> Result<Version, sqlx::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::tests::on_both;
+    use crate::{clusters::Scopes, database::tests::on_both};
 
     const AT: OffsetDateTime = time::macros::datetime!(2026-11-21 12:00 UTC);
 
@@ -194,10 +186,21 @@ mod tests {
     async fn versions_grow_and_whoever_comes_late_changes_nothing() {
         let test = "versions_grow_and_whoever_comes_late_changes_nothing";
         on_both(test, async |place| {
-            let settings = Settings::open(place.open().await).await.unwrap();
-            let other = Settings::open(place.open().await).await.unwrap();
-            assert_eq!(settings.newest().borrow().0, 0);
-            let set = async |rate, known| settings.set(&upload(rate), known, "root", AT).await;
+            let open = async || {
+                let database = place.open().await;
+                let clusters = Clusters::open(database.clone()).await.unwrap();
+                (Settings::new(database, clusters.clone()), clusters)
+            };
+            let ((settings, clusters), (other, others)) = (open().await, open().await);
+            let here = ClusterName::default();
+            let newest = |clusters: &Clusters| {
+                let directory = clusters.directory();
+                let entry = directory.get(&here).unwrap();
+                (entry.set_version, entry.set)
+            };
+            assert_eq!(newest(&clusters).0, 0);
+            let set =
+                async |rate, known| settings.set(&here, &upload(rate), known, "root", AT).await;
             assert_eq!(set(1 << 20, Some(0)).await.unwrap(), 1);
             assert!(matches!(
                 set(1 << 21, Some(0)).await,
@@ -206,19 +209,39 @@ mod tests {
             assert_eq!(set(1 << 21, Some(1)).await.unwrap(), 2);
             assert!(matches!(set(1, None).await, Err(SetError::Rate)));
             assert_eq!(set(1 << 22, None).await.unwrap(), 3);
-            assert_eq!(*settings.newest().borrow(), (3, upload(1 << 22)));
+            assert_eq!(newest(&clusters), (3, upload(1 << 22)));
 
             // Another manager learns of it.
-            assert_eq!(other.newest().borrow().0, 0);
-            other.look().await.unwrap();
-            assert_eq!(*other.newest().borrow(), (3, upload(1 << 22)));
-            let list = other.versions(10).await.unwrap();
+            assert_eq!(newest(&others).0, 0);
+            others.look().await.unwrap();
+            assert_eq!(newest(&others), (3, upload(1 << 22)));
+            let list = other.versions(&here, 10).await.unwrap();
             let versions: Vec<i64> = list.iter().map(|one| one.version).collect();
             assert_eq!(versions, [3, 2, 1]);
             assert_eq!((list[2].who.as_str(), list[2].at), ("root", AT));
-            let old = other.version(1).await.unwrap().unwrap();
+            let old = other.version(&here, 1).await.unwrap().unwrap();
             assert_eq!(old.settings, upload(1 << 20));
-            assert!(other.version(9).await.unwrap().is_none());
+            assert!(other.version(&here, 9).await.unwrap().is_none());
+
+            // Another cluster has versions of its own.
+            let east = "east".parse().unwrap();
+            let nowhere = settings.set(&east, &upload(0), None, "root", AT).await;
+            assert!(matches!(nowhere, Err(SetError::Changed)), "{nowhere:?}");
+            clusters.put(&east, &Scopes::default(), None).await.unwrap();
+            let first = settings.set(&east, &upload(0), Some(0), "root", AT).await;
+            assert_eq!(first.unwrap(), 1);
+            assert_eq!(newest(&clusters), (3, upload(1 << 22)));
+            let of = |cluster: Option<ClusterName>| {
+                let place = Place {
+                    cluster,
+                    ..Place::default()
+                };
+                let set = configuration(&clusters.directory(), &place, false);
+                set.map(|set| (set.version, set.rates.upload))
+            };
+            assert_eq!(of(Some(east)), Some((1, Some(0))));
+            assert_eq!(of(None), Some((3, Some(1 << 22))));
+            assert_eq!(of("west".parse().ok()), None);
         })
         .await;
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use darter_api::{
-    Member, MemberKind, NodeKey,
+    Member, MemberKind, NodeKey, Place,
     wire::v1::{self, manager_client::ManagerClient},
 };
 
@@ -89,13 +89,20 @@ fn member(kind: MemberKind, seed: u8) -> Member {
     Member {
         kind,
         host: NodeKey::from_seed([seed; 32]).id(),
-        name: format!("member-{seed}"),
         address: match kind {
             MemberKind::Scheduler => format!("http://10.0.0.{seed}:8002"),
             MemberKind::SeedPeer => format!("10.0.0.{seed}:4000"),
         },
         version: "0.1.0".to_owned(),
+        place: Place {
+            name: format!("member-{seed}"),
+            ..Place::default()
+        },
     }
+}
+
+fn anywhere() -> Place {
+    Place::default()
 }
 
 async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
@@ -115,9 +122,10 @@ async fn members_are_shown_while_they_live() {
     let bench = Bench::start(dir.path(), Duration::from_secs(20)).await;
     assert_eq!(bench.get("/api/v1/schedulers").await, (200, json!([])));
     assert_eq!(
-        list_schedulers(&bench.url(), &Connector::plain())
+        list_schedulers(&bench.url(), &anywhere(), &Connector::plain())
             .await
-            .unwrap(),
+            .unwrap()
+            .urls,
         [""; 0]
     );
 
@@ -136,9 +144,10 @@ async fn members_are_shown_while_they_live() {
     );
     eventually("the seed", || async { bench.seeds().await == ["member-2"] }).await;
     eventually("the scheduler", || async {
-        list_schedulers(&bench.url(), &Connector::plain())
+        list_schedulers(&bench.url(), &anywhere(), &Connector::plain())
             .await
             .unwrap()
+            .urls
             == ["http://10.0.0.1:8002"]
     })
     .await;
@@ -148,7 +157,7 @@ async fn members_are_shown_while_they_live() {
     assert!(seen_at.as_str().unwrap().ends_with('Z'), "{seen_at}");
     let wanted = json!([{
         "host": host, "name": "member-1", "address": "http://10.0.0.1:8002",
-        "version": "0.1.0", "active": true, "seen_at": seen_at,
+        "version": "0.1.0", "cluster": "default", "active": true, "seen_at": seen_at,
     }]);
     assert_eq!((status, list), (200, wanted));
 
@@ -286,24 +295,29 @@ async fn members_and_followers_outlive_a_manager() {
     );
     eventually("the seed", || async { bench.seeds().await == ["member-1"] }).await;
     eventually("the scheduler", || async {
-        !list_schedulers(&url, &Connector::plain())
+        !list_schedulers(&url, &anywhere(), &Connector::plain())
             .await
             .unwrap()
+            .urls
             .is_empty()
     })
     .await;
-    let followed = follow_schedulers(url.clone(), &Connector::plain(), &clients)
+    let followed = follow_schedulers(url.clone(), anywhere(), &Connector::plain(), &clients)
         .await
         .unwrap();
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
     bench.stop().await;
 
     // Nobody is there: everybody goes on.
-    let nobody = follow_schedulers(url.clone(), &Connector::plain(), &clients)
+    let nobody = follow_schedulers(url.clone(), anywhere(), &Connector::plain(), &clients)
         .await
         .unwrap();
     assert_eq!(*nobody.borrow(), [""; 0]);
-    assert!(list_schedulers(&url, &Connector::plain()).await.is_err());
+    assert!(
+        list_schedulers(&url, &anywhere(), &Connector::plain())
+            .await
+            .is_err()
+    );
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
 
     let bench = Bench::start_at(dir.path(), Duration::from_millis(50), grpc).await;
@@ -367,7 +381,15 @@ async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
     let (url, grpc) = (bench.url(), bench.manager.grpc());
     let tasks = Tasks::new();
     let follow = |tasks: &Tasks| {
-        configuration::follow(&url, false, node.path(), &Connector::plain(), tasks).unwrap()
+        configuration::follow(
+            &url,
+            false,
+            &anywhere(),
+            node.path(),
+            &Connector::plain(),
+            tasks,
+        )
+        .unwrap()
     };
     let mut set = follow(&tasks);
     assert_eq!(set.borrow().version, 0);

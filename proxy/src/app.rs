@@ -12,7 +12,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, Member, MemberKind, NodeKey,
+    ClusterName, HostId, Member, MemberKind, NodeKey, Place,
     session::{self as vocabulary, Hello, Role},
 };
 use darter_runtime::{
@@ -84,6 +84,9 @@ pub struct Options {
     /// The manager's gRPC, as a URL. Schedulers are found through it where none are named,
     /// and a seed is shown there. Default none.
     pub manager: Option<String>,
+    /// The cluster of schedulers and peers that it belongs to, by the name that the manager has for
+    /// it. Default none: the manager finds it by address, name and locality.
+    pub cluster: Option<ClusterName>,
     /// Speak plain text to peers and schedulers beyond loopback. Default false. Costs
     /// confidentiality on that network.
     pub insecure: bool,
@@ -124,6 +127,7 @@ impl Default for Options {
             schedulers: Vec::new(),
             peers: Vec::new(),
             manager: None,
+            cluster: None,
             insecure: false,
             trust: Policy::default(),
             upstreams: vec![UpstreamOptions::parse("docker.io")],
@@ -407,6 +411,23 @@ impl Proxy {
         &self.limits
     }
 
+    /// Where others reach it.
+    fn address(&self, options: &Options) -> SocketAddr {
+        options.advertise.unwrap_or(self.peer)
+    }
+
+    /// What says to which cluster it belongs.
+    pub fn place(&self, options: &Options) -> Place {
+        let locality = &options.locality;
+        Place {
+            cluster: options.cluster.clone(),
+            name: options.name.clone().unwrap_or_else(identity::host_name),
+            address: Some(self.address(options).ip()),
+            idc: locality.idc.clone(),
+            location: locality.location.clone(),
+        }
+    }
+
     /// The sessions with schedulers, where any are configured or may be found; and a seed's place in the manager's list.
     async fn session(
         &self,
@@ -416,21 +437,21 @@ impl Proxy {
         tasks: &Tasks,
         metrics: &transfer::Metrics,
     ) -> Result<Option<(Session, mpsc::Receiver<SessionEvent>)>, StartError> {
-        let Some(schedulers) = schedulers(options, &connector, tasks).await? else {
+        let (address, place) = (self.address(options), self.place(options));
+        let Some(schedulers) = schedulers(options, &place, &connector, tasks).await? else {
             return Ok(None);
         };
-        let address = options.advertise.unwrap_or(self.peer);
         if address.ip().is_unspecified() || address.port() == 0 {
             return Err(StartError::Advertise(address));
         }
-        let name = options.name.clone().unwrap_or_else(identity::host_name);
+        let name = place.name.clone();
         if let (Some(manager), true) = (&options.manager, options.seed) {
             let member = Member {
                 kind: MemberKind::SeedPeer,
                 host: self.host,
-                name: name.clone(),
                 address: address.to_string(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                place,
             };
             membership::keep_alive(manager.clone(), member, connector.clone(), tasks);
         }
@@ -463,6 +484,7 @@ impl Proxy {
 /// later.
 async fn schedulers(
     options: &Options,
+    place: &Place,
     connector: &Connector,
     tasks: &Tasks,
 ) -> Result<Option<Schedulers>, StartError> {
@@ -481,7 +503,8 @@ async fn schedulers(
     let Some(manager) = &options.manager else {
         return Ok(None);
     };
-    let urls = membership::follow_schedulers(manager.clone(), connector, tasks).await?;
+    let followed = membership::follow_schedulers(manager.clone(), place.clone(), connector, tasks);
+    let urls = followed.await?;
     Ok(Some(Schedulers::Managed(urls)))
 }
 

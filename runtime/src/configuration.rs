@@ -13,6 +13,7 @@ use std::{
 };
 
 use darter_api::{
+    Place,
     configuration::Configuration,
     wire::v1::{ConfigureRequest, manager_client::ManagerClient},
 };
@@ -35,14 +36,15 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the manager whose gRPC is at `url` sets for peers, or for seeds, until the group ends; at
-/// first what is on disk in `data`.
+/// What the manager whose gRPC is at `url` sets for a peer, or a seed, of this place, until the
+/// group ends; at first what is on disk in `data`.
 ///
 /// # Errors
 /// When the URL makes no sense.
 pub fn follow(
     url: &str,
     seed: bool,
+    place: &Place,
     data: &Path,
     connector: &Connector,
     tasks: &Tasks,
@@ -58,9 +60,13 @@ pub fn follow(
     let file = data.join(FILE);
     let (sender, receiver) = watch::channel(read(&file).unwrap_or_default());
     let url = url.to_owned();
+    let asked = ConfigureRequest {
+        seed,
+        place: Some(place.into()),
+    };
     tasks.spawn("configuration", async move {
         loop {
-            let ended = one(client.clone(), seed, &file, &sender).await;
+            let ended = one(client.clone(), asked.clone(), &file, &sender).await;
             tracing::debug!(%url, cause = &ended as &dyn Error, "the last configuration stands");
             let wait = AGAIN.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::time::sleep(wait).await;
@@ -72,11 +78,11 @@ pub fn follow(
 /// One stream, until it ends.
 async fn one(
     mut client: ManagerClient<tonic::transport::Channel>,
-    seed: bool,
+    asked: ConfigureRequest,
     file: &Path,
     sender: &watch::Sender<Configuration>,
 ) -> MembershipError {
-    let asked = client.configure(ConfigureRequest { seed }).await;
+    let asked = client.configure(asked).await;
     let mut stream = match asked {
         Ok(stream) => stream.into_inner(),
         Err(status) => return status.into(),

@@ -7,13 +7,16 @@
 use std::{error::Error, time::Duration};
 
 use darter_api::{
-    Member,
+    Member, Place,
     wire::v1::{self, manager_client::ManagerClient},
 };
 use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     Tasks,
@@ -48,6 +51,18 @@ pub enum MembershipError {
     Ended,
 }
 
+impl MembershipError {
+    /// Whether it is the configuration's fault, such as a cluster that is not there: waiting does
+    /// not help.
+    fn is_mistake(&self) -> bool {
+        let Self::Status(status) = self else {
+            return false;
+        };
+        let code = status.code();
+        matches!(code, Code::FailedPrecondition | Code::InvalidArgument)
+    }
+}
+
 impl From<tonic::Status> for MembershipError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
@@ -64,6 +79,8 @@ pub fn keep_alive(url: String, member: Member, connector: Connector, tasks: &Tas
             if stood {
                 tracing::warn!(%url, cause = &ended as &dyn Error, "the manager is lost");
                 wait = BACKOFF.0;
+            } else if ended.is_mistake() {
+                tracing::warn!(%url, cause = &ended as &dyn Error, "the manager does not take this member");
             } else {
                 tracing::debug!(%url, cause = &ended as &dyn Error, "no manager");
             }
@@ -118,60 +135,82 @@ async fn beat(
     }
 }
 
-/// URLs of the active schedulers that the manager whose gRPC is at `url` knows, in its
-/// order.
-///
-/// # Errors
-/// When it does not answer within two seconds.
-pub async fn list_schedulers(
-    url: &str,
-    connector: &Connector,
-) -> Result<Vec<String>, MembershipError> {
-    list(&mut client(url, connector)?).await
+/// The schedulers of a node's cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// The cluster, as the manager calls it.
+    pub cluster: String,
+    /// URLs of those that are active, in the manager's order.
+    pub urls: Vec<String>,
 }
 
-async fn list(client: &mut ManagerClient<Channel>) -> Result<Vec<String>, MembershipError> {
-    let asked = client.list_schedulers(v1::ListSchedulersRequest {});
+/// What the manager whose gRPC is at `url` knows for a node of this place.
+///
+/// # Errors
+/// When it does not answer within two seconds, or knows no cluster of the name that `place` has.
+pub async fn list_schedulers(
+    url: &str,
+    place: &Place,
+    connector: &Connector,
+) -> Result<Listed, MembershipError> {
+    list(&mut client(url, connector)?, place).await
+}
+
+async fn list(
+    client: &mut ManagerClient<Channel>,
+    place: &Place,
+) -> Result<Listed, MembershipError> {
+    let place = Some(place.into());
+    let asked = client.list_schedulers(v1::ListSchedulersRequest { place });
     let reply = tokio::time::timeout(TIMEOUT, asked)
         .await
         .map_err(|_| MembershipError::Silent)??;
-    let schedulers = reply.into_inner().schedulers.into_iter();
-    let urls = schedulers.map(|scheduler| scheduler.url);
-    Ok(urls.take(MOST_SCHEDULERS).collect())
+    let reply = reply.into_inner();
+    let urls = reply.schedulers.into_iter().map(|scheduler| scheduler.url);
+    Ok(Listed {
+        urls: urls.take(MOST_SCHEDULERS).collect(),
+        cluster: reply.cluster,
+    })
 }
 
-/// The schedulers that the manager whose gRPC is at `url` knows, followed until the group
-/// ends. Returns with its first answer, or with an empty list when there is none within two
-/// seconds. An empty answer changes nothing: whoever is still there goes on serving.
+/// The schedulers that the manager whose gRPC is at `url` knows for a node of this place, followed
+/// until the group ends. Returns with its first answer, or with an empty list when there is none
+/// within two seconds. An empty answer changes nothing, as long as the cluster is the same:
+/// whoever is still there goes on serving.
 pub async fn follow_schedulers(
     url: String,
+    place: Place,
     connector: &Connector,
     tasks: &Tasks,
 ) -> Result<watch::Receiver<Vec<String>>, MembershipError> {
     let mut client = client(&url, connector)?;
-    let first = list(&mut client).await;
+    let first = list(&mut client, &place).await;
     if let Err(cause) = &first {
         let cause = cause as &dyn Error;
         tracing::warn!(%url, cause, "no schedulers from the manager; going on without");
     }
-    let (sender, receiver) = watch::channel(first.unwrap_or_default());
+    let mut known = first.unwrap_or_default();
+    let (sender, receiver) = watch::channel(known.urls.clone());
     tasks.spawn("find schedulers", async move {
         loop {
-            let nobody = sender.borrow().is_empty();
+            let nobody = known.urls.is_empty();
             let wait = if nobody { LOOK_EVERY.0 } else { LOOK_EVERY.1 };
             tokio::time::sleep(with_jitter(wait)).await;
-            match list(&mut client).await {
-                Ok(urls) if !urls.is_empty() => {
-                    sender.send_if_modified(|last| {
-                        let changed = *last != urls;
-                        if changed {
-                            tracing::info!(?urls, "the manager knows other schedulers");
-                            *last = urls;
-                        }
-                        changed
-                    });
+            match list(&mut client, &place).await {
+                Ok(listed) => {
+                    let stays = known.cluster.is_empty() || known.cluster == listed.cluster;
+                    known.cluster = listed.cluster;
+                    if known.urls != listed.urls && !(stays && listed.urls.is_empty()) {
+                        let (cluster, urls) = (&known.cluster, &listed.urls);
+                        tracing::info!(cluster, ?urls, "the manager knows other schedulers");
+                        sender.send_replace(urls.clone());
+                        known.urls = listed.urls;
+                    }
                 }
-                Ok(_) => {}
+                Err(cause) if cause.is_mistake() => {
+                    let cause = &cause as &dyn Error;
+                    tracing::warn!(%url, cause, "the last list of schedulers stands");
+                }
                 Err(cause) => {
                     let cause = &cause as &dyn Error;
                     tracing::debug!(%url, cause, "the last list of schedulers stands");

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use darter_api::ClusterName;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Rule, Weights};
@@ -21,6 +22,9 @@ pub struct Options {
     /// The manager's gRPC, as a URL: the scheduler is shown there, and proxies find it.
     /// Default none.
     pub manager: Option<String>,
+    /// The cluster of schedulers and peers that it belongs to, by the name that the manager has for
+    /// it. Default none: the manager finds it by address and name.
+    pub cluster: Option<ClusterName>,
     /// The directory of its key. Default `/var/lib/darter/scheduler`.
     pub data: PathBuf,
     /// Speak plain text beyond loopback. Default false.
@@ -77,6 +81,7 @@ impl Default for Options {
             advertise: None,
             name: None,
             manager: None,
+            cluster: None,
             data: PathBuf::from("/var/lib/darter/scheduler"),
             insecure: false,
             degree: 20,

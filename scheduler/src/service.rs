@@ -11,7 +11,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, Member, MemberKind, NodeKey, Origin, Timestamp,
+    HostId, Member, MemberKind, NodeKey, Origin, Place, Timestamp,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -192,9 +192,14 @@ fn member(
     let member = Member {
         kind: MemberKind::Scheduler,
         host,
-        name: options.name.clone().unwrap_or_else(identity::host_name),
         address: format!("{}://{address}", security.scheme()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        place: Place {
+            cluster: options.cluster.clone(),
+            name: options.name.clone().unwrap_or_else(identity::host_name),
+            address: Some(address.ip()),
+            ..Place::default()
+        },
     };
     if options.manager.is_some() && address.ip().is_unspecified() {
         return Err(StartError::Advertise(address));

@@ -1,7 +1,7 @@
 //! Beats of members to their manager.
 
 use super::{WireError, common::host, v1};
-use crate::membership::{MOST_NAME, MOST_VERSION, Member, MemberKind};
+use crate::membership::{MOST_NAME, MOST_VERSION, MOST_WHERE, Member, MemberKind, Place};
 
 impl From<MemberKind> for v1::MemberKind {
     fn from(kind: MemberKind) -> Self {
@@ -12,14 +12,54 @@ impl From<MemberKind> for v1::MemberKind {
     }
 }
 
+impl From<&Place> for v1::Place {
+    fn from(place: &Place) -> Self {
+        let cluster = place.cluster.as_ref().map(ToString::to_string);
+        let address = place.address.map(|address| address.to_string());
+        Self {
+            cluster: cluster.unwrap_or_default(),
+            name: place.name.clone(),
+            address: address.unwrap_or_default(),
+            idc: place.idc.clone(),
+            location: place.location.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::Place> for Place {
+    type Error = WireError;
+
+    fn try_from(value: v1::Place) -> Result<Self, WireError> {
+        let parsed = |text: String| Some(text).filter(|text| !text.is_empty());
+        let cluster = parsed(value.cluster).map(|name| name.parse()).transpose();
+        let address = parsed(value.address).map(|text| text.parse()).transpose();
+        for (field, text, most) in [
+            ("name", &value.name, MOST_NAME),
+            ("idc", &value.idc, MOST_WHERE),
+            ("location", &value.location, MOST_WHERE),
+        ] {
+            if text.len() > most {
+                return Err(WireError::Invalid(field));
+            }
+        }
+        Ok(Self {
+            cluster: cluster.map_err(|_| WireError::Invalid("cluster"))?,
+            name: value.name,
+            address: address.map_err(|_| WireError::Invalid("place.address"))?,
+            idc: value.idc,
+            location: value.location,
+        })
+    }
+}
+
 impl From<&Member> for v1::Beat {
     fn from(member: &Member) -> Self {
         Self {
             kind: v1::MemberKind::from(member.kind).into(),
             host: bytes::Bytes::copy_from_slice(member.host.as_bytes()),
-            name: member.name.clone(),
             address: member.address.clone(),
             version: member.version.clone(),
+            place: Some((&member.place).into()),
         }
     }
 }
@@ -33,18 +73,15 @@ impl TryFrom<v1::Beat> for Member {
             Ok(v1::MemberKind::SeedPeer) => MemberKind::SeedPeer,
             Err(_) => return Err(WireError::Invalid("kind")),
         };
-        if beat.name.len() > MOST_NAME {
-            return Err(WireError::Invalid("name"));
-        }
         if beat.version.len() > MOST_VERSION {
             return Err(WireError::Invalid("version"));
         }
         let member = Self {
             kind,
             host: host(&beat.host)?,
-            name: beat.name,
             address: beat.address,
             version: beat.version,
+            place: beat.place.unwrap_or_default().try_into()?,
         };
         if !member.has_valid_address() {
             return Err(WireError::Invalid("address"));
@@ -63,19 +100,36 @@ mod tests {
         let member = Member {
             kind: MemberKind::SeedPeer,
             host: NodeKey::from_seed([1; 32]).id(),
-            name: "node-7".to_owned(),
             address: "10.0.0.7:4000".to_owned(),
             version: "0.1.0".to_owned(),
+            place: Place {
+                cluster: Some("east".parse().expect("a name")),
+                name: "node-7".to_owned(),
+                address: Some([10, 0, 0, 7].into()),
+                idc: "fra1".to_owned(),
+                location: "eu|de".to_owned(),
+            },
         };
         let beat = v1::Beat::from(&member);
         assert_eq!(Member::try_from(beat.clone()), Ok(member));
         type Spoil = fn(&mut v1::Beat);
-        let spoilt: [(&str, Spoil); 7] = [
+        fn place(beat: &mut v1::Beat) -> &mut v1::Place {
+            beat.place.get_or_insert_default()
+        }
+        let spoilt: [(&str, Spoil); 11] = [
             ("kind", |beat| beat.kind = 9),
             ("host", |beat| {
                 beat.host = bytes::Bytes::from_static(b"short")
             }),
-            ("name", |beat| beat.name = "x".repeat(MOST_NAME + 1)),
+            ("name", |beat| place(beat).name = "x".repeat(MOST_NAME + 1)),
+            ("idc", |beat| place(beat).idc = "x".repeat(MOST_WHERE + 1)),
+            ("location", |beat| {
+                place(beat).location = "x".repeat(MOST_WHERE + 1)
+            }),
+            ("cluster", |beat| place(beat).cluster = "East".to_owned()),
+            ("place.address", |beat| {
+                place(beat).address = "here".to_owned()
+            }),
             ("version", |beat| {
                 beat.version = "x".repeat(MOST_VERSION + 1)
             }),

@@ -224,9 +224,9 @@ impl Runner {
         let mut somebody = Instant::now();
         for turn in 0.. {
             let now = OffsetDateTime::now_utc();
-            let list = self.members.list(MemberKind::Scheduler, now).await;
-            let mut active = list.unwrap_or_default();
-            active.retain(|member| member.active);
+            let cluster = &job.wish.cluster;
+            let active = self.members.active(MemberKind::Scheduler, cluster, now);
+            let active = active.await.unwrap_or_default();
             if !active.is_empty() {
                 let member = &active[turn % active.len()];
                 somebody = Instant::now();
@@ -258,7 +258,8 @@ impl Runner {
                     }
                 }
             } else if somebody.elapsed() > NOBODY {
-                progress.lock().give_up("no scheduler is there");
+                let why = format!("no scheduler of the cluster `{cluster}` is there");
+                progress.lock().give_up(&why);
                 changes.notify_one();
                 return;
             }

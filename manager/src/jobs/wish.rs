@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use darter_api::{
+    ClusterName,
     preheat::{Authorization, MOST_PLATFORMS},
     wire::v1,
 };
@@ -83,6 +84,8 @@ pub(crate) struct Request {
     pub(crate) url: Option<String>,
     pub(crate) platforms: Vec<String>,
     pub(crate) scope: Scope,
+    /// Whose hosts; the default one's unless it is said.
+    pub(crate) cluster: ClusterName,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) count: u32,
     pub(crate) percentage: u32,
@@ -107,6 +110,8 @@ pub(crate) struct Wish {
     pub(crate) pushed: Option<String>,
     pub(crate) platforms: Vec<String>,
     pub(crate) scope: Scope,
+    #[serde(default)]
+    pub(crate) cluster: ClusterName,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) count: u32,
     pub(crate) percentage: u32,
@@ -166,6 +171,7 @@ impl Request {
             pushed: None,
             platforms: self.platforms,
             scope: self.scope,
+            cluster: self.cluster,
             ips: self.ips,
             count: self.count,
             percentage: self.percentage,

@@ -1,6 +1,6 @@
 //! Time is an argument: nothing here waits.
 
-use darter_api::NodeKey;
+use darter_api::{NodeKey, Place as Where};
 
 use super::*;
 use crate::database::tests::{Place, on_both};
@@ -16,10 +16,17 @@ fn scheduler(seed: u8) -> Member {
     Member {
         kind: MemberKind::Scheduler,
         host: NodeKey::from_seed([seed; 32]).id(),
-        name: format!("scheduler-{seed}"),
         address: format!("http://10.0.0.{seed}:8002"),
         version: "0.1.0".to_owned(),
+        place: Where {
+            name: format!("scheduler-{seed}"),
+            ..Where::default()
+        },
     }
+}
+
+fn here() -> ClusterName {
+    ClusterName::default()
 }
 
 async fn open(place: &Place) -> Members {
@@ -39,7 +46,10 @@ async fn a_silent_member_expires_and_comes_back() {
     on_both("a_silent_member_expires_and_comes_back", async |place| {
         let members = open(place).await;
         let stream = members.new_stream(at(0));
-        members.beat(&scheduler(1), stream, at(0)).await.unwrap();
+        members
+            .beat(&scheduler(1), &here(), stream, at(0))
+            .await
+            .unwrap();
         let name = || "scheduler-1".to_owned();
         assert_eq!(listed(&members, at(5)).await, [(name(), true)]);
         // Before any sweep, too.
@@ -51,7 +61,7 @@ async fn a_silent_member_expires_and_comes_back() {
             address: "http://10.0.0.99:8002".to_owned(),
             ..scheduler(1)
         };
-        members.beat(&moved, stream, at(7)).await.unwrap();
+        members.beat(&moved, &here(), stream, at(7)).await.unwrap();
         let list = members.list(MemberKind::Scheduler, at(7)).await.unwrap();
         assert_eq!(list.len(), 1);
         assert!(list[0].active);
@@ -71,9 +81,9 @@ async fn the_end_of_an_old_stream_removes_nobody_who_came_back() {
             let members = open(place).await;
             let (old, new) = (members.new_stream(at(0)), members.new_stream(at(0)));
             let member = scheduler(1);
-            members.beat(&member, old, at(0)).await.unwrap();
-            members.beat(&member, new, at(1)).await.unwrap();
-            let late = members.beat(&member, old, at(1)).await;
+            members.beat(&member, &here(), old, at(0)).await.unwrap();
+            members.beat(&member, &here(), new, at(1)).await.unwrap();
+            let late = members.beat(&member, &here(), old, at(1)).await;
             assert!(matches!(late, Err(BeatError::Superseded)), "{late:?}");
             members.end(member.kind, member.host, old).await.unwrap();
             assert!(listed(&members, at(1)).await[0].1);
@@ -93,9 +103,9 @@ async fn a_restart_keeps_members_for_the_rest_of_their_grace() {
             let old = {
                 let members = open(place).await;
                 let old = members.new_stream(at(0));
-                members.beat(&first, old, at(0)).await.unwrap();
+                members.beat(&first, &here(), old, at(0)).await.unwrap();
                 let other = members.new_stream(at(0));
-                members.beat(&second, other, at(3)).await.unwrap();
+                members.beat(&second, &here(), other, at(3)).await.unwrap();
                 members.end(second.kind, second.host, other).await.unwrap();
                 old
             };
@@ -110,7 +120,7 @@ async fn a_restart_keeps_members_for_the_rest_of_their_grace() {
             assert_eq!(active(listed(&members, at(6)).await), [false, false]);
             // A stream of the new process is newer than any of the old one.
             let stream = members.new_stream(at(0));
-            members.beat(&first, stream, at(7)).await.unwrap();
+            members.beat(&first, &here(), stream, at(7)).await.unwrap();
             members.end(first.kind, first.host, old).await.unwrap();
             assert_eq!(active(listed(&members, at(7)).await), [true, false]);
         },
@@ -130,8 +140,11 @@ async fn kinds_are_apart_and_the_long_gone_are_forgotten() {
                 ..scheduler(1)
             };
             let stream = members.new_stream(at(0));
-            members.beat(&scheduler(1), stream, at(0)).await.unwrap();
-            members.beat(&seed, stream, at(100)).await.unwrap();
+            members
+                .beat(&scheduler(1), &here(), stream, at(0))
+                .await
+                .unwrap();
+            members.beat(&seed, &here(), stream, at(100)).await.unwrap();
             let seeds = members.list(MemberKind::SeedPeer, at(100)).await.unwrap();
             assert_eq!(seeds.len(), 1);
             members.sweep(at(100)).await.unwrap();
@@ -165,13 +178,35 @@ async fn the_newest_stream_speaks_at_whichever_manager() {
             let (one, other) = (open(place).await, open(place).await);
             let member = scheduler(1);
             let old = one.new_stream(at(0));
-            one.beat(&member, old, at(0)).await.unwrap();
+            one.beat(&member, &here(), old, at(0)).await.unwrap();
             let new = other.new_stream(at(1));
-            other.beat(&member, new, at(1)).await.unwrap();
-            let late = one.beat(&member, old, at(2)).await;
+            other.beat(&member, &here(), new, at(1)).await.unwrap();
+            let late = one.beat(&member, &here(), old, at(2)).await;
             assert!(matches!(late, Err(BeatError::Superseded)), "{late:?}");
             one.end(member.kind, member.host, old).await.unwrap();
             assert!(listed(&one, at(2)).await[0].1);
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_is_of_the_cluster_of_its_last_beat() {
+    on_both(
+        "a_member_is_of_the_cluster_of_its_last_beat",
+        async |place| {
+            let members = open(place).await;
+            let (member, east) = (scheduler(1), "east".parse().unwrap());
+            let stream = members.new_stream(at(0));
+            let of = async |cluster: &ClusterName, now| {
+                let active = members.active(MemberKind::Scheduler, cluster, now).await;
+                active.unwrap().len()
+            };
+            members.beat(&member, &here(), stream, at(0)).await.unwrap();
+            assert_eq!((of(&here(), at(0)).await, of(&east, at(0)).await), (1, 0));
+            members.beat(&member, &east, stream, at(1)).await.unwrap();
+            assert_eq!((of(&here(), at(1)).await, of(&east, at(1)).await), (0, 1));
+            assert_eq!(of(&east, at(7)).await, 0, "it has expired");
         },
     )
     .await;

@@ -14,11 +14,12 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
+use darter_api::ClusterName;
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Api, problem::Problem};
+use super::{Api, clusters, problem::Problem};
 use crate::accounts::Caller;
 use crate::jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary};
 
@@ -35,6 +36,7 @@ pub(crate) struct View {
     image: String,
     platforms: Vec<String>,
     scope: Scope,
+    cluster: ClusterName,
     created_by: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -102,6 +104,7 @@ impl From<&Job> for View {
             image: job.wish.image.to_string(),
             platforms: job.wish.platforms.clone(),
             scope: job.wish.scope,
+            cluster: job.wish.cluster.clone(),
             created_by: job.created_by.clone(),
             created_at: job.created_at,
             updated_at: job.updated_at,
@@ -149,6 +152,7 @@ pub(super) async fn create(
     let Json(request) = body?;
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;
+    clusters::found(&api, &wish.cluster)?;
     let now = OffsetDateTime::now_utc();
     let created = api.jobs.create(&wish, &secret, &caller.name, now).await;
     let id = created.map_err(refused)?;

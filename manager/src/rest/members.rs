@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
 };
-use darter_api::MemberKind;
+use darter_api::{ClusterName, MemberKind};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -15,6 +15,7 @@ use crate::members::Known;
 #[derive(Debug, Deserialize)]
 pub(super) struct Filter {
     active: Option<bool>,
+    cluster: Option<ClusterName>,
 }
 
 type Asked = Result<Query<Filter>, QueryRejection>;
@@ -29,8 +30,11 @@ pub(super) async fn seed_peers(State(api): State<Api>, asked: Asked) -> Answer {
 }
 
 async fn list(api: &Api, kind: MemberKind, asked: Asked) -> Answer {
-    let Query(filter) = asked.map_err(|_| Problem::bad("`active` is `true` or `false`"))?;
+    let wrong = |_| Problem::bad("`active` is `true` or `false`, `cluster` the name of one");
+    let Query(filter) = asked.map_err(wrong)?;
     let mut list = api.members.list(kind, OffsetDateTime::now_utc()).await?;
     list.retain(|known| filter.active.is_none_or(|wanted| wanted == known.active));
+    let cluster = filter.cluster.as_ref().map(ClusterName::as_str);
+    list.retain(|known| cluster.is_none_or(|wanted| wanted == known.cluster));
     Ok(Json(list))
 }

@@ -4,6 +4,7 @@
 //! and so are the tests that leave no route out.
 
 mod accounts;
+mod clusters;
 mod guard;
 mod health;
 mod hooks;
@@ -12,6 +13,7 @@ mod members;
 mod oapi;
 mod problem;
 mod settings;
+mod tags;
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use tokio::sync::Notify;
 
 use crate::{
     accounts::{Accounts, Role},
+    clusters::Clusters,
     jobs::Jobs,
     members::Members,
     metrics::Metrics,
@@ -45,6 +48,7 @@ pub(crate) struct Api {
     pub(crate) members: Arc<Members>,
     pub(crate) jobs: Jobs,
     pub(crate) accounts: Accounts,
+    pub(crate) clusters: Clusters,
     pub(crate) settings: Settings,
     /// What those are who show nothing.
     pub(crate) access: Access,
@@ -100,6 +104,20 @@ pub(crate) fn routes() -> Vec<Route> {
             delete(accounts::revoke_token),
         ),
         read("/api/v1/audit", Root, get(accounts::audit)),
+        read("/api/v1/clusters", Guest, get(clusters::list)),
+        read("/api/v1/clusters/{name}", Guest, get(clusters::show)),
+        route(
+            Method::PUT,
+            "/api/v1/clusters/{name}",
+            Operator,
+            put(clusters::put),
+        ),
+        route(
+            Method::DELETE,
+            "/api/v1/clusters/{name}",
+            Operator,
+            delete(clusters::remove),
+        ),
         read("/api/v1/settings", Guest, get(settings::show)),
         route(
             Method::PUT,

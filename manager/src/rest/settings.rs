@@ -1,17 +1,24 @@
-//! What is set for peers and seeds: shown, changed, rolled back.
+//! What is set for the nodes of a cluster (`?cluster=`; the default one unless it is named): shown,
+//! changed, rolled back.
 
 use axum::{
     Extension, Json,
     extract::{
-        Path, State,
-        rejection::{JsonRejection, PathRejection},
+        Path, Query, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use darter_api::ClusterName;
+use serde::Deserialize;
 use time::OffsetDateTime;
 
-use super::{Api, problem::Problem};
+use super::{
+    Api, clusters,
+    problem::Problem,
+    tags::{known, tag},
+};
 use crate::{
     accounts::Caller,
     settings::{Set, SetError, Version},
@@ -30,16 +37,28 @@ impl From<SetError> for Problem {
     }
 }
 
-pub(super) async fn show(State(api): State<Api>) -> Result<Response, Problem> {
-    let newest = api.settings.versions(1).await?.into_iter().next();
+/// Whose settings.
+#[derive(Debug, Deserialize)]
+pub(super) struct Of {
+    #[serde(default)]
+    cluster: ClusterName,
+}
+
+type Asked = Result<Query<Of>, QueryRejection>;
+
+fn cluster(api: &Api, asked: Asked) -> Result<ClusterName, Problem> {
+    let Query(Of { cluster }) = asked?;
+    clusters::found(api, &cluster)?;
+    Ok(cluster)
+}
+
+pub(super) async fn show(State(api): State<Api>, asked: Asked) -> Result<Response, Problem> {
+    let cluster = cluster(&api, asked)?;
+    let newest = api.settings.versions(&cluster, 1).await?.into_iter().next();
     Ok(match newest {
         Some(newest) => tagged(&newest),
         None => ([(header::ETAG, tag(0))], Json(Set::default())).into_response(),
     })
-}
-
-fn tag(version: i64) -> String {
-    format!("\"{version}\"")
 }
 
 fn tagged(version: &Version) -> Response {
@@ -50,60 +69,54 @@ fn tagged(version: &Version) -> Response {
         .into_response()
 }
 
-/// The version that a writer has seen (`If-Match`), if he says so.
-fn known(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
-    let Some(value) = headers.get(header::IF_MATCH) else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
-    }
-    let version = text.trim_matches('"').parse::<i64>();
-    let version = version.ok().filter(|version| *version >= 0);
-    version
-        .map(Some)
-        .ok_or_else(|| Problem::bad("`If-Match` is an ETag of these settings"))
-}
-
 pub(super) async fn change(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    asked: Asked,
     headers: HeaderMap,
     body: Result<Json<Set>, JsonRejection>,
 ) -> Result<Response, Problem> {
+    let cluster = cluster(&api, asked)?;
     let Json(set) = body?;
-    write(&api, &set, known(&headers)?, &caller).await
+    write(&api, &cluster, &set, known(&headers)?, &caller).await
 }
 
 async fn write(
     api: &Api,
+    cluster: &ClusterName,
     set: &Set,
     known: Option<i64>,
     caller: &Caller,
 ) -> Result<Response, Problem> {
     let now = OffsetDateTime::now_utc();
-    let version = api.settings.set(set, known, &caller.name, now).await?;
-    let version = api.settings.version(version).await?;
+    let settings = &api.settings;
+    let version = settings.set(cluster, set, known, &caller.name, now).await?;
+    let version = settings.version(cluster, version).await?;
     version.map_or_else(
         || Err(Problem::unknown("version")),
         |version| Ok(tagged(&version)),
     )
 }
 
-pub(super) async fn versions(State(api): State<Api>) -> Result<Json<Vec<Version>>, Problem> {
-    Ok(Json(api.settings.versions(LISTED).await?))
+pub(super) async fn versions(
+    State(api): State<Api>,
+    asked: Asked,
+) -> Result<Json<Vec<Version>>, Problem> {
+    let cluster = cluster(&api, asked)?;
+    Ok(Json(api.settings.versions(&cluster, LISTED).await?))
 }
 
 /// An older version's settings become the newest.
 pub(super) async fn restore(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    asked: Asked,
     headers: HeaderMap,
     version: Result<Path<i64>, PathRejection>,
 ) -> Result<Response, Problem> {
+    let cluster = cluster(&api, asked)?;
     let Path(version) = version?;
-    let old = api.settings.version(version).await?;
+    let old = api.settings.version(&cluster, version).await?;
     let old = old.ok_or_else(|| Problem::unknown("version"))?;
-    write(&api, &old.settings, known(&headers)?, &caller).await
+    write(&api, &cluster, &old.settings, known(&headers)?, &caller).await
 }

@@ -56,10 +56,12 @@ impl Rest {
         let given = Some(PASSWORD.to_owned());
         accounts.ensure_root(given, now).await.unwrap();
         let grace = std::time::Duration::from_secs(6);
+        let clusters = Clusters::open(database.clone()).await.unwrap();
         let api = Api {
             members: Arc::new(Members::open(database.clone(), grace).await.unwrap()),
             jobs: Jobs::new(database.clone()),
-            settings: Settings::open(database.clone()).await.unwrap(),
+            settings: Settings::new(database.clone(), clusters.clone()),
+            clusters,
             accounts,
             access,
             pushes: pushes.into(),

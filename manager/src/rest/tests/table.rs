@@ -43,7 +43,10 @@ async fn each_may_what_the_table_says() {
     let rest = Rest::open(nobody, Vec::new()).await;
     for (who, role, shown) in callers(&rest).await {
         for route in routes() {
-            let path = route.path.replace("{id}", "999");
+            let path = route
+                .path
+                .replace("{id}", "999")
+                .replace("{name}", "nobody");
             let mut headers = vec![JSON];
             headers.extend(
                 shown
@@ -259,6 +262,11 @@ async fn nonsense_in_any_field_is_a_problem_of_one_shape() {
         "/api/v1/jobs/x",
         "/api/v1/jobs?state=%27",
         "/api/v1/jobs?limit=x",
+        "/api/v1/clusters/A%20b",
+        "/api/v1/clusters/nobody",
+        "/api/v1/settings?cluster=%27",
+        "/api/v1/settings?cluster=nobody",
+        "/api/v1/seed-peers?cluster=%27",
         "/nothing",
     ] {
         let reply = rest.ask(Method::GET, path, &[], "").await;
@@ -295,4 +303,62 @@ async fn a_job_has_an_etag() {
         (again.status, again.json()["state"].as_str()),
         (202, Some("PENDING"))
     );
+}
+
+#[tokio::test]
+async fn a_cluster_is_made_changed_set_and_forgotten() {
+    let rest = Rest::open(Access::default(), Vec::new()).await.asked_here();
+    let ask = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
+        let headers = [&[JSON], headers].concat();
+        rest.ask(method, path, &headers, body).await
+    };
+    let (east, body) = ("/api/v1/clusters/east", r#"{"cidrs":["10.1.0.0/16"]}"#);
+    let made = ask(Method::PUT, east, &[], body).await;
+    assert_eq!(
+        (made.status, &made.headers["etag"]),
+        (201, &"\"1\"".parse().unwrap())
+    );
+    assert_eq!(made.json()["cidrs"], serde_json::json!(["10.1.0.0/16"]));
+    let changed = ask(Method::PUT, east, &[("if-match", "\"1\"")], "{}").await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let late = ask(Method::PUT, east, &[("if-match", "\"1\"")], body).await;
+    assert_eq!(late.status, 412, "{}", late.text);
+    for wrong in [
+        r#"{"cidrs":["10.1.0.0/99"]}"#,
+        r#"{"cidr":[]}"#,
+        r#"{"idcs":[""]}"#,
+        "1",
+    ] {
+        let reply = ask(Method::PUT, east, &[], wrong).await;
+        assert!(
+            (400..500).contains(&reply.status),
+            "{wrong}: {}",
+            reply.text
+        );
+    }
+    let list = ask(Method::GET, "/api/v1/clusters", &[], "").await.json();
+    let names: Vec<&Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["name"])
+        .collect();
+    assert_eq!(names, ["default", "east"]);
+
+    let settings = "/api/v1/settings?cluster=east";
+    let set = ask(Method::PUT, settings, &[], r#"{"peers":{"upload":0}}"#).await;
+    assert_eq!(set.status, 200, "{}", set.text);
+    let shown = ask(Method::GET, settings, &[], "").await.json();
+    assert_eq!(shown["peers"]["upload"], 0);
+    let here = ask(Method::GET, "/api/v1/settings", &[], "").await.json();
+    assert_eq!(here["peers"]["upload"], Value::Null);
+    let restore = "/api/v1/settings/versions/1/restore";
+    assert_eq!(ask(Method::POST, restore, &[], "").await.status, 404);
+    let restore = format!("{restore}?cluster=east");
+    assert_eq!(ask(Method::POST, &restore, &[], "").await.status, 200);
+
+    assert_eq!(ask(Method::DELETE, east, &[], "").await.status, 204);
+    assert_eq!(ask(Method::DELETE, east, &[], "").await.status, 404);
+    let default = "/api/v1/clusters/default";
+    assert_eq!(ask(Method::DELETE, default, &[], "").await.status, 409);
 }
