@@ -4,11 +4,10 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use darter_api::configuration::Configuration;
 use darter_manager::Manager;
 use darter_proxy::app::Proxy;
 use darter_runtime::{
-    Tasks, configuration, identity,
+    Tasks, identity,
     operations::{self, Readiness},
     server::{Server, ServerOptions},
     tls::Security,
@@ -18,7 +17,6 @@ use prometheus_client::registry::Registry;
 use tokio::{
     io::AsyncReadExt as _,
     signal::unix::{SignalKind, signal},
-    sync::watch,
 };
 
 use crate::{
@@ -39,8 +37,7 @@ pub(crate) async fn run_proxy(config: Config, common: &Common) -> Result<ExitCod
     let limits = proxy.operations();
     let more = limits.merge(home.as_ref().map(Home::router).unwrap_or_default());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
-    let set = follow_settings(&config, &security, &proxy, &tasks)?;
-    follow_limits(&proxy, common, set, &tasks)?;
+    follow_limits(&proxy, common, &tasks)?;
     println!(
         "ready mirror={} peer={} operations={operations}",
         proxy.listen(),
@@ -127,50 +124,16 @@ pub(crate) async fn start_manager(
     Ok(manager)
 }
 
-/// What a manager has set, and will.
-pub(crate) type Set = Option<watch::Receiver<Configuration>>;
-
-/// Where a proxy has a manager, its rates are what that sets, over what its own file says.
-pub(crate) fn follow_settings(
-    config: &Config,
-    security: &Security,
-    proxy: &Proxy,
-    tasks: &Tasks,
-) -> Result<Set> {
-    let options = &config.proxy;
-    let Some(url) = &options.manager else {
-        return Ok(None);
-    };
-    let connector = security.connector();
-    let (place, data) = (proxy.place(options), &options.data);
-    let set = configuration::follow(url, options.seed, &place, data, &connector, tasks)?;
-    let (limits, own) = (proxy.limits().clone(), options.limits.rates());
-    let mut changes = set.clone();
-    // What was on disk counts at once.
-    limits.set(own.overlaid(&set.borrow().rates));
-    tasks.spawn("settings", async move {
-        while changes.changed().await.is_ok() {
-            let rates = own.overlaid(&changes.borrow_and_update().rates);
-            limits.set(rates);
-            tracing::info!(?rates, "limits are as the manager sets them");
-        }
-    });
-    Ok(Some(set))
-}
-
 /// On SIGHUP the proxy's limits are read again; all else stays as it was at the start.
-pub(crate) fn follow_limits(proxy: &Proxy, common: &Common, set: Set, tasks: &Tasks) -> Result<()> {
+pub(crate) fn follow_limits(proxy: &Proxy, common: &Common, tasks: &Tasks) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
-    let (limits, file) = (proxy.limits().clone(), common.config.clone());
+    let (running, file) = (proxy.settings().clone(), common.config.clone());
     let settings = common.proxy_settings(false);
     tasks.spawn("limits by signal", async move {
         while hangup.recv().await.is_some() {
             match config::load(file.as_deref(), std::env::vars(), settings.clone()) {
                 Ok(config) => {
-                    let rates = config.proxy.limits.rates();
-                    let set = set.as_ref().map(|set| set.borrow().rates);
-                    let rates = rates.overlaid(&set.unwrap_or_default());
-                    limits.set(rates);
+                    let rates = running.reread(config.proxy.limits.rates());
                     tracing::info!(?rates, "limits were read again");
                 }
                 Err(mistakes) => {

@@ -18,8 +18,7 @@ use crate::{
     cli::Common,
     config::Config,
     parts::{
-        follow_limits, follow_settings, serve_operations, start_manager, start_proxy,
-        start_scheduler, until_signal,
+        follow_limits, serve_operations, start_manager, start_proxy, start_scheduler, until_signal,
     },
 };
 
@@ -50,8 +49,7 @@ pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode>
     let proxy = start_proxy(&config, &security, Router::new(), &tasks, &mut registry).await?;
     let more = proxy.operations().merge(scheduler.router());
     let operations = serve_operations(&config.operations, registry, more, &tasks).await?;
-    let set = follow_settings(&config, &security, &proxy, &tasks)?;
-    follow_limits(&proxy, common, set, &tasks)?;
+    follow_limits(&proxy, common, &tasks)?;
     println!(
         "ready mirror={} peer={} operations={operations} scheduler={} manager={}",
         proxy.listen(),

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{http, process::Process};
+use crate::{
+    http,
+    process::{Process, free_port},
+};
 
 /// The binary under test: `DARTER_BIN`, or the workspace's, built now if it is stale.
 pub fn binary() -> &'static Path {
@@ -295,24 +298,35 @@ pub async fn start_proxy(
     Part::start(name, dir, &arguments).await
 }
 
-/// Starts a `darter manager` on free ports, with data under `dir`.
+/// Starts a `darter manager` on free ports, that of gRPC the same after a restart too, with data
+/// under `dir`.
 ///
 /// # Errors
 /// When it does not become ready.
 pub async fn start_manager(dir: &Path) -> Result<Part> {
-    let data = dir.join("manager").display().to_string();
-    let arguments = [
+    start_manager_at(dir, "manager", free_port()?, &[]).await
+}
+
+/// Starts one of several, with its gRPC at this port of loopback.
+///
+/// # Errors
+/// When it does not become ready.
+pub async fn start_manager_at(dir: &Path, name: &str, grpc: u16, more: &[&str]) -> Result<Part> {
+    let data = dir.join(name).display().to_string();
+    let grpc = format!("manager.grpc=127.0.0.1:{grpc}");
+    let mut arguments = vec![
         "manager",
         "--listen",
         "127.0.0.1:0",
         "--set",
-        "manager.grpc=127.0.0.1:0",
+        &grpc,
         "--operations-listen",
         "127.0.0.1:0",
         "--data",
         &data,
     ];
-    Part::start("manager", dir, &arguments).await
+    arguments.extend(more);
+    Part::start(name, dir, &arguments).await
 }
 
 /// Starts a `darter scheduler` on free ports that the manager, by the URL of its gRPC, knows.

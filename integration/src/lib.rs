@@ -11,6 +11,7 @@ pub mod darter;
 pub mod guarded;
 pub mod http;
 pub mod image;
+pub mod postgres;
 pub mod process;
 pub mod registry;
 pub mod report;

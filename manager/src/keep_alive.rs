@@ -24,7 +24,7 @@ use crate::{
     clusters::Clusters,
     members::{BeatError, Members, StreamId},
     metrics::Metrics,
-    settings::configuration,
+    settings::{Asking, configuration},
 };
 
 /// Replies that wait for a member to read them.
@@ -74,14 +74,26 @@ impl ManagerRpc for Service {
         &self,
         request: Request<v1::ConfigureRequest>,
     ) -> Result<Response<Self::ConfigureStream>, Status> {
+        let certified = request.extensions().get().map(|PeerIdentity(host)| *host);
         let request = request.into_inner();
-        let (seed, place) = (request.seed, place(request.place)?);
+        let place = place(request.place)?;
+        // A certificate knows better than the node itself.
+        let host = certified.or_else(|| HostId::try_from(&request.host[..]).ok());
+        let asking = match request.scheduler {
+            true => Asking::Scheduler,
+            false => Asking::Peer {
+                seed: request.seed,
+                host,
+            },
+        };
         let mut last = None;
         let newest = WatchStream::new(self.clusters.watch());
         let words = newest.filter_map(move |directory| {
-            let set = configuration(&directory, &place, seed).filter(|set| last != Some(*set))?;
+            let set = configuration(&directory, &place, asking);
+            let set = set.filter(|set| last.as_ref() != Some(set))?;
+            let word = (&set).into();
             last = Some(set);
-            Some(Ok((&set).into()))
+            Some(Ok(word))
         });
         // It ends with the manager, so that the port is free then.
         let stopped = self.tasks.token().clone().cancelled_owned();

@@ -5,8 +5,8 @@
 //! Failure: a database that fails leaves what was set.
 
 use darter_api::{
-    ClusterName, Place,
-    configuration::{Configuration, RateSettings},
+    ClusterName, HostId, Place,
+    configuration::{Configuration, PeerSettings, Rule, SchedulerSettings, SettingsError},
 };
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, any::AnyRow};
@@ -23,11 +23,21 @@ const KEPT: i64 = 1000;
 const LISTED: i64 = 100;
 
 /// What is set, for each kind of node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Set {
-    pub(crate) peers: RateSettings,
-    pub(crate) seeds: RateSettings,
+    pub(crate) peers: PeerSettings,
+    pub(crate) seeds: PeerSettings,
+    pub(crate) schedulers: SchedulerSettings,
+}
+
+impl Set {
+    fn check(&self) -> Result<(), SetError> {
+        let of = |nodes| move |cause| SetError::Settings { nodes, cause };
+        self.peers.check().map_err(of("peers"))?;
+        self.seeds.check().map_err(of("seeds"))?;
+        self.schedulers.check().map_err(of("schedulers"))
+    }
 }
 
 /// One version.
@@ -43,11 +53,11 @@ pub(crate) struct Version {
 /// Settings are not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetError {
-    #[error(
-        "a rate is 0, for no limit, or at least {} bytes a second",
-        darter_api::configuration::LEAST_RATE
-    )]
-    Rate,
+    #[error("{nodes}: {cause}")]
+    Settings {
+        nodes: &'static str,
+        cause: SettingsError,
+    },
     #[error("the settings have changed meanwhile")]
     Changed,
     #[error("the database fails")]
@@ -76,9 +86,7 @@ impl Settings {
         who: &str,
         now: OffsetDateTime,
     ) -> Result<i64, SetError> {
-        if !set.peers.is_valid() || !set.seeds.is_valid() {
-            return Err(SetError::Rate);
-        }
+        set.check()?;
         let text = serde_json::to_string(set).map_err(|cause| sqlx::Error::Encode(cause.into()))?;
         let row = sqlx::query(
             "INSERT INTO settings (cluster, version, at, who, settings) \
@@ -140,17 +148,49 @@ impl Settings {
     }
 }
 
+/// Who asks what is set for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asking {
+    Scheduler,
+    /// A seed by its own word, or none; which host, where it says so.
+    Peer {
+        seed: bool,
+        host: Option<HostId>,
+    },
+}
+
 /// For one node; `None` where it names a cluster that is not there.
 pub(crate) fn configuration(
     directory: &Directory,
     place: &Place,
-    seed: bool,
+    asking: Asking,
 ) -> Option<Configuration> {
     let cluster = directory.cluster_of(place).ok()?;
-    let entry = directory.get(&cluster);
-    let (version, set) = entry.map_or((0, Set::default()), |entry| (entry.set_version, entry.set));
-    let rates = if seed { set.seeds } else { set.peers };
-    Some(Configuration { version, rates })
+    let entry = directory.get(&cluster).cloned().unwrap_or_default();
+    let common = Configuration {
+        version: entry.set_version,
+        cluster: cluster.into(),
+        ..Configuration::default()
+    };
+    let set = entry.set;
+    let Asking::Peer { seed, host } = asking else {
+        let scheduler = set.schedulers;
+        return Some(Configuration {
+            scheduler,
+            ..common
+        });
+    };
+    let rules = set.schedulers.rules.as_deref().unwrap_or_default();
+    let ruled = host.and_then(|host| Rule::seed_of(rules, &host, &place.name));
+    Some(Configuration {
+        seed: ruled,
+        peer: if ruled.unwrap_or(seed) {
+            set.seeds
+        } else {
+            set.peers
+        },
+        ..common
+    })
 }
 
 fn shown(row: &AnyRow) -> Result<Version, sqlx::Error> {
@@ -166,10 +206,17 @@ fn shown(row: &AnyRow) -> Result<Version, sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
+    use darter_api::{NodeKey, configuration::RateSettings};
+
     use super::*;
     use crate::{clusters::Scopes, database::tests::on_both};
 
     const AT: OffsetDateTime = time::macros::datetime!(2026-11-21 12:00 UTC);
+
+    const PEER: Asking = Asking::Peer {
+        seed: false,
+        host: None,
+    };
 
     fn upload(rate: u64) -> Set {
         let rates = RateSettings {
@@ -177,9 +224,52 @@ mod tests {
             ..RateSettings::default()
         };
         Set {
-            peers: rates,
+            peers: PeerSettings {
+                rates,
+                ..PeerSettings::default()
+            },
             ..Set::default()
         }
+    }
+
+    #[test]
+    fn a_rule_makes_a_seed_a_peer_with_what_is_set_for_peers() {
+        let slots = |slots| PeerSettings {
+            upload_slots: Some(slots),
+            ..PeerSettings::default()
+        };
+        let rule = |host: &str, seed| Rule {
+            hosts: vec![host.to_owned()],
+            seed: Some(seed),
+            ..Rule::default()
+        };
+        let set = Set {
+            peers: slots(1),
+            seeds: slots(9),
+            schedulers: SchedulerSettings {
+                rules: Some(vec![rule("old-*", false), rule("new-1", true)]),
+                ..SchedulerSettings::default()
+            },
+        };
+        let directory = Directory::of(set);
+        let host = NodeKey::from_seed([1; 32]).id();
+        let of = |name: &str, seed| {
+            let place = Place {
+                name: name.to_owned(),
+                ..Place::default()
+            };
+            let host = Some(host);
+            let set = configuration(&directory, &place, Asking::Peer { seed, host }).unwrap();
+            (set.seed, set.peer.upload_slots)
+        };
+        assert_eq!(of("old-1", true), (Some(false), Some(1)));
+        assert_eq!(of("new-1", false), (Some(true), Some(9)));
+        assert_eq!(of("other", true), (None, Some(9)));
+        assert_eq!(of("other", false), (None, Some(1)));
+        let place = Place::default();
+        let scheduler = configuration(&directory, &place, Asking::Scheduler).unwrap();
+        assert_eq!(scheduler.scheduler.rules.map(|rules| rules.len()), Some(2));
+        assert_eq!(scheduler.peer, PeerSettings::default());
     }
 
     #[tokio::test]
@@ -196,7 +286,7 @@ mod tests {
             let newest = |clusters: &Clusters| {
                 let directory = clusters.directory();
                 let entry = directory.get(&here).unwrap();
-                (entry.set_version, entry.set)
+                (entry.set_version, entry.set.clone())
             };
             assert_eq!(newest(&clusters).0, 0);
             let set =
@@ -207,7 +297,7 @@ mod tests {
                 Err(SetError::Changed)
             ));
             assert_eq!(set(1 << 21, Some(1)).await.unwrap(), 2);
-            assert!(matches!(set(1, None).await, Err(SetError::Rate)));
+            assert!(matches!(set(1, None).await, Err(SetError::Settings { .. })));
             assert_eq!(set(1 << 22, None).await.unwrap(), 3);
             assert_eq!(newest(&clusters), (3, upload(1 << 22)));
 
@@ -236,8 +326,8 @@ mod tests {
                     cluster,
                     ..Place::default()
                 };
-                let set = configuration(&clusters.directory(), &place, false);
-                set.map(|set| (set.version, set.rates.upload))
+                let set = configuration(&clusters.directory(), &place, PEER);
+                set.map(|set| (set.version, set.peer.rates.upload))
             };
             assert_eq!(of(Some(east)), Some((1, Some(0))));
             assert_eq!(of(None), Some((3, Some(1 << 22))));

@@ -381,15 +381,14 @@ async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
     let (url, grpc) = (bench.url(), bench.manager.grpc());
     let tasks = Tasks::new();
     let follow = |tasks: &Tasks| {
-        configuration::follow(
-            &url,
-            false,
-            &anywhere(),
-            node.path(),
-            &Connector::plain(),
-            tasks,
-        )
-        .unwrap()
+        let asking = configuration::Node {
+            host: NodeKey::from_seed([1; 32]).id(),
+            kind: configuration::Kind::Peer,
+            place: anywhere(),
+        };
+        let (data, connector) = (node.path(), Connector::plain());
+        let mut registry = Registry::default();
+        configuration::follow(&url, &asking, data, &connector, tasks, &mut registry).unwrap()
     };
     let mut set = follow(&tasks);
     assert_eq!(set.borrow().version, 0);
@@ -414,7 +413,7 @@ async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
         "somebody was faster"
     );
     assert_eq!(upload(&bench, 1, 1).await, "400");
-    let arrives = set.wait_for(|set| set.rates.upload == Some(1 << 20));
+    let arrives = set.wait_for(|set| set.peer.rates.upload == Some(1 << 20));
     tokio::time::timeout(LIMIT, arrives).await.unwrap().unwrap();
     assert!(tasks.stop(LIMIT).await);
     bench.stop().await;
@@ -423,12 +422,12 @@ async fn what_is_set_reaches_nodes_and_outlives_the_manager() {
     let tasks = Tasks::new();
     let mut set = follow(&tasks);
     assert_eq!(
-        (set.borrow().version, set.borrow().rates.upload),
+        (set.borrow().version, set.borrow().peer.rates.upload),
         (1, Some(1 << 20))
     );
     let bench = Bench::start_at(dir.path(), Duration::from_secs(2), grpc).await;
     assert_eq!(upload(&bench, 0, 1).await, "200");
-    let arrives = set.wait_for(|set| set.rates.upload == Some(0));
+    let arrives = set.wait_for(|set| set.peer.rates.upload == Some(0));
     tokio::time::timeout(LIMIT, arrives).await.unwrap().unwrap();
     assert!(tasks.stop(LIMIT).await);
     bench.stop().await;

@@ -17,6 +17,7 @@ use darter_api::{
 };
 use darter_runtime::{
     Tasks,
+    configuration::{self, Kind},
     identity::{self, IdentityError},
     membership::{self, MembershipError},
     server::{BindError, Server, ServerOptions},
@@ -35,12 +36,13 @@ use crate::{
     preheat::{self, Preheater},
     rights::{self, Proofs, Rights},
     session::{List, ListError, PeerAddress, Peers, Schedulers, Session, SessionEvent},
+    settings::Settings,
     store::{self, Found, Store},
     swarm::{
         core,
         driver::{self, Parts, Policy, Swarm, Trust},
     },
-    transfer::{self, Links, server::PieceServer},
+    transfer::{self, Links, fair::Slots, server::PieceServer},
     upstream::{self, UpstreamOptions, Upstreams},
 };
 
@@ -244,7 +246,7 @@ pub struct Proxy {
     listen: SocketAddr,
     peer: SocketAddr,
     host: HostId,
-    limits: Limits,
+    settings: Settings,
     operations: axum::Router,
 }
 
@@ -274,14 +276,23 @@ impl Proxy {
         let (store, found) = open_store(&options, registry)?;
         let mirror_port = Server::bind(options.listen).await?;
         let peer_port = Server::bind(options.peer).await?;
+        let limits = open_limits(&options.limits, registry);
+        let slots = Slots::new(options.transfer.upload_slots, options.transfer.upload_queue);
+        let settings = Settings::new(
+            options.limits.rates(),
+            options.transfer.clone(),
+            options.seed,
+            limits.clone(),
+            slots.clone(),
+        );
         let mut proxy = Self {
             listen: mirror_port.local_addr(),
             peer: peer_port.local_addr(),
             host: key.id(),
-            limits: open_limits(&options.limits, registry),
+            settings: settings.clone(),
             operations: axum::Router::new(),
         };
-        let limits = proxy.limits.clone();
+        let connector = security.connector();
 
         let transfers = transfer::Metrics::default();
         transfers.register(registry);
@@ -293,19 +304,14 @@ impl Proxy {
             inner.clone(),
             transfers.clone(),
         );
-        let pieces = PieceServer::new(
-            store.clone(),
-            &options.transfer,
-            limits.clone(),
-            transfers.clone(),
-        );
+        proxy.follow(&options, &settings, &connector, &inner, registry)?;
+        let pieces = PieceServer::new(store.clone(), slots, limits.clone(), transfers.clone());
         let peer_router = tonic::service::Routes::new(links.service())
             .into_axum_router()
             .merge(pieces.router())
             .merge(beside);
-        let connector = security.connector();
         let session = proxy
-            .session(&options, &key, connector, &inner, &transfers)
+            .session(&options, &settings, &key, connector, &inner, &transfers)
             .await?;
 
         let metrics = driver::Metrics::default();
@@ -406,9 +412,9 @@ impl Proxy {
         self.operations.clone()
     }
 
-    /// What it may move a second, to be changed while it runs.
-    pub const fn limits(&self) -> &Limits {
-        &self.limits
+    /// What its file and the manager say, as far as it can change while it runs.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Where others reach it.
@@ -417,7 +423,7 @@ impl Proxy {
     }
 
     /// What says to which cluster it belongs.
-    pub fn place(&self, options: &Options) -> Place {
+    fn place(&self, options: &Options) -> Place {
         let locality = &options.locality;
         Place {
             cluster: options.cluster.clone(),
@@ -428,10 +434,36 @@ impl Proxy {
         }
     }
 
+    /// Follows what the manager sets, if there is one; what was kept of it counts at once.
+    fn follow(
+        &self,
+        options: &Options,
+        settings: &Settings,
+        connector: &Connector,
+        tasks: &Tasks,
+        registry: &mut Registry,
+    ) -> Result<(), StartError> {
+        let Some(manager) = &options.manager else {
+            return Ok(());
+        };
+        let node = configuration::Node {
+            host: self.host,
+            kind: if options.seed { Kind::Seed } else { Kind::Peer },
+            place: self.place(options),
+        };
+        let data = &options.data;
+        let set = configuration::follow(manager, &node, data, connector, tasks, registry)
+            .map_err(MembershipError::from)?;
+        settings.set(set.borrow().clone());
+        tasks.spawn("settings", settings.clone().follow(set));
+        Ok(())
+    }
+
     /// The sessions with schedulers, where any are configured or may be found; and a seed's place in the manager's list.
     async fn session(
         &self,
         options: &Options,
+        settings: &Settings,
         key: &Arc<NodeKey>,
         connector: Connector,
         tasks: &Tasks,
@@ -445,7 +477,7 @@ impl Proxy {
             return Err(StartError::Advertise(address));
         }
         let name = place.name.clone();
-        if let (Some(manager), true) = (&options.manager, options.seed) {
+        if let Some(manager) = &options.manager {
             let member = Member {
                 kind: MemberKind::SeedPeer,
                 host: self.host,
@@ -453,7 +485,8 @@ impl Proxy {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 place,
             };
-            membership::keep_alive(manager.clone(), member, connector.clone(), tasks);
+            let (manager, seed) = (manager.clone(), settings.seed());
+            membership::keep_alive_while(manager, member, seed, connector.clone(), tasks);
         }
         let hello = Hello {
             host: self.host,

@@ -15,6 +15,7 @@ pub mod mirror;
 pub mod preheat;
 pub mod rights;
 pub mod session;
+pub mod settings;
 pub mod source;
 pub mod store;
 pub mod swarm;

@@ -12,11 +12,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use darter_api::{
-    Place,
+    HostId, Place,
     configuration::Configuration,
     wire::v1::{ConfigureRequest, manager_client::ManagerClient},
 };
+use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 use rand::RngExt as _;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
@@ -30,24 +32,57 @@ use crate::{
 /// In the data directory.
 const FILE: &str = "configuration.json";
 /// Bytes of the file at most.
-const MOST_FILE: u64 = 64 * 1024;
+const MOST_FILE: u64 = 1024 * 1024;
 /// For a connection.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What the manager whose gRPC is at `url` sets for a peer, or a seed, of this place, until the
-/// group ends; at first what is on disk in `data`.
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its public key.
+    pub host: HostId,
+    /// What it is.
+    pub kind: Kind,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// What a node is, by its own file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A scheduler.
+    Scheduler,
+    /// A seed peer.
+    Seed,
+    /// A peer.
+    Peer,
+}
+
+impl From<&Node> for ConfigureRequest {
+    fn from(node: &Node) -> Self {
+        Self {
+            seed: node.kind == Kind::Seed,
+            scheduler: node.kind == Kind::Scheduler,
+            place: Some((&node.place).into()),
+            host: Bytes::copy_from_slice(node.host.as_bytes()),
+        }
+    }
+}
+
+/// What the manager whose gRPC is at `url` sets for this node, until the group ends; at first what
+/// is on disk in `data`.
 ///
 /// # Errors
 /// When the URL makes no sense.
 pub fn follow(
     url: &str,
-    seed: bool,
-    place: &Place,
+    node: &Node,
     data: &Path,
     connector: &Connector,
     tasks: &Tasks,
+    registry: &mut Registry,
 ) -> Result<watch::Receiver<Configuration>, EndpointError> {
     let endpoint: Endpoint = connector.endpoint(url)?;
     let endpoint = endpoint
@@ -57,16 +92,22 @@ pub fn follow(
         .keep_alive_while_idle(true);
     let channel = endpoint.connect_with_connector_lazy(connector.clone());
     let client = ManagerClient::new(channel);
-    let file = data.join(FILE);
-    let (sender, receiver) = watch::channel(read(&file).unwrap_or_default());
-    let url = url.to_owned();
-    let asked = ConfigureRequest {
-        seed,
-        place: Some(place.into()),
+    let help = "Version of what the manager sets for this node; 0 is nothing";
+    let version = Gauge::<i64>::default();
+    registry.register("configuration_version", help, version.clone());
+    let follower = Follower {
+        file: data.join(FILE),
+        version,
+        sender: watch::Sender::default(),
     };
+    if let Some(kept) = read(&follower.file) {
+        follower.take(kept);
+    }
+    let receiver = follower.sender.subscribe();
+    let (url, asked) = (url.to_owned(), ConfigureRequest::from(node));
     tasks.spawn("configuration", async move {
         loop {
-            let ended = one(client.clone(), asked.clone(), &file, &sender).await;
+            let ended = follower.one(client.clone(), asked.clone()).await;
             tracing::debug!(%url, cause = &ended as &dyn Error, "the last configuration stands");
             let wait = AGAIN.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::time::sleep(wait).await;
@@ -75,32 +116,46 @@ pub fn follow(
     Ok(receiver)
 }
 
-/// One stream, until it ends.
-async fn one(
-    mut client: ManagerClient<tonic::transport::Channel>,
-    asked: ConfigureRequest,
-    file: &Path,
-    sender: &watch::Sender<Configuration>,
-) -> MembershipError {
-    let asked = client.configure(asked).await;
-    let mut stream = match asked {
-        Ok(stream) => stream.into_inner(),
-        Err(status) => return status.into(),
-    };
-    loop {
-        let word = match stream.message().await {
-            Ok(Some(word)) => Configuration::try_from(word),
-            Ok(None) => return MembershipError::Ended,
+struct Follower {
+    file: PathBuf,
+    version: Gauge,
+    sender: watch::Sender<Configuration>,
+}
+
+impl Follower {
+    fn take(&self, configuration: Configuration) {
+        let version = i64::try_from(configuration.version).unwrap_or(i64::MAX);
+        self.version.set(version);
+        self.sender.send_replace(configuration);
+    }
+
+    /// One stream, until it ends.
+    async fn one(
+        &self,
+        mut client: ManagerClient<tonic::transport::Channel>,
+        asked: ConfigureRequest,
+    ) -> MembershipError {
+        let mut stream = match client.configure(asked).await {
+            Ok(stream) => stream.into_inner(),
             Err(status) => return status.into(),
         };
-        match word {
-            Ok(configuration) if configuration != *sender.borrow() => {
-                tracing::info!(?configuration, "the manager sets");
-                keep(file.to_owned(), configuration).await;
-                sender.send_replace(configuration);
+        loop {
+            let word = match stream.message().await {
+                Ok(Some(word)) => Configuration::try_from(word),
+                Ok(None) => return MembershipError::Ended,
+                Err(status) => return status.into(),
+            };
+            match word {
+                Ok(configuration) if configuration != *self.sender.borrow() => {
+                    let (version, cluster) = (configuration.version, &configuration.cluster);
+                    tracing::info!(version, cluster, "the manager sets");
+                    // Before it counts: what a restart finds is never older than what was seen.
+                    keep(self.file.clone(), configuration.clone()).await;
+                    self.take(configuration);
+                }
+                Ok(_) => {}
+                Err(cause) => tracing::warn!(%cause, "what the manager sets makes no sense"),
             }
-            Ok(_) => {}
-            Err(cause) => tracing::warn!(%cause, "what the manager sets makes no sense"),
         }
     }
 }
@@ -109,7 +164,7 @@ fn read(file: &Path) -> Option<Configuration> {
     let size = std::fs::metadata(file).ok()?.len();
     let text = (size <= MOST_FILE).then(|| std::fs::read(file).ok())??;
     let configuration: Configuration = serde_json::from_slice(&text).ok()?;
-    Some(configuration).filter(|configuration| configuration.rates.is_valid())
+    Some(configuration).filter(|configuration| configuration.check().is_ok())
 }
 
 async fn keep(file: PathBuf, configuration: Configuration) {
@@ -126,7 +181,7 @@ async fn keep(file: PathBuf, configuration: Configuration) {
 
 #[cfg(test)]
 mod tests {
-    use darter_api::configuration::RateSettings;
+    use darter_api::configuration::{PeerSettings, RateSettings};
 
     use super::*;
 
@@ -137,14 +192,18 @@ mod tests {
         assert_eq!(read(&file), None);
         let configuration = Configuration {
             version: 3,
-            rates: RateSettings {
-                upload: Some(1 << 20),
-                ..RateSettings::default()
+            peer: PeerSettings {
+                rates: RateSettings {
+                    upload: Some(1 << 20),
+                    ..RateSettings::default()
+                },
+                ..PeerSettings::default()
             },
+            ..Configuration::default()
         };
-        keep(file.clone(), configuration).await;
+        keep(file.clone(), configuration.clone()).await;
         assert_eq!(read(&file), Some(configuration));
-        for nonsense in ["", "{", r#"{"version":1,"rates":{"upload":1}}"#] {
+        for nonsense in ["", "{", r#"{"version":1,"peer":{"upload":1}}"#] {
             std::fs::write(&file, nonsense).unwrap();
             assert_eq!(read(&file), None, "{nonsense}");
         }

@@ -71,11 +71,27 @@ impl From<tonic::Status> for MembershipError {
 
 /// Keeps `member` alive at the manager whose gRPC is at `url`, until the group ends.
 pub fn keep_alive(url: String, member: Member, connector: Connector, tasks: &Tasks) {
+    let (_, always) = watch::channel(true);
+    keep_alive_while(url, member, always, connector, tasks);
+}
+
+/// The same while it is `wanted`.
+pub fn keep_alive_while(
+    url: String,
+    member: Member,
+    mut wanted: watch::Receiver<bool>,
+    connector: Connector,
+    tasks: &Tasks,
+) {
     tasks.spawn("keep alive", async move {
         let mut wait = BACKOFF.0;
-        loop {
+        // Once nobody can change it any more, it is as it was last.
+        while wanted.wait_for(|wanted| *wanted).await.is_ok() || *wanted.borrow() {
             let mut stood = false;
-            let ended = beat(&url, &member, &connector, &mut stood).await;
+            let ended = tokio::select! {
+                ended = beat(&url, &member, &connector, &mut stood) => ended,
+                () = unwanted(&mut wanted) => continue,
+            };
             if stood {
                 tracing::warn!(%url, cause = &ended as &dyn Error, "the manager is lost");
                 wait = BACKOFF.0;
@@ -88,6 +104,12 @@ pub fn keep_alive(url: String, member: Member, connector: Connector, tasks: &Tas
             wait = (wait * 2).min(BACKOFF.1);
         }
     });
+}
+
+async fn unwanted(wanted: &mut watch::Receiver<bool>) {
+    if wanted.wait_for(|wanted| !*wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// One stream of beats, until it ends.

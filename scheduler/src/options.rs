@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use darter_api::ClusterName;
+use darter_api::{
+    ClusterName,
+    configuration::{Rule, SchedulerSettings, Weights},
+};
 use serde::{Deserialize, Serialize};
-
-use crate::core::{Rule, Weights};
 
 /// Settings of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,23 @@ pub struct Options {
     /// Default 30 s.
     #[serde(with = "humantime_serde")]
     pub refusal_memory: Duration,
+}
+
+impl Options {
+    /// These, but for what a manager has set.
+    #[must_use]
+    pub fn overlaid(&self, set: &SchedulerSettings) -> Self {
+        let count = |set: Option<u32>, own: usize| set.map_or(own, |set| set as usize);
+        Self {
+            degree: count(set.degree, self.degree),
+            gateways: count(set.gateways, self.gateways),
+            source_budget: count(set.source_budget, self.source_budget),
+            source_holders: count(set.source_holders, self.source_holders),
+            weights: set.weights.clone().unwrap_or_else(|| self.weights.clone()),
+            rules: set.rules.clone().unwrap_or_else(|| self.rules.clone()),
+            ..self.clone()
+        }
+    }
 }
 
 impl Default for Options {

@@ -12,6 +12,7 @@ use std::{
 
 use darter_api::{
     HostId, Member, MemberKind, NodeKey, Origin, Place, Timestamp,
+    configuration::{Configuration, SchedulerSettings},
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -22,15 +23,15 @@ use darter_api::{
     },
 };
 use darter_runtime::{
-    Tasks,
+    Tasks, configuration,
     identity::{self, IdentityError},
     membership,
     server::{BindError, PeerIdentity, Server, ServerOptions},
-    tls::Security,
+    tls::{EndpointError, Security},
 };
 use futures::Stream;
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The port can't be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The manager's URL makes no sense.
+    #[error("the manager's URL")]
+    Manager(#[from] EndpointError),
     /// There is no key.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -105,8 +109,13 @@ impl Scheduler {
         let server = Server::bind(options.listen).await?;
         let address = server.local_addr();
         let member = member(&options, security, id, address)?;
-        let manager = options.manager.clone();
+        let (manager, data) = (options.manager.clone(), options.data.clone());
         let Home { sessions, inbox } = Home::start(options, key, tasks, registry);
+        let node = configuration::Node {
+            host: id,
+            kind: configuration::Kind::Scheduler,
+            place: member.place.clone(),
+        };
         let server_options = ServerOptions {
             max_connections: 65_536,
             answer_tls: false,
@@ -118,6 +127,13 @@ impl Scheduler {
             Some(_) => sessions.merge(preheats::service(inbox.clone())),
             None => sessions,
         };
+        if let Some(manager) = &manager {
+            let connector = security.connector();
+            let set = configuration::follow(manager, &node, &data, &connector, tasks, registry)?;
+            // What was kept counts before anybody comes: the inbox is empty.
+            let _ = inbox.try_send(Inbound::Set(set.borrow().scheduler.clone()));
+            tasks.spawn("settings", follow(set, inbox.clone()));
+        }
         server.serve("scheduler port", sessions, tasks, server_options);
         if let Some(manager) = manager {
             membership::keep_alive(manager, member, security.connector(), tasks);
@@ -181,6 +197,16 @@ impl Home {
     }
 }
 
+/// Passes on what a manager sets.
+async fn follow(mut set: watch::Receiver<Configuration>, inbox: mpsc::Sender<Inbound>) {
+    while set.changed().await.is_ok() {
+        let settings = set.borrow_and_update().scheduler.clone();
+        if inbox.send(Inbound::Set(settings)).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// What the manager is told of this scheduler.
 fn member(
     options: &Options,
@@ -213,6 +239,7 @@ pub(crate) enum Inbound {
     Down(HostId, u64),
     Message(HostId, u64, PeerMessage),
     Preheat(Wish, preheats::Events),
+    Set(SchedulerSettings),
 }
 
 struct Outbox {
@@ -280,6 +307,7 @@ impl Actor {
         let now = self.now();
         let commands = match event {
             Inbound::Asked(question) => return self.answer(question),
+            Inbound::Set(settings) => return self.cluster.set(&settings),
             Inbound::Preheat(_, events) if self.origin.elapsed() < self.preheat_settle => {
                 // A part of the hosts would be taken for all of them.
                 let status = tonic::Status::unavailable("hosts are still coming");

@@ -65,6 +65,16 @@ impl Directory {
         Ok(claimed.cloned().unwrap_or_default())
     }
 
+    /// The default cluster alone, with this set.
+    #[cfg(test)]
+    pub(crate) fn of(set: Set) -> Self {
+        let entry = Entry {
+            set,
+            ..Entry::default()
+        };
+        Self(BTreeMap::from([(ClusterName::default(), entry)]))
+    }
+
     pub(crate) fn get(&self, name: &ClusterName) -> Option<&Entry> {
         self.0.get(name)
     }

@@ -11,7 +11,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use darter_api::ClusterName;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
@@ -30,7 +31,7 @@ const LISTED: i64 = 100;
 impl From<SetError> for Problem {
     fn from(error: SetError) -> Self {
         match error {
-            SetError::Rate => Self::bad(error),
+            SetError::Settings { .. } => Self::bad(error),
             SetError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, error.to_string()),
             SetError::Database(cause) => cause.into(),
         }
@@ -64,7 +65,7 @@ pub(super) async fn show(State(api): State<Api>, asked: Asked) -> Result<Respons
 fn tagged(version: &Version) -> Response {
     (
         [(header::ETAG, tag(version.version))],
-        Json(version.settings),
+        Json(&version.settings),
     )
         .into_response()
 }
@@ -74,11 +75,34 @@ pub(super) async fn change(
     Extension(caller): Extension<Caller>,
     asked: Asked,
     headers: HeaderMap,
-    body: Result<Json<Set>, JsonRejection>,
+    body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let cluster = cluster(&api, asked)?;
     let Json(set) = body?;
+    let set: Set = strict(set)?;
     write(&api, &cluster, &set, known(&headers)?, &caller).await
+}
+
+/// What is asked for, with nothing in it that is not known: a knob that nobody turns is a
+/// mistake.
+fn strict<T: DeserializeOwned + Serialize>(asked: Value) -> Result<T, Problem> {
+    let parsed = T::deserialize(&asked).map_err(Problem::bad)?;
+    let known = serde_json::to_value(&parsed).map_err(Problem::bad)?;
+    match unknown(&asked, &known) {
+        Some(path) => Err(Problem::bad(format!("there is no setting `{path}`"))),
+        None => Ok(parsed),
+    }
+}
+
+/// The first key that is not known, with where it stands.
+fn unknown(asked: &Value, known: &Value) -> Option<String> {
+    let (Value::Object(asked), Value::Object(known)) = (asked, known) else {
+        return None;
+    };
+    asked.iter().find_map(|(key, asked)| match known.get(key) {
+        Some(known) => unknown(asked, known).map(|path| format!("{key}.{path}")),
+        None => Some(key.clone()),
+    })
 }
 
 async fn write(

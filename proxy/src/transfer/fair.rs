@@ -81,6 +81,16 @@ impl Slots {
         })))
     }
 
+    /// Other bounds from now on. Slots that are out stay so until they are given back.
+    pub fn set(&self, limit: usize, queue_limit: usize) {
+        {
+            let mut state = self.0.lock();
+            state.limit = limit.max(1);
+            state.queue_limit = queue_limit;
+        }
+        self.hand_out();
+    }
+
     /// Waits for a slot. Dropping the future leaves the queue.
     ///
     /// # Errors

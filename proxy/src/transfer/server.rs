@@ -21,7 +21,7 @@ use prost::Message as _;
 use serde::Deserialize;
 
 use super::{
-    HOST_HEADER, MEDIA_TYPE_HEADER, Metrics, Options, PREHEAT, PURPOSE_HEADER,
+    HOST_HEADER, MEDIA_TYPE_HEADER, Metrics, PREHEAT, PURPOSE_HEADER,
     fair::{Slot, Slots},
 };
 use crate::{
@@ -47,11 +47,11 @@ struct Geometry {
 }
 
 impl PieceServer {
-    /// Of this store, within these bounds.
-    pub fn new(store: Store, options: &Options, limits: Limits, metrics: Metrics) -> Self {
+    /// Of this store, to whoever has a slot.
+    pub fn new(store: Store, slots: Slots, limits: Limits, metrics: Metrics) -> Self {
         Self {
             store,
-            slots: Slots::new(options.upload_slots, options.upload_queue),
+            slots,
             limits,
             metrics,
         }

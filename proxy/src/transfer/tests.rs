@@ -113,10 +113,7 @@ async fn parent_as(
     };
     let router = PieceServer::new(
         store.clone(),
-        &Options {
-            upload_queue: 64,
-            ..Options::default()
-        },
+        fair::Slots::new(4, 64),
         limits,
         Metrics::default(),
     )

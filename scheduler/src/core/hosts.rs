@@ -8,7 +8,7 @@ use std::{
 
 use darter_api::{
     HostId, TaskId, Timestamp,
-    session::{Hello, Locality},
+    session::{Hello, Locality, Role},
 };
 
 use super::{
@@ -32,6 +32,8 @@ const MAX_ZONES: usize = 16;
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) hello: Hello,
+    /// What it says it is; the hello's role is what it is.
+    pub(super) declared: Role,
     /// Its id: tasks keep this one where they have many.
     pub(super) id: Arc<HostId>,
     pub(super) place: Arc<Locality>,
@@ -73,6 +75,7 @@ impl Host {
         Self {
             id: Arc::new(hello.host),
             place: Arc::new(hello.locality.clone()),
+            declared: hello.role,
             hello,
             tasks: BTreeSet::new(),
             resting: None,

@@ -32,11 +32,10 @@ use std::{
     time::Duration,
 };
 
+pub use darter_api::configuration::{Priority, Rule, Weights};
 use darter_api::{
     HostId, Lengths, NodeKey, Origin, PieceSet, TaskId, Timestamp,
-    session::{
-        Complaint, Hello, Holding, Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage,
-    },
+    session::{Complaint, Hello, Holding, Join, LeaseEnd, PeerMessage, Purpose, SchedulerMessage},
 };
 use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -44,10 +43,8 @@ use crate::Options;
 use hosts::Host;
 use observations::Observations;
 use pace::Paces;
-pub use policy::{Priority, Rule};
 pub use preheat::{Preheat, Preheated, Present};
 use public::Followed;
-pub use score::Weights;
 use sizing::Unsized;
 pub use task::{Graph, GraphNode, Summary};
 use task::{Member, Task};
@@ -116,7 +113,10 @@ pub struct Counts {
 /// All hosts and tasks of a scheduler.
 #[derive(Debug)]
 pub struct Cluster {
+    /// As they hold.
     options: Options,
+    /// As they were at the start.
+    own: Options,
     key: NodeKey,
     /// Milliseconds since the Unix epoch at [`Timestamp::ZERO`].
     unix_ms: u64,
@@ -149,6 +149,7 @@ impl Cluster {
     /// An empty cluster at `now`. Same seed and events, same commands.
     pub fn new(options: Options, key: NodeKey, now: Timestamp, unix_ms: u64, seed: u64) -> Self {
         Self {
+            own: options.clone(),
             options,
             key,
             unix_ms,
@@ -265,7 +266,7 @@ impl Cluster {
         self.commands.push(Command { host, message });
     }
 
-    fn host_up(&mut self, now: Timestamp, mut hello: Hello) {
+    fn host_up(&mut self, now: Timestamp, hello: Hello) {
         let host = hello.host;
         let newer = |known: &Host| known.hello.epoch > hello.epoch;
         if self.hosts.get(&host).is_some_and(newer) {
@@ -278,14 +279,11 @@ impl Cluster {
             self.host_down(now, &host);
             None
         };
-        hello.role = self.role_of(&hello);
-        if hello.role == Role::Seed {
-            self.seeds.insert(host);
-        }
         match known {
             Some(known) => self.host_returned(now, known, hello),
             None => drop(self.hosts.insert(host, Host::new(now, hello))),
         }
+        self.assign_role(&host);
         self.sweep_later(now, host);
         let scheduler = self.key.id();
         let trusted = vec![scheduler];

@@ -1,89 +1,42 @@
-//! Rules of the operator: who may download what, who reads the source first, who is a seed.
-//!
-//! The first rule that fits decides. A rule fits a host by its name or id, and a content by
-//! where it is read; empty lists fit all.
+//! What the operator's rules and a manager's settings make of hosts and contents.
 
 use darter_api::{
     HostId, Origin, TaskId,
-    session::{Hello, LeaseEnd, Role, SchedulerMessage},
+    configuration::{Priority, Rule, SchedulerSettings},
+    session::{LeaseEnd, Role, SchedulerMessage},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{Cluster, task::Task};
 
-/// What a rule allows a host for a content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    /// No download at all.
-    Forbid,
-    /// From peers and seeds alone, never from the source. Says nothing to seeds.
-    NeverSource,
-    /// Who asks reads the source, seeds only if it can't.
-    PeerFirst,
-    /// Seeds read the source, who asks only if they can't.
-    #[default]
-    SeedFirst,
-}
-
-/// What is so for some hosts and some contents.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rule {
-    /// Names or ids of hosts; a `*` at the end stands for any rest. Default: all.
-    pub hosts: Vec<String>,
-    /// Names of registries. Default: all.
-    pub upstreams: Vec<String>,
-    /// Repositories; a `*` at the end stands for any rest. Default: all.
-    pub repositories: Vec<String>,
-    /// What they may. Default: the next rule says.
-    pub priority: Option<Priority>,
-    /// Whether the hosts are seeds, whatever they say themselves; of a rule without
-    /// registries and repositories. Default: the next rule says.
-    pub seed: Option<bool>,
-}
-
-impl Rule {
-    fn fits_host(&self, hello: &Hello) -> bool {
-        let fits =
-            |pattern: &String| matches(pattern, &hello.name) || *pattern == hello.host.to_string();
-        self.hosts.is_empty() || self.hosts.iter().any(fits)
-    }
-
-    fn fits_origin(&self, origin: Option<&Origin>) -> bool {
-        if self.upstreams.is_empty() && self.repositories.is_empty() {
-            return true;
-        }
-        let Some(origin) = origin else {
-            return false;
-        };
-        let (upstream, repository) = (origin.upstream.to_string(), origin.repository.to_string());
-        let listed = |list: &[String], text: &str| {
-            list.is_empty() || list.iter().any(|pattern| matches(pattern, text))
-        };
-        listed(&self.upstreams, &upstream) && listed(&self.repositories, &repository)
-    }
-}
-
-fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => text.starts_with(start),
-        None => pattern == text,
-    }
-}
-
 impl Cluster {
-    /// What a host is, as it says itself unless a rule says otherwise. Who keeps its
-    /// content to itself is no seed.
-    pub(super) fn role_of(&self, hello: &Hello) -> Role {
-        let rules = self.options.rules.iter();
-        let mut fit = rules.filter(|rule| rule.fits_host(hello) && rule.fits_origin(None));
-        let role = match fit.find_map(|rule| rule.seed) {
+    /// Other settings from now on; leases and neighbours that are stay. What is not set is as at
+    /// the start.
+    pub fn set(&mut self, settings: &SchedulerSettings) {
+        self.options = self.own.overlaid(settings);
+        let hosts: Vec<HostId> = self.hosts.keys().copied().collect();
+        for host in hosts {
+            self.assign_role(&host);
+        }
+    }
+
+    /// Makes a host what rules say it is, or what it says itself. Who keeps its content to
+    /// itself is no seed.
+    pub(super) fn assign_role(&mut self, host: &HostId) {
+        let Some(known) = self.hosts.get_mut(host) else {
+            return;
+        };
+        let hello = &mut known.hello;
+        hello.role = match Rule::seed_of(&self.options.rules, host, &hello.name) {
+            _ if !hello.shares => Role::Peer,
             Some(true) => Role::Seed,
             Some(false) => Role::Peer,
-            None => hello.role,
+            None => known.declared,
         };
-        if hello.shares { role } else { Role::Peer }
+        if hello.role == Role::Seed && known.resting.is_none() {
+            self.seeds.insert(*host);
+        } else {
+            self.seeds.remove(host);
+        }
     }
 
     pub(super) fn priority(&self, host: &HostId, origin: Option<&Origin>) -> Priority {
@@ -92,7 +45,7 @@ impl Cluster {
         };
         let rules = self.options.rules.iter();
         rules
-            .filter(|rule| rule.fits_host(&known.hello) && rule.fits_origin(origin))
+            .filter(|rule| rule.fits_host(host, &known.hello.name) && rule.fits_origin(origin))
             .find_map(|rule| rule.priority)
             .unwrap_or_default()
     }

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 
 use darter_api::{
     HostId, Lengths, Origin, TaskId,
+    configuration::Priority,
     session::{Purpose, SchedulerMessage},
 };
 
-use super::{Cluster, Command, Priority};
+use super::{Cluster, Command};
 
 /// A wish that hosts have a content.
 #[derive(Debug, Clone, PartialEq, Eq)]

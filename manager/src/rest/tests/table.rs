@@ -346,6 +346,19 @@ async fn a_cluster_is_made_changed_set_and_forgotten() {
     assert_eq!(names, ["default", "east"]);
 
     let settings = "/api/v1/settings?cluster=east";
+    for (wrong, word) in [
+        (r#"{"peers":{"uplaod":0}}"#, "peers.uplaod"),
+        (r#"{"nodes":{}}"#, "nodes"),
+        (r#"{"peers":{"upload":1}}"#, "peers: `upload`"),
+        (r#"{"schedulers":{"degree":0}}"#, "schedulers: `degree`"),
+        (r#"{"schedulers":{"rules":[{"prio":"forbid"}]}}"#, "prio"),
+        (r#"{"schedulers":{"weights":{"luck":1}}}"#, "luck"),
+        ("1", "struct"),
+    ] {
+        let reply = ask(Method::PUT, settings, &[], wrong).await;
+        assert_eq!(reply.status, 400, "{wrong}: {}", reply.text);
+        assert!(reply.text.contains(word), "{wrong}: {}", reply.text);
+    }
     let set = ask(Method::PUT, settings, &[], r#"{"peers":{"upload":0}}"#).await;
     assert_eq!(set.status, 200, "{}", set.text);
     let shown = ask(Method::GET, settings, &[], "").await.json();

@@ -2,6 +2,7 @@
 
 use darter_api::{
     HostId, PieceSet,
+    configuration::SchedulerSettings,
     session::{LeaseEnd, PeerMessage, Role, SchedulerMessage},
 };
 
@@ -187,4 +188,32 @@ fn a_member_that_never_joins_is_forgotten() {
     assert_eq!(field.cluster.counts().tasks, 50);
     field.pass(302_000);
     assert_eq!(field.cluster.counts().tasks, 1, "what somebody holds stays");
+}
+
+#[test]
+fn what_is_set_counts_at_once_and_the_start_counts_again_without_it() {
+    let mut field = with(Vec::new());
+    field.seed_in_zone(1, "");
+    field.in_zone(2, "");
+    let reads = |field: &mut Field, content: u8| {
+        let said = field.joins_task(2, task(content), PieceSet::new());
+        granted(&said)
+    };
+    assert_eq!(reads(&mut field, 1), [id(1)], "the seed reads");
+    let rules = vec![Rule {
+        hosts: vec!["node-1".to_owned()],
+        seed: Some(false),
+        ..Rule::default()
+    }];
+    let settings = SchedulerSettings {
+        degree: Some(3),
+        rules: Some(rules),
+        ..SchedulerSettings::default()
+    };
+    field.cluster.set(&settings);
+    assert_eq!(field.cluster.options.degree, 3);
+    assert_eq!(reads(&mut field, 2), [id(2)], "no seed any more");
+    field.cluster.set(&SchedulerSettings::default());
+    assert_eq!(field.cluster.options.degree, Options::default().degree);
+    assert_eq!(reads(&mut field, 3), [id(1)], "a seed again");
 }

@@ -1,5 +1,7 @@
 //! Who is asked to have a content ahead of time.
 
+use darter_api::session::Role;
+
 use super::{super::*, rules::*};
 
 fn wish(hosts: &[&str]) -> Preheat {

@@ -1,6 +1,6 @@
 //! Who hears of what anybody may read.
 
-use darter_api::session::{Observation, PublicContent, Reference};
+use darter_api::session::{Observation, PublicContent, Reference, Role};
 
 use super::{super::*, rules::*};
 

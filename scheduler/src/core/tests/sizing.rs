@@ -1,6 +1,6 @@
 //! Who finds out the size of a content whose source does not tell it.
 
-use darter_api::session::Sizing;
+use darter_api::session::{Role, Sizing};
 
 use super::{super::*, rules::*};
 

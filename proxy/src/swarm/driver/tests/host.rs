@@ -118,7 +118,7 @@ impl Host {
         let address = server.local_addr();
         let pieces = PieceServer::new(
             store.clone(),
-            &transfer::Options::default(),
+            transfer::fair::Slots::new(4, 4),
             limits.clone(),
             transfers.clone(),
         );
