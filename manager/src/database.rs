@@ -1,8 +1,8 @@
 //! The database: SQLite in the data directory, or PostgreSQL by URL for several managers.
 //!
 //! Owner of state: the database itself; nothing of it is kept here. Both are spoken to through
-//! one driver with the same queries, but for [`Database::skip_locked`]. No query reads
-//! first and writes later: a writer never waits for a lock that it has half. Failure: a query that
+//! one driver with the same queries, but for [`Database::skip_locked`] and
+//! [`Database::one_by_one`]. No query reads first and writes later: a writer never waits for a lock that it has half. Failure: a query that
 //! fails is logged and counted, and whoever asked says so; the next one may succeed.
 
 use std::{
@@ -35,6 +35,10 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// when it is deleted.
 const PRAGMAS: &str = "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON";
+
+/// PostgreSQL gives a query up after five seconds, and a lock that another one has after two: a
+/// query that waits for ever would keep one of few connections.
+const LIMITS: &str = "SET statement_timeout = '5s'; SET lock_timeout = '2s'";
 
 /// The database can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -131,9 +135,12 @@ impl Database {
             .acquire_timeout(DATABASE_TIMEOUT)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
-                    if dialect == Dialect::Sqlite {
-                        connection.execute(PRAGMAS).await?;
-                    }
+                    connection
+                        .execute(match dialect {
+                            Dialect::Sqlite => PRAGMAS,
+                            Dialect::Postgres => LIMITS,
+                        })
+                        .await?;
                     Ok(())
                 })
             });
@@ -168,6 +175,18 @@ impl Database {
         match self.dialect {
             Dialect::Sqlite => "",
             Dialect::Postgres => " FOR UPDATE SKIP LOCKED",
+        }
+    }
+
+    /// What lets one writer at a time see what is there before it adds to it; SQLite has one
+    /// writer anyway. To be asked first in a transaction.
+    pub(crate) const fn one_by_one(&self) -> Option<&'static str> {
+        match self.dialect {
+            Dialect::Sqlite => None,
+            // The row that is always there.
+            Dialect::Postgres => {
+                Some("SELECT version FROM clusters WHERE name = 'default' FOR UPDATE")
+            }
         }
     }
 

@@ -167,7 +167,13 @@ impl Jobs {
         now: OffsetDateTime,
         once: bool,
     ) -> Result<Option<i64>, sqlx::Error> {
-        let row = sqlx::query(
+        // Two managers that are told of one push at the same time make one job of it.
+        let inserted = async {
+            let mut transaction = self.database.pool().begin().await?;
+            if let Some(queue) = self.database.one_by_one() {
+                sqlx::query(queue).execute(&mut *transaction).await?;
+            }
+            let row = sqlx::query(
             "INSERT INTO jobs (created_at, updated_at, version, state, created_by, wish, secret, \
              progress, timeout_ms, deadline, cancelling, owner, lease_until) \
              SELECT $1, $1, 1, 'PENDING', $2, $3, $4, $5, $6, 0, 0, '', 0 \
@@ -183,9 +189,12 @@ impl Jobs {
         .bind(i64::try_from(wish.timeout_seconds * 1000).unwrap_or(i64::MAX))
         .bind(MOST_OPEN)
         .bind(i64::from(once))
-        .fetch_optional(self.database.pool())
-        .await;
-        let row = self.database.counted(row)?;
+        .fetch_optional(&mut *transaction)
+        .await?;
+            transaction.commit().await?;
+            Ok(row)
+        };
+        let row = self.database.counted(inserted.await)?;
         row.map(|row| row.try_get("id")).transpose()
     }
 

@@ -182,3 +182,21 @@ async fn lists_are_by_state_and_page_and_the_old_are_forgotten() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn one_push_that_two_managers_hear_of_is_one_job() {
+    let test = "one_push_that_two_managers_hear_of_is_one_job";
+    on_both(test, async |place| {
+        let managers = [open(place).await, open(place).await];
+        for round in 0..10 {
+            let (wish, secret) = (wish(&format!("app:{round}")), secret());
+            let heard = |jobs: usize| managers[jobs % 2].create_once(&wish, &secret, "hook", at(0));
+            let ids = futures::future::try_join_all((0..8).map(heard)).await;
+            let ids = ids.unwrap();
+            assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        }
+        let jobs = managers[0].list(None, i64::MAX, 100).await;
+        assert_eq!(jobs.unwrap().len(), 10);
+    })
+    .await;
+}
