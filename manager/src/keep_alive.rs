@@ -22,6 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
     clusters::Clusters,
+    managers::Managers,
     members::{BeatError, Members, StreamId},
     metrics::Metrics,
     settings::{Asking, configuration},
@@ -41,6 +42,7 @@ pub(crate) struct Service {
     /// A member that is silent for so long is gone.
     pub(crate) grace: Duration,
     pub(crate) clusters: Clusters,
+    pub(crate) managers: Managers,
 }
 
 #[tonic::async_trait]
@@ -57,6 +59,7 @@ impl ManagerRpc for Service {
             stream: self.members.new_stream(OffsetDateTime::now_utc()),
             members: Arc::clone(&self.members),
             clusters: self.clusters.clone(),
+            managers: self.managers.clone(),
             metrics: self.metrics.clone(),
             interval: self.interval,
             grace: self.grace,
@@ -150,11 +153,16 @@ fn host_bytes(hex: &str) -> bytes::Bytes {
     host.unwrap_or_default().into()
 }
 
+fn id_bytes(host: &HostId) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(host.as_bytes())
+}
+
 /// One stream of beats.
 struct Beats {
     stream: StreamId,
     members: Arc<Members>,
     clusters: Clusters,
+    managers: Managers,
     metrics: Metrics,
     interval: Duration,
     grace: Duration,
@@ -178,6 +186,7 @@ impl Beats {
             };
             let reply = self.take(beat).await.map(|()| v1::BeatReply {
                 interval_ms: interval,
+                managers: self.managers.known().iter().map(id_bytes).collect(),
             });
             let refused = reply.is_err();
             if replies.try_send(reply).is_err() || refused {

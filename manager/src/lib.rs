@@ -11,6 +11,7 @@ mod clusters;
 mod database;
 mod jobs;
 mod keep_alive;
+mod managers;
 mod members;
 mod metrics;
 mod options;

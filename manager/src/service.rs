@@ -11,6 +11,7 @@ use std::{
 use darter_api::wire::v1::manager_server::ManagerServer;
 use darter_runtime::{
     Tasks,
+    identity::{self, IdentityError},
     server::{BindError, Server, ServerOptions},
     tls::Security,
 };
@@ -25,6 +26,7 @@ use crate::{
     database::{Database, OpenError},
     jobs::{Jobs, Runner},
     keep_alive::Service,
+    managers::Managers,
     members::Members,
     metrics::Metrics,
     rest,
@@ -56,6 +58,9 @@ pub enum StartError {
     /// The database does not answer.
     #[error("the manager's database fails")]
     Query(#[from] sqlx::Error),
+    /// There is no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The administrator's password can't be read, or is empty.
     #[error("the password in {path} can't be read, or is none")]
     Password {
@@ -122,6 +127,8 @@ impl Manager {
         metrics.register(registry);
         let grace = interval * BEATS_OF_GRACE;
         let database = Database::open(url, &options.data, metrics.clone()).await?;
+        let own = identity::load_or_create(&options.data)?.id();
+        let managers = Managers::new(database.clone(), own);
         let jobs = Jobs::new(database.clone());
         let members = Arc::new(Members::open(database.clone(), grace).await?);
         let clusters = Clusters::open(database.clone()).await?;
@@ -138,6 +145,7 @@ impl Manager {
         };
         let upkeep = sweep(
             Arc::clone(&members),
+            managers.clone(),
             jobs.clone(),
             accounts.clone(),
             interval,
@@ -162,6 +170,7 @@ impl Manager {
             interval,
             grace,
             clusters: clusters.clone(),
+            managers,
         };
         let service = ManagerServer::new(service).max_decoding_message_size(MOST_BEAT);
         let grpc = tonic::service::Routes::new(service).into_axum_router();
@@ -222,7 +231,13 @@ fn read_password(path: &Path) -> Result<String, StartError> {
     is_one.map_err(|cause| StartError::Password { path, cause })
 }
 
-async fn sweep(members: Arc<Members>, jobs: Jobs, accounts: Accounts, interval: Duration) {
+async fn sweep(
+    members: Arc<Members>,
+    managers: Managers,
+    jobs: Jobs,
+    accounts: Accounts,
+    interval: Duration,
+) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -230,6 +245,7 @@ async fn sweep(members: Arc<Members>, jobs: Jobs, accounts: Accounts, interval: 
         // A database that fails is logged and counted there, and asked again.
         let now = OffsetDateTime::now_utc();
         let _ = members.sweep(now).await;
+        let _ = managers.look(now).await;
         let _ = jobs.sweep(now).await;
         let _ = accounts.sweep(now).await;
     }

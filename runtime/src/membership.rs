@@ -7,7 +7,7 @@
 use std::{error::Error, time::Duration};
 
 use darter_api::{
-    Member, Place,
+    HostId, Member, Place,
     wire::v1::{self, manager_client::ManagerClient},
 };
 use rand::RngExt as _;
@@ -31,6 +31,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(60));
 /// Between looks at the list of schedulers, while none is known and after.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// Managers that are taken from one answer.
+const MOST_MANAGERS: usize = 64;
 /// Schedulers that are taken from one list.
 const MOST_SCHEDULERS: usize = 64;
 
@@ -69,10 +71,16 @@ impl From<tonic::Status> for MembershipError {
     }
 }
 
-/// Keeps `member` alive at the manager whose gRPC is at `url`, until the group ends.
-pub fn keep_alive(url: String, member: Member, connector: Connector, tasks: &Tasks) {
+/// Keeps `member` alive at the manager whose gRPC is at `url`, until the group ends. Returns the
+/// keys of all managers, as that one tells them; none before its first answer.
+pub fn keep_alive(
+    url: String,
+    member: Member,
+    connector: Connector,
+    tasks: &Tasks,
+) -> watch::Receiver<Vec<HostId>> {
     let (_, always) = watch::channel(true);
-    keep_alive_while(url, member, always, connector, tasks);
+    keep_alive_while(url, member, always, connector, tasks)
 }
 
 /// The same while it is `wanted`.
@@ -82,14 +90,15 @@ pub fn keep_alive_while(
     mut wanted: watch::Receiver<bool>,
     connector: Connector,
     tasks: &Tasks,
-) {
+) -> watch::Receiver<Vec<HostId>> {
+    let (managers, told) = watch::channel(Vec::new());
     tasks.spawn("keep alive", async move {
         let mut wait = BACKOFF.0;
         // Once nobody can change it any more, it is as it was last.
         while wanted.wait_for(|wanted| *wanted).await.is_ok() || *wanted.borrow() {
             let mut stood = false;
             let ended = tokio::select! {
-                ended = beat(&url, &member, &connector, &mut stood) => ended,
+                ended = beat(&url, &member, &connector, &managers, &mut stood) => ended,
                 () = unwanted(&mut wanted) => continue,
             };
             if stood {
@@ -104,6 +113,7 @@ pub fn keep_alive_while(
             wait = (wait * 2).min(BACKOFF.1);
         }
     });
+    told
 }
 
 async fn unwanted(wanted: &mut watch::Receiver<bool>) {
@@ -117,6 +127,7 @@ async fn beat(
     url: &str,
     member: &Member,
     connector: &Connector,
+    managers: &watch::Sender<Vec<HostId>>,
     stood: &mut bool,
 ) -> MembershipError {
     let stream = async {
@@ -142,6 +153,9 @@ async fn beat(
             tracing::info!(%url, "the manager knows this member");
             *stood = true;
         }
+        let hosts = reply.managers.iter().take(MOST_MANAGERS);
+        let hosts = hosts.filter_map(|host| HostId::try_from(&host[..]).ok());
+        managers.send_replace(hosts.collect());
         let interval = Duration::from_millis(reply.interval_ms.into());
         let interval = interval.clamp(INTERVALS.0, INTERVALS.1);
         // The stream's end is learned at once, not at the next beat.

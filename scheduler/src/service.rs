@@ -110,7 +110,10 @@ impl Scheduler {
         let address = server.local_addr();
         let member = member(&options, security, id, address)?;
         let (manager, data) = (options.manager.clone(), options.data.clone());
-        let Home { sessions, inbox } = Home::start(options, key, tasks, registry);
+        let Home {
+            mut sessions,
+            inbox,
+        } = Home::start(options, key, tasks, registry);
         let node = configuration::Node {
             host: id,
             kind: configuration::Kind::Scheduler,
@@ -123,21 +126,16 @@ impl Scheduler {
             tls: security.acceptor(),
             ..ServerOptions::default()
         };
-        let sessions = match &manager {
-            Some(_) => sessions.merge(preheats::service(inbox.clone())),
-            None => sessions,
-        };
         if let Some(manager) = &manager {
             let connector = security.connector();
             let set = configuration::follow(manager, &node, &data, &connector, tasks, registry)?;
             // What was kept counts before anybody comes: the inbox is empty.
             let _ = inbox.try_send(Inbound::Set(set.borrow().scheduler.clone()));
             tasks.spawn("settings", follow(set, inbox.clone()));
+            let managers = membership::keep_alive(manager.clone(), member, connector, tasks);
+            sessions = sessions.merge(preheats::service(inbox.clone(), managers));
         }
         server.serve("scheduler port", sessions, tasks, server_options);
-        if let Some(manager) = manager {
-            membership::keep_alive(manager, member, security.connector(), tasks);
-        }
         Ok(Self { address, id, inbox })
     }
 

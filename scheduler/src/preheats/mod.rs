@@ -1,6 +1,8 @@
 //! Preheats of whole images, for managers: gRPC in, orders to hosts, their reports back.
 //!
-//! Served where a manager is configured. Owner of state: the scheduler's actor has the
+//! Served where a manager is configured, to those managers that this one names: other members of
+//! the TLS cluster are refused, since what they order, hosts fetch with the credential that comes
+//! with it. In plain text nobody proves who he is. Owner of state: the scheduler's actor has the
 //! [`Runs`]; each ends with its stream. Nothing is remembered of it: a manager whose stream
 //! was cut asks again, and hosts that hold everything say so at once.
 
@@ -11,6 +13,7 @@ use std::{net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
+    HostId,
     preheat::{Authorization, ImageName, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS},
     wire::{
         WireError,
@@ -20,8 +23,9 @@ use darter_api::{
         },
     },
 };
+use darter_runtime::server::PeerIdentity;
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -91,8 +95,11 @@ impl TryFrom<v1::PreheatRequest> for Wish {
 }
 
 /// The gRPC service, to be served beside the sessions.
-pub(crate) fn service(inbox: mpsc::Sender<Inbound>) -> Router {
-    let service = PreheatsServer::new(Service { inbox });
+pub(crate) fn service(
+    inbox: mpsc::Sender<Inbound>,
+    managers: watch::Receiver<Vec<HostId>>,
+) -> Router {
+    let service = PreheatsServer::new(Service { inbox, managers });
     let service = service.max_decoding_message_size(MOST_WISH);
     tonic::service::Routes::new(service)
         .into_axum_router()
@@ -101,6 +108,7 @@ pub(crate) fn service(inbox: mpsc::Sender<Inbound>) -> Router {
 
 struct Service {
     inbox: mpsc::Sender<Inbound>,
+    managers: watch::Receiver<Vec<HostId>>,
 }
 
 #[tonic::async_trait]
@@ -111,6 +119,13 @@ impl Preheats for Service {
         &self,
         request: Request<v1::PreheatRequest>,
     ) -> Result<Response<Self::PreheatStream>, Status> {
+        if let Some(PeerIdentity(host)) = request.extensions().get()
+            && !self.managers.borrow().contains(host)
+        {
+            tracing::warn!(?host, "a preheat that no manager asks for is refused");
+            let what = "preheats are taken from managers that this scheduler's own manager names";
+            return Err(Status::permission_denied(what));
+        }
         let wish = Wish::try_from(request.into_inner());
         let wish = wish.map_err(|cause| Status::invalid_argument(cause.to_string()))?;
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -118,5 +133,42 @@ impl Preheats for Service {
         let gone = |_| Status::unavailable("the scheduler is shutting down");
         self.inbox.send(begin).await.map_err(gone)?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_api::NodeKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn members_that_are_no_managers_are_refused() {
+        let id = |seed| NodeKey::from_seed([seed; 32]).id();
+        let (inbox, mut taken) = mpsc::channel(4);
+        let (_, managers) = watch::channel(vec![id(1)]);
+        let service = Service { inbox, managers };
+        let image = v1::PreheatImage {
+            registry: "docker.io".to_owned(),
+            repository: "library/app".to_owned(),
+            platforms: Vec::new(),
+            reference: Some(v1::preheat_image::Reference::Tag("1".to_owned())),
+        };
+        let ask = async |host: Option<HostId>| {
+            let mut request = Request::new(v1::PreheatRequest {
+                image: Some(image.clone()),
+                ..v1::PreheatRequest::default()
+            });
+            if let Some(host) = host {
+                request.extensions_mut().insert(PeerIdentity(host));
+            }
+            service.preheat(request).await.map(drop)
+        };
+        let refused = ask(Some(id(2))).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(taken.try_recv().is_err());
+        ask(Some(id(1))).await.unwrap();
+        ask(None).await.unwrap();
+        assert!(taken.try_recv().is_ok() && taken.try_recv().is_ok());
     }
 }
