@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -112,6 +112,23 @@ impl Process {
             .await?;
         anyhow::ensure!(status.success(), "kill -s {signal} {pid}: {status}");
         Ok(())
+    }
+
+    /// SIGTERM, and waits on this thread until it is gone, at most `limit`: for who drops it.
+    #[expect(clippy::disallowed_methods, reason = "a Drop can't await")]
+    pub fn end_softly(&mut self, limit: Duration) {
+        let Some(pid) = self.pid() else { return };
+        let asked = std::process::Command::new("kill")
+            .arg(pid.to_string())
+            .status();
+        let until = Instant::now() + limit;
+        // A child that nobody has waited for still has its id: only this says that it is gone.
+        while asked.as_ref().is_ok_and(std::process::ExitStatus::success)
+            && matches!(self.child.try_wait(), Ok(None))
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits for its end, at most `limit`.

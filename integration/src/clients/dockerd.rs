@@ -1,6 +1,9 @@
 //! dockerd with `registry-mirrors`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
@@ -115,14 +118,6 @@ impl Dockerd {
 impl Drop for Dockerd {
     fn drop(&mut self) {
         // SIGTERM first: dockerd ends its own containerd, which a SIGKILL would orphan.
-        if let Some(pid) = self.process.pid() {
-            let pid = pid.to_string();
-            let asked = std::process::Command::new("kill").arg(&pid).status();
-            if asked.is_ok_and(|status| status.success()) {
-                let _ = std::process::Command::new("timeout")
-                    .args(["10", "tail", "--pid", &pid, "-f", "/dev/null"])
-                    .status();
-            }
-        }
+        self.process.end_softly(Duration::from_secs(10));
     }
 }
