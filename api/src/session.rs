@@ -129,7 +129,8 @@ pub enum Complaint {
     Unreachable,
     /// A piece did not come in time.
     Slow,
-    /// It sent bytes or a proof that failed their check.
+    /// It sent bytes or a proof that failed their check, or signed what a content's digest
+    /// refuted.
     Rot,
 }
 

@@ -15,7 +15,7 @@ use super::{
     Node,
     event::{Authority, Command, DownloadFailure},
     sessions::Standing,
-    state::Lease,
+    state::{Download, Lease},
 };
 
 /// A grant whose download is not opened within this is given back.
@@ -225,7 +225,7 @@ impl Node {
         let is_own = task
             .download
             .as_ref()
-            .is_some_and(|download| download.lease == Lease::Own);
+            .is_some_and(|download| download.lease == Lease::Own && !download.is_disputed());
         if is_own && *by < own && !both.is_empty() {
             self.yield_to_others(now, id, &both);
         }
@@ -237,7 +237,7 @@ impl Node {
         let Some(task) = self.state.tasks.get(id) else {
             return;
         };
-        let disputed = task.download.as_ref().is_none_or(|one| one.corrupted > 0);
+        let disputed = task.download.as_ref().is_none_or(Download::is_disputed);
         let mut both = task.reading.intersection(pieces);
         if let Some(current) = task.reading.first()
             && self.state.reads.has_begun(id)

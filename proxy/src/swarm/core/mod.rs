@@ -432,6 +432,7 @@ impl Node {
         for set in download.available.values_mut() {
             set.subtract(pieces);
         }
+        download.read_by.clear();
         let again = download.corrupted <= CORRUPT_RETRIES;
         for host in hosts {
             let message = darter_api::link::LinkMessage::Lost {

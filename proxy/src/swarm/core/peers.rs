@@ -215,7 +215,7 @@ impl Node {
             }
             LinkMessage::Reading { task, pieces } => {
                 self.read_elsewhere(now, &task, &host, &pieces);
-                if let Some(download) = self.download(&task) {
+                if let Some(download) = self.download(&task).filter(|one| !one.is_disputed()) {
                     download.last_news = now;
                     download.read_by.insert(host, pieces);
                 }
@@ -231,6 +231,9 @@ impl Node {
             return;
         }
         if let Some(download) = &mut task.download {
+            if download.is_disputed() {
+                return;
+            }
             // Who sent rot, or stalls all the time, promises nothing.
             let avoided = download.avoided.get(host);
             if avoided.is_some_and(|until| until.since(now) > LONG) {

@@ -146,6 +146,12 @@ impl Download {
         self.purpose == Purpose::Preheat && self.readers.is_empty()
     }
 
+    /// Whether its pieces made another content: neighbours' word counts for nothing then, and
+    /// only the source is asked.
+    pub(super) const fn is_disputed(&self) -> bool {
+        self.corrupted > 0
+    }
+
     /// Whether a neighbour holds this piece or is reading it.
     pub(super) fn is_promised(&self, piece: u32) -> bool {
         let holds =

@@ -12,7 +12,7 @@ use std::{
 
 use darter_api::{
     HostId, Lengths, PieceIndex, PieceSet, TaskId, Timestamp,
-    session::{LeaseEnd, PeerMessage, SchedulerMessage},
+    session::{Complaint, LeaseEnd, PeerMessage, SchedulerMessage},
 };
 use tokio::{
     sync::mpsc,
@@ -523,6 +523,7 @@ impl Actor {
                 self.shared.live.remove(download);
                 download.settle();
                 self.handle(Event::Committed { task });
+                self.name_liars(download);
             }
             Completion::Failed(cause) => {
                 tracing::error!(%task, %cause, "a download can't be committed");
@@ -540,12 +541,28 @@ impl Actor {
         let task = download.task;
         tracing::error!(%task, "a download does not match its digest; all of it is taken back");
         let pieces = PieceSet::full(download.lengths.pieces());
+        let own = self.shared.key.id();
+        download.signers.keep(&download.partial, &own);
         if let Err(cause) = download.partial.unseal(&pieces) {
             tracing::error!(%task, %cause, "the store does not take pieces back");
         }
         download.taken_back(&pieces);
         self.handle(Event::Corrupt { task, pieces });
         self.released(task);
+    }
+
+    /// Tells who signed what the right bytes refute.
+    fn name_liars(&mut self, download: &Download) {
+        let task = download.task;
+        for neighbour in download.signers.liars(&download.partial) {
+            tracing::warn!(%task, host = %neighbour, "a host signed pieces that are not the content's");
+            self.shared.metrics.liars.inc();
+            self.handle(Event::Say(PeerMessage::Report {
+                neighbour,
+                task,
+                complaint: Complaint::Rot,
+            }));
+        }
     }
 
     fn fail(&mut self, task: &TaskId, why: DownloadFailure) {

@@ -25,6 +25,7 @@ use super::{
     attempts::Attempts,
     credentials::Credentials,
     runs::ByteRuns,
+    signers::Signers,
     turns::{Turns, Urgent},
     verify::Verifier,
 };
@@ -47,6 +48,7 @@ pub(super) struct Download {
     pub(super) partial: Partial,
     pub(super) credentials: Arc<Credentials>,
     pub(super) verifier: Verifier,
+    pub(super) signers: Signers,
     /// Nobody waits for it yet.
     ahead: AtomicBool,
     /// Somebody waits for it, and it is not whole.
@@ -222,6 +224,7 @@ impl Download {
             partial,
             credentials,
             verifier: Verifier::new(&task),
+            signers: Signers::default(),
             ahead: AtomicBool::new(class_of(purpose) == Class::Background),
             urgent: Mutex::default(),
             growth: Mutex::new(growth),

@@ -57,6 +57,7 @@ pub struct Metrics {
     pub(super) source_resumes: Counter,
     pub(super) resumed_bytes: Counter,
     pub(super) streamed_through: Counter,
+    pub(super) liars: Counter,
     failed: Family<ReasonLabel, Counter>,
     bytes: Family<FromLabel, Counter>,
     pieces: Family<FromLabel, Counter>,
@@ -102,6 +103,11 @@ impl Metrics {
             "streamed_through",
             "Responses streamed without storing",
             self.streamed_through.clone(),
+        );
+        registry.register(
+            "liars",
+            "Hosts that signed pieces which a content's digest refuted",
+            self.liars.clone(),
         );
         registry.register(
             "content_bytes",

@@ -22,6 +22,7 @@ mod piece;
 mod proven;
 mod reader;
 mod runs;
+mod signers;
 mod sizing;
 mod solo;
 mod source;

@@ -411,12 +411,20 @@ fn a_corrupt_blob_is_read_again_from_the_source_alone() {
     while let Some((request, ..)) = asked.pop() {
         asked.extend(requests(&lab.handle(Event::PieceStored(request))));
     }
+    lab.handle(reading(1, PieceSet::full(PIECES)));
     let said = lab.handle(Event::Corrupt {
         task: task(),
         pieces: PieceSet::full(PIECES),
     });
     assert_eq!(source_reads(&said), [(PieceSet::full(PIECES), true)]);
     assert_eq!(requests(&said), []);
+    // Whatever it promises once more.
+    for said in [
+        lab.handle(have(1, PieceSet::full(PIECES))),
+        lab.handle(reading(1, PieceSet::full(PIECES))),
+    ] {
+        assert_eq!((source_reads(&said), requests(&said)), (vec![], vec![]));
+    }
 }
 
 #[test]

@@ -65,7 +65,17 @@ impl Host {
             ..store_options()
         };
         let limits = Limits::default();
-        Self::with(directory, source, 1, Scheduler::None, options, limits).await
+        let trust = Policy::Members;
+        Self::with(
+            directory,
+            source,
+            1,
+            Scheduler::None,
+            options,
+            limits,
+            trust,
+        )
+        .await
     }
 
     pub(super) async fn start(
@@ -75,7 +85,24 @@ impl Host {
         scheduler: Scheduler,
     ) -> Self {
         let limits = Limits::default();
-        Self::with(directory, source, seed, scheduler, store_options(), limits).await
+        let (options, trust) = (store_options(), Policy::Members);
+        Self::with(directory, source, seed, scheduler, options, limits, trust).await
+    }
+
+    /// A host that believes grants of its schedulers alone.
+    pub(super) async fn strict(directory: &Path, source: &Arc<TestSource>, seed: u8) -> Self {
+        let (options, limits) = (store_options(), Limits::default());
+        let trust = Policy::Schedulers;
+        Self::with(
+            directory,
+            source,
+            seed,
+            Scheduler::Test,
+            options,
+            limits,
+            trust,
+        )
+        .await
     }
 
     pub(super) async fn limited(
@@ -85,7 +112,8 @@ impl Host {
         scheduler: Scheduler,
         limits: Limits,
     ) -> Self {
-        Self::with(directory, source, seed, scheduler, store_options(), limits).await
+        let (options, trust) = (store_options(), Policy::Members);
+        Self::with(directory, source, seed, scheduler, options, limits, trust).await
     }
 
     async fn with(
@@ -95,6 +123,7 @@ impl Host {
         scheduler: Scheduler,
         store_options: store::Options,
         limits: Limits,
+        trust: Policy,
     ) -> Self {
         let tasks = Tasks::new();
         let key = Arc::new(NodeKey::from_seed([seed; 32]));
@@ -127,7 +156,7 @@ impl Host {
             .merge(pieces.router());
         server.serve("peer", router, &tasks, ServerOptions::default());
         let (scheduler_says, session_events) = mpsc::channel(64);
-        let trust = Trust::open(&directory.join("trusted"), key.id(), Policy::Members).unwrap();
+        let trust = Trust::open(&directory.join("trusted"), key.id(), trust).unwrap();
         let (session, said) = Session::recorded(&scheduler_name());
         if matches!(scheduler, Scheduler::Test) {
             let list = List::new([scheduler_name().url()], false);
@@ -237,7 +266,7 @@ impl Host {
 }
 
 /// Tests share their disk with others.
-fn store_options() -> store::Options {
+pub(super) fn store_options() -> store::Options {
     store::Options {
         min_free: ByteSize::b(0),
         ..store::Options::default()

@@ -4,5 +4,6 @@ mod full;
 mod host;
 mod limits;
 mod lone;
+mod lying;
 mod origin;
 mod peers;

@@ -16,7 +16,7 @@ use crate::session::SessionEvent;
 
 const SIZE: usize = 5_000_000;
 
-fn scheduler() -> NodeKey {
+pub(super) fn scheduler() -> NodeKey {
     NodeKey::from_seed([200; 32])
 }
 

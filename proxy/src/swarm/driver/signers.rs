@@ -1,0 +1,48 @@
+//! Who signed what turned out to be wrong.
+//!
+//! When a content does not match its digest although every piece came with its proof, one of
+//! those who signed has lied; which one is known only with the right bytes. So what others
+//! stated of pieces that are taken back is kept, and held against the same pieces of the next
+//! reading once that one matches.
+//!
+//! Owner of state: [`Signers`], one a download, at most one statement a piece. Failure: a
+//! content that can't be read again leaves its liars without a name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use darter_api::{HostId, PieceDigest, PieceIndex};
+use parking_lot::Mutex;
+
+use crate::store::Partial;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Signers(Mutex<BTreeMap<u32, (HostId, PieceDigest)>>);
+
+impl Signers {
+    /// Keeps what hosts other than `own` stated of all pieces, before these are taken back. The
+    /// first time counts: afterwards only the source is read.
+    pub(super) fn keep(&self, partial: &Partial, own: &HostId) {
+        let mut kept = self.0.lock();
+        for piece in 0..partial.lengths().pieces() {
+            let stored = partial.piece(PieceIndex(piece)).ok().flatten();
+            if let Some(proof) = stored.as_ref().and_then(|stored| stored.proof())
+                && proof.grant.holder != *own
+            {
+                let stated = (proof.grant.holder, proof.statement.digest);
+                kept.entry(piece).or_insert(stated);
+            }
+        }
+    }
+
+    /// Who stated pieces otherwise than they are in `partial`, whose digest was right. They
+    /// are named once.
+    pub(super) fn liars(&self, partial: &Partial) -> BTreeSet<HostId> {
+        let kept = std::mem::take(&mut *self.0.lock());
+        let lied = kept.into_iter().filter(|(piece, (_, stated))| {
+            let stored = partial.piece(PieceIndex(*piece)).ok().flatten();
+            stored.is_some_and(|stored| PieceDigest::of(stored.groups()) != *stated)
+        });
+        lied.map(|(_, (host, _))| host).collect()
+    }
+}
