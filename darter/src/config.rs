@@ -276,7 +276,10 @@ fn check(config: &Config) -> Vec<Mistake> {
             what,
         });
     };
-    if let Err(errors) = darter_proxy::upstream::Upstreams::new(&config.proxy.upstreams) {
+    if let Err(errors) = darter_proxy::upstream::Upstreams::new(
+        &config.proxy.upstreams,
+        &darter_runtime::Tasks::new(),
+    ) {
         for error in errors {
             wrong("proxy.upstreams", error.to_string());
         }

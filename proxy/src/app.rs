@@ -270,7 +270,7 @@ impl Proxy {
             tracing::warn!(address = %options.peer, "peers connect in plain text, which others can read and join");
         }
         let (clients, inner) = wind_down(tasks);
-        let upstreams = Upstreams::new(&options.upstreams)
+        let upstreams = Upstreams::new(&options.upstreams, &inner)
             .map_err(|mut errors| StartError::Upstream(errors.swap_remove(0)))?;
         let key = Arc::new(identity::load_or_create(&options.data)?);
         let (store, found) = open_store(&options, registry)?;

@@ -47,7 +47,10 @@ pub(super) async fn upstreams(config: &Config) -> (Vec<Finding>, Vec<Skew>) {
 
 async fn upstream(options: UpstreamOptions) -> (Finding, Option<Skew>) {
     let name = options.name.clone();
-    let built = Upstreams::new(std::slice::from_ref(&options));
+    let built = Upstreams::new(
+        std::slice::from_ref(&options),
+        &darter_runtime::Tasks::new(),
+    );
     let Some(upstream) = built.ok().and_then(|list| list.default_upstream().cloned()) else {
         let found = format!("{name} makes no sense");
         let finding = Finding::wrong("upstream", found, "mend proxy.upstreams");

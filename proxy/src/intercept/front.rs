@@ -197,7 +197,7 @@ mod tests {
             UpstreamOptions::parse("r:5000"),
             corp,
         ];
-        let upstreams = Upstreams::new(&list).unwrap();
+        let upstreams = Upstreams::new(&list, &darter_runtime::Tasks::new()).unwrap();
         let find = |uri: &str| {
             let uri: Uri = uri.parse().unwrap();
             let target = Target::of_connect(&uri).or_else(|| Target::of_absolute(&uri));

@@ -190,7 +190,7 @@ mod tests {
             "r:5000=http://127.0.0.1:1",
         ]
         .map(UpstreamOptions::parse);
-        let upstreams = Upstreams::new(&list).unwrap();
+        let upstreams = Upstreams::new(&list, &darter_runtime::Tasks::new()).unwrap();
         route(&upstreams, None, &uri.parse().unwrap())
             .map(|(upstream, target)| (upstream.name().to_string(), target.kind))
     }

@@ -55,7 +55,7 @@ impl Contents for Nothing {
 fn mirror(change: impl FnOnce(&mut UpstreamOptions)) -> Mirror {
     let mut options = UpstreamOptions::parse("corp.test=http://127.0.0.1:1");
     change(&mut options);
-    let upstreams = Upstreams::new(&[options]).unwrap();
+    let upstreams = Upstreams::new(&[options], &darter_runtime::Tasks::new()).unwrap();
     let rights = rights::Options::default();
     let proofs = Proofs::new(&rights);
     let mut registry = Registry::default();

@@ -24,6 +24,7 @@ mod way;
 use std::{collections::HashMap, sync::Arc};
 
 use darter_api::UpstreamName;
+use darter_runtime::Tasks;
 use http::Uri;
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -106,11 +107,11 @@ struct List {
 }
 
 impl Upstreams {
-    /// From the configuration; the first one is the default.
+    /// From the configuration; the first one is the default. Credentials are read in `tasks`.
     ///
     /// # Errors
     /// All mistakes in it.
-    pub fn new(options: &[UpstreamOptions]) -> Result<Self, Vec<ConfigError>> {
+    pub fn new(options: &[UpstreamOptions], tasks: &Tasks) -> Result<Self, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut by_name: HashMap<String, Arc<Upstream>> = HashMap::new();
         let mut default = None;
@@ -119,7 +120,7 @@ impl Upstreams {
             .filter_map(UpstreamOptions::authority)
             .collect();
         for one in options {
-            match one.build(&listed) {
+            match one.build(&listed, tasks) {
                 Ok(upstream) => {
                     let upstream = Arc::new(upstream);
                     default.get_or_insert_with(|| Arc::clone(&upstream));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use darter_api::UpstreamName;
+use darter_runtime::Tasks;
 use http::Uri;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -27,7 +28,7 @@ pub struct UpstreamOptions {
     /// A PEM file with certificate authorities to trust beside the system's.
     pub ca: Option<PathBuf>,
     /// Token servers, as `host` or `host:port`, beside those of its own domain at its own or
-    /// the scheme's port.
+    /// the scheme's port. They speak https, unless the registry itself is http://.
     pub realms: Vec<String>,
     /// Hosts, `host:port` or CIDR ranges that it may redirect to although they are
     /// private or plain HTTP.
@@ -94,7 +95,7 @@ impl UpstreamOptions {
         Some(uri.authority()?.to_string())
     }
 
-    pub(super) fn build(&self, listed: &[String]) -> Result<Upstream, ConfigError> {
+    pub(super) fn build(&self, listed: &[String], tasks: &Tasks) -> Result<Upstream, ConfigError> {
         let wrong = |what: String| ConfigError {
             name: self.name.clone(),
             what,
@@ -131,7 +132,7 @@ impl UpstreamOptions {
         let own = self.credentials.as_ref().map(|options| {
             let mut names = self.names();
             names.extend(self.authority());
-            Own::new(options, names)
+            Own::new(options, names, tasks)
         });
         let own = own.transpose().map_err(wrong)?;
         let client = HttpClient::new(self).map_err(wrong)?;

@@ -2,25 +2,34 @@
 //! in Docker's configuration, or from a credential helper.
 //!
 //! Owner of state: [`Own`] keeps what it read last, for moments, so that a rotated file or a
-//! helper's next answer is used soon; what the upstream refused is read anew at once. Invariant:
+//! helper's next answer is used soon; what the upstream refused is read anew at once. A reading
+//! is a task that all share who wait for it, and ends although they leave. Invariant:
 //! nothing of it is ever printed, and it leaves only for the upstream and its token server.
-//! Failure: says which file or helper, and what was wrong with it.
+//! Failure: says which file or helper, and what was wrong with it, for [`FAILURE_LIFE`].
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use darter_runtime::Tasks;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use http::HeaderValue;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::Command,
-    sync::Mutex,
     time::Instant,
 };
 
@@ -30,6 +39,10 @@ use crate::credential::Secret;
 const FILE_LIFE: Duration = Duration::from_secs(5);
 /// A helper's answer is: it may cost a question to a cloud.
 const HELPER_LIFE: Duration = Duration::from_secs(300);
+/// That it can't be had is.
+const FAILURE_LIFE: Duration = Duration::from_secs(5);
+/// Between two readings because of what the upstream refuses.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
 /// For a helper to answer.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a file or a helper's answer, in bytes.
@@ -66,6 +79,8 @@ pub(super) enum OwnError {
     Nothing { path: PathBuf, server: String },
     #[error("the helper docker-credential-{name} {what}")]
     Helper { name: String, what: &'static str },
+    #[error("the proxy ends")]
+    Ended,
 }
 
 /// What is shown to the upstream or its token server.
@@ -101,20 +116,61 @@ enum Place {
     Helper(String),
 }
 
-/// See the module.
+/// Where it is read from.
 #[derive(Debug)]
-pub(super) struct Own {
+struct OwnOrigin {
     place: Place,
     /// How Docker's configuration and helpers call the upstream.
     names: Vec<String>,
-    kept: Mutex<Option<(Login, Instant)>>,
+}
+
+type Outcome = Result<Login, Arc<OwnError>>;
+type Reading = Shared<BoxFuture<'static, Outcome>>;
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was read last, and until when it is believed.
+    kept: Option<(Outcome, Instant)>,
+    reading: Option<Reading>,
+    /// When something was last read because the upstream refused what was kept.
+    refused: Option<Instant>,
+}
+
+impl State {
+    /// What need not be read anew.
+    fn known(&mut self, refused: Option<&Login>, now: Instant) -> Option<Outcome> {
+        let (outcome, until) = self.kept.as_ref()?;
+        if now >= *until {
+            return None;
+        }
+        if refused.is_some() && outcome.as_ref().ok() == refused {
+            let last = self.refused;
+            if last.is_none_or(|last| now >= last + REFUSAL_PAUSE) {
+                self.refused = Some(now);
+                return None;
+            }
+        }
+        Some(outcome.clone())
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Own {
+    origin: Arc<OwnOrigin>,
+    state: Arc<Mutex<State>>,
+    tasks: Tasks,
     /// Whether the upstream asked for Basic the last time.
     pub(super) speaks_basic: AtomicBool,
 }
 
 impl Own {
-    /// What `options` say, of an upstream with these names.
-    pub(super) fn new(options: &OwnOptions, names: Vec<String>) -> Result<Self, String> {
+    /// What `options` say, of an upstream with these names; it is read in `tasks`.
+    pub(super) fn new(
+        options: &OwnOptions,
+        names: Vec<String>,
+        tasks: &Tasks,
+    ) -> Result<Self, String> {
         let mut places = Vec::new();
         match (&options.username, &options.password, &options.password_file) {
             (Some(name), Some(password), None) => {
@@ -137,9 +193,9 @@ impl Own {
         }
         match (places.pop(), places.is_empty()) {
             (Some(place), true) => Ok(Self {
-                place,
-                names,
-                kept: Mutex::default(),
+                origin: Arc::new(OwnOrigin { place, names }),
+                state: Arc::default(),
+                tasks: tasks.clone(),
                 speaks_basic: AtomicBool::new(false),
             }),
             (None, _) => Err("`credentials` names none".to_owned()),
@@ -149,17 +205,42 @@ impl Own {
 
     /// What to show now; read anew where it is old, or is what was `refused`. Those who come
     /// meanwhile wait for the same answer. Cancel-safe.
-    pub(super) async fn login(&self, refused: Option<&Login>) -> Result<Login, OwnError> {
-        let mut kept = self.kept.lock().await;
-        if let Some((login, until)) = &*kept
-            && Instant::now() < *until
-            && refused != Some(login)
-        {
-            return Ok(login.clone());
-        }
-        let (login, life) = self.read().await?;
-        *kept = Some((login.clone(), Instant::now() + life));
-        Ok(login)
+    pub(super) async fn login(&self, refused: Option<&Login>) -> Outcome {
+        let reading = {
+            let mut state = self.state.lock();
+            if let Some(outcome) = state.known(refused, Instant::now()) {
+                return outcome;
+            }
+            let under_way = state.reading.as_ref();
+            let under_way = under_way
+                .filter(|reading| reading.peek().is_none())
+                .cloned();
+            let reading = under_way.unwrap_or_else(|| self.begin());
+            state.reading = Some(reading.clone());
+            reading
+        };
+        reading.await
+    }
+
+    fn begin(&self) -> Reading {
+        let (origin, state) = (Arc::clone(&self.origin), Arc::clone(&self.state));
+        let task = self.tasks.spawn("own credentials", async move {
+            let (outcome, life) = match origin.read().await {
+                Ok((login, life)) => (Ok(login), life),
+                Err(error) => (Err(Arc::new(error)), FAILURE_LIFE),
+            };
+            let mut state = state.lock();
+            state.kept = Some((outcome.clone(), Instant::now() + life));
+            state.reading = None;
+            outcome
+        });
+        let ended = async move {
+            match task.await {
+                Ok(Some(outcome)) => outcome,
+                _ => Err(Arc::new(OwnError::Ended)),
+            }
+        };
+        ended.boxed().shared()
     }
 
     /// What the upstream may be shown before it asks.
@@ -170,7 +251,9 @@ impl Own {
             Login::Basic(_) | Login::Identity(_) => None,
         }
     }
+}
 
+impl OwnOrigin {
     async fn read(&self) -> Result<(Login, Duration), OwnError> {
         let nothing = |path: &Path| OwnError::Nothing {
             path: path.to_owned(),
@@ -348,6 +431,7 @@ mod tests {
         Own::new(
             &options,
             vec!["r.test".to_owned(), "r.test:5000".to_owned()],
+            &Tasks::new(),
         )
         .unwrap()
     }
@@ -379,6 +463,51 @@ mod tests {
         tokio::time::advance(FILE_LIFE).await;
         let error = own.login(None).await.unwrap_err().to_string();
         assert!(error.contains("password can't be read"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_and_refusals_are_not_asked_about_all_the_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let own = own(OwnOptions {
+            username: Some("me".to_owned()),
+            password_file: Some(path.clone()),
+            ..OwnOptions::default()
+        });
+        own.login(None).await.unwrap_err();
+        std::fs::write(&path, "one").unwrap();
+        own.login(None).await.unwrap_err();
+        tokio::time::advance(FAILURE_LIFE).await;
+        let one = own.login(None).await.unwrap();
+        std::fs::write(&path, "two").unwrap();
+        let two = own.login(Some(&one)).await.unwrap();
+        assert_eq!(two, basic("me", "two"));
+        std::fs::write(&path, "three").unwrap();
+        assert_eq!(own.login(Some(&two)).await.unwrap(), two);
+        tokio::time::advance(REFUSAL_PAUSE).await;
+        assert_eq!(own.login(Some(&two)).await.unwrap(), basic("me", "three"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reading_goes_on_when_all_who_waited_have_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let own = own(OwnOptions {
+            username: Some("me".to_owned()),
+            password_file: Some(path.clone()),
+            ..OwnOptions::default()
+        });
+        for _ in 0..2 {
+            // Nobody writes yet; who asks loses patience.
+            let asked = Box::pin(own.login(None));
+            assert!(futures::poll!(asked).is_pending());
+        }
+        let written = tokio::task::spawn_blocking(move || std::fs::write(path, "one"));
+        let login = tokio::time::timeout(HELPER_TIMEOUT, own.login(None)).await;
+        assert_eq!(login.expect("it was read").unwrap(), basic("me", "one"));
+        written.await.unwrap().unwrap();
     }
 
     #[test]
@@ -414,7 +543,8 @@ mod tests {
 
     #[test]
     fn one_place_and_no_paths_for_helpers() {
-        let mistake = |options: OwnOptions| Own::new(&options, Vec::new()).unwrap_err();
+        let mistake =
+            |options: OwnOptions| Own::new(&options, Vec::new(), &Tasks::new()).unwrap_err();
         let file = Some(PathBuf::from("x"));
         assert!(mistake(OwnOptions::default()).contains("names none"));
         let both = OwnOptions {

@@ -4,7 +4,6 @@ use std::{path::Path, sync::Arc};
 
 use axum::body::Body;
 use darter_api::{Digest, Origin, OriginKind};
-use darter_runtime::Tasks;
 use http::{Method, Request};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
@@ -95,7 +94,7 @@ async fn a_certificate_is_the_proxys_own_credential_and_is_never_shown_for_anybo
     let dir = tempfile::tempdir().unwrap();
     let tasks = Tasks::new();
     let options = registry(dir.path(), &tasks).await;
-    let upstreams = Upstreams::new(&[options]).unwrap();
+    let upstreams = Upstreams::new(&[options], &tasks).unwrap();
     let upstream = upstreams.default_upstream().unwrap();
     let ask = Ask {
         method: Method::GET,
@@ -143,7 +142,7 @@ fn a_name_stands_for_one_upstream() {
         [named("b.test", &["a.test"]), named("a.test", &[])],
         [named("docker.io", &[]), named("index.docker.io", &[])],
     ] {
-        let errors = Upstreams::new(&list).unwrap_err();
+        let errors = Upstreams::new(&list, &Tasks::new()).unwrap_err();
         assert_eq!(errors.len(), 1);
         let text = errors[0].to_string();
         for one in &list {
@@ -151,5 +150,9 @@ fn a_name_stands_for_one_upstream() {
         }
     }
     // Its own names may be said again.
-    Upstreams::new(&[named("docker.io", &["docker.io", "index.docker.io"])]).unwrap();
+    Upstreams::new(
+        &[named("docker.io", &["docker.io", "index.docker.io"])],
+        &Tasks::new(),
+    )
+    .unwrap();
 }
