@@ -36,7 +36,8 @@ const TOKEN: &str = "darter.";
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// An htpasswd file with bcrypt hashes (`htpasswd -B`), read anew when it changes. Default
-    /// none: clients on this host, and no others.
+    /// none: clients on this host whose requests no proxy in front has passed on (Forwarded,
+    /// X-Forwarded-For), and no others.
     pub htpasswd: Option<PathBuf>,
 }
 

@@ -6,7 +6,7 @@
 //! repository, a token of the proxy's for upstreams that the proxy has credentials for, and to
 //! who shows nothing one that stands for nothing, without asking anybody.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::body::Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -27,6 +27,10 @@ use crate::{
 pub(super) const PATH: &str = "/token";
 /// The token of who showed nothing.
 const NOTHING: &str = "anonymous";
+/// The service of a challenge that does not say which upstream is meant: the path does.
+const SERVICE: &str = "darter";
+/// What a proxy in front says of the client that it passes on (RFC 7239).
+const PASSED_ON: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 /// Tokens that stand for a name and a password, for registries that know no tokens.
 const PAIR: &str = "basic.";
 
@@ -49,8 +53,15 @@ pub(super) fn shown(headers: &HeaderMap) -> Option<Credential> {
     Some(Credential::new(value.clone()))
 }
 
-/// Where the client is.
+/// Where the client is. Who it is whose request a proxy in front passes on, nobody can know: the
+/// address is then that proxy's, and no proof of being on this host.
 pub(super) fn address(parts: &Parts) -> Option<IpAddr> {
+    if PASSED_ON
+        .iter()
+        .any(|name| parts.headers.contains_key(*name))
+    {
+        return None;
+    }
     let client = parts.extensions.get::<ClientAddress>();
     client.map(|client| client.0.ip())
 }
@@ -118,10 +129,14 @@ impl Inner {
         let host = host.filter(|host| !is_intercepted && is_authority(host));
         let challenge = match host {
             Some(host) => {
-                let service = upstream.name();
-                let scope = kind
-                    .repository()
-                    .map(|name| format!(",scope=\"repository:{prefix}{name}:pull\""));
+                let repository = kind.repository();
+                let is_by_path = repository.is_none() || !prefix.is_empty();
+                let service = match is_by_path {
+                    true => SERVICE,
+                    false => upstream.name().as_str(),
+                };
+                let scope =
+                    repository.map(|name| format!(",scope=\"repository:{prefix}{name}:pull\""));
                 let scope = scope.unwrap_or_default();
                 format!("Bearer realm=\"http://{host}{PATH}\",service=\"{service}\"{scope}")
             }
@@ -163,6 +178,24 @@ impl Inner {
         }
     }
 
+    /// The upstream that a token is for, and its own name of the repository. A challenge that
+    /// named the upstream is believed: one registry's repository may be called like another
+    /// registry, and the credential is not for that one.
+    fn meant<'a>(
+        &self,
+        service: &str,
+        path: &'a str,
+    ) -> Result<(&Arc<Upstream>, &'a str), Failure> {
+        if service != SERVICE
+            && let Some(named) = self.upstreams.resolve(service)
+        {
+            return Ok((named, path));
+        }
+        let found = self.upstreams.by_path(path);
+        let default = || Some((self.upstreams.default_upstream()?, path));
+        found.or_else(default).ok_or(Failure::NameUnknown)
+    }
+
     async fn token_for(&self, request: &Parts) -> Result<(String, u64), Failure> {
         let Some(shown) = shown(&request.headers) else {
             return Ok((NOTHING.to_owned(), 300));
@@ -180,14 +213,7 @@ impl Inner {
             .and_then(|rest| rest.rsplit_once(':'));
         let path = path.map_or("", |(path, _)| path);
         let service = asked("service").unwrap_or_default();
-        let (upstream, path) = match self.upstreams.by_path(path) {
-            Some(found) => found,
-            None => {
-                let named = self.upstreams.resolve(&service);
-                let named = named.or_else(|| self.upstreams.default_upstream());
-                (named.ok_or(Failure::NameUnknown)?, path)
-            }
-        };
+        let (upstream, path) = self.meant(&service, path)?;
         let (is_own, has_names) = (upstream.has_own_credentials(), self.clients.have_names());
         if self.clients.is_ours(&shown) || is_own {
             let admitted = self.admit(Some(&shown), address(request)).await;
@@ -199,6 +225,9 @@ impl Inner {
             };
             match token {
                 Some((token, life)) => return Ok((token, life.as_secs())),
+                // `docker login`, which is to say that the password is wrong; who pulls what
+                // needs none goes on as nobody.
+                None if !is_own && scope.is_empty() => return Err(wrong_name()),
                 None if !is_own => return Ok((NOTHING.to_owned(), 60)),
                 None if has_names => return Err(wrong_name()),
                 // A client of this host may have a name at the registry itself.

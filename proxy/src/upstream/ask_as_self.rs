@@ -14,7 +14,7 @@ use super::{
 use crate::source::{Refusal, SourceError};
 
 /// The first one may show what has expired or was replaced.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 4;
 
 impl Upstream {
     /// As [`Upstream::ask`] without a caller's credential. A refusal is a 403 without a
@@ -28,10 +28,15 @@ impl Upstream {
         let mut login = own.login(None).await.map_err(unknown)?;
         let token = self.own_token(ask.repository).await;
         let mut shown = token.or_else(|| own.beforehand(&login));
+        let mut has_answered = false;
         for attempt in 1..=ATTEMPTS {
             let reply = self.follow(ask, shown.clone()).await?;
             if reply.status() == StatusCode::FORBIDDEN {
-                return Err(self.refused_as_self(reply.status()));
+                if attempt > 1 || !self.outgrows(ask.repository, shown.as_ref()).await {
+                    return Err(self.refused_as_self(reply.status()));
+                }
+                shown = own.beforehand(&login);
+                continue;
             }
             if reply.status() != StatusCode::UNAUTHORIZED {
                 return checked(reply).await;
@@ -40,7 +45,8 @@ impl Upstream {
                 self.tokens.forget(ask.repository, refused).await;
             }
             let mut next = None;
-            if attempt == 1 {
+            if !has_answered {
+                has_answered = true;
                 next = self.answer(ask, own, &login, reply.headers()).await;
             }
             if next.is_none() {

@@ -222,7 +222,7 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
     Ok((certificates(certificate)?, key))
 }
 
-fn connector(public_only: bool) -> HttpConnector<Resolver> {
+pub(super) fn connector(public_only: bool) -> HttpConnector<Resolver> {
     let mut connector = HttpConnector::new_with_resolver(Resolver {
         inner: GaiResolver::new(),
         public_only,
@@ -240,6 +240,7 @@ fn client(mut config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) ->
     let connector = Way {
         straight: connector(public_only),
         via: via.map(|via| (via, connector(false))),
+        public_only,
     };
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(config)

@@ -73,6 +73,15 @@ impl Policy {
         {
             return false;
         }
+        // A password would go there in plain text: only where the registry itself is read so.
+        let scheme_fits = match realm.scheme_str() {
+            Some("https") => true,
+            Some("http") => self.plain,
+            _ => false,
+        };
+        if !scheme_fits {
+            return false;
+        }
         let with_port = realm.port_u16().map(|port| format!("{host}:{port}"));
         if self
             .realms
@@ -81,11 +90,6 @@ impl Policy {
         {
             return true;
         }
-        let scheme_fits = match realm.scheme_str() {
-            Some("https") => true,
-            Some("http") => self.plain,
-            _ => false,
-        };
         let port = port_of(realm);
         let usual = if realm.scheme_str() == Some("http") {
             80
@@ -93,7 +97,7 @@ impl Policy {
             443
         };
         let port_fits = port == Some(usual) || (port == Some(self.port) && host == self.host);
-        scheme_fits && port_fits && (host == self.host || same_domain(&host, &self.host))
+        port_fits && (host == self.host || same_domain(&host, &self.host))
     }
 
     /// Whether and how a redirect to this target is followed.
@@ -238,6 +242,7 @@ mod tests {
             ("https://auth.docker.io/token", true),
             ("https://tokens.other.org/token", true),
             ("http://auth.docker.io/token", false),
+            ("http://tokens.other.org/token", false),
             ("https://auth.docker.io.evil.org/token", false),
             ("https://evil.org/token", false),
             ("https://user@auth.docker.io/token", false),

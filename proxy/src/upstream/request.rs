@@ -73,11 +73,18 @@ impl Upstream {
         if let (None, Some(own)) = (ask.credential, &self.own) {
             return Box::pin(self.ask_as_self(ask, own)).await;
         }
-        let known = match ask.credential {
+        let mut known = match ask.credential {
             Some(credential) => Some(credential.header().clone()),
             None => self.own_token(ask.repository).await,
         };
-        let reply = self.follow(ask, known.clone()).await?;
+        let mut reply = self.follow(ask, known.clone()).await?;
+        if reply.status() == StatusCode::FORBIDDEN
+            && ask.credential.is_none()
+            && self.outgrows(ask.repository, known.as_ref()).await
+        {
+            known = None;
+            reply = self.follow(ask, None).await?;
+        }
         if reply.status() != StatusCode::UNAUTHORIZED || ask.credential.is_some() {
             return checked(reply).await;
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use darter_api::Repository;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use moka::{Expiry, future::Cache};
@@ -40,6 +40,9 @@ const DEFAULT_LIFE: u64 = 60;
 const SLACK: u64 = 10;
 /// A question waits no longer for the next token while the last one still holds.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A token that is younger than this says all that there is to say: who is refused all the
+/// time asks for no more of them than one in this time.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// `WWW-Authenticate: Bearer realm=..,service=..,scope=..` (RFC 6750, section 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +129,8 @@ struct Token {
     life: Duration,
     /// What it was an answer to.
     challenge: Challenge,
+    /// When it was given.
+    born: Instant,
     /// After three quarters of its life.
     renew_at: Instant,
     /// Whether somebody gets the next one already.
@@ -199,6 +204,22 @@ fn key(repository: Option<&Repository>) -> &str {
 }
 
 impl Upstream {
+    /// The upstream finds a kept token too little: rights may have been given since it was
+    /// got. Whether the question is worth another one.
+    pub(super) async fn outgrows(
+        &self,
+        repository: Option<&Repository>,
+        shown: Option<&HeaderValue>,
+    ) -> bool {
+        let kept = self.tokens.kept.get(key(repository)).await;
+        let is_old =
+            kept.is_some_and(|token| shown == Some(&token.header) && token.born.elapsed() >= YOUNG);
+        if is_old {
+            Box::pin(self.tokens.kept.invalidate(key(repository))).await;
+        }
+        is_old
+    }
+
     /// The token that is known for a repository, renewed before it ends.
     pub(super) async fn own_token(&self, repository: Option<&Repository>) -> Option<HeaderValue> {
         let token = self.tokens.kept.get(key(repository)).await?;
@@ -256,6 +277,14 @@ impl Upstream {
         let reply = self.send_home(&bare, false).await.map_err(broken)?;
         let mut challenges = reply.headers().get_all(header::WWW_AUTHENTICATE).iter();
         let Some(challenge) = challenges.find_map(Challenge::parse) else {
+            if reply.status() == StatusCode::UNAUTHORIZED {
+                // It wants to see the pair itself: who has a wrong one is told so here.
+                let pair = ask(&base).header(header::AUTHORIZATION, shown.header());
+                let pair = pair.body(());
+                let pair = pair.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
+                let reply = self.send_home(&pair, false).await.map_err(broken)?;
+                super::request::checked(reply).await?;
+            }
             return Ok(None);
         };
         let realm: Option<Uri> = challenge.realm.parse().ok();
@@ -343,6 +372,7 @@ impl Upstream {
             header,
             life,
             challenge: challenge.clone(),
+            born: Instant::now(),
             renew_at: Instant::now() + life * 3 / 4,
             renewing: Arc::default(),
         })

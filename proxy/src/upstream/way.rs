@@ -1,7 +1,9 @@
 //! The way to an upstream: straight, or through an HTTP proxy that tunnels.
 //!
 //! Only TLS goes through the proxy (CONNECT, RFC 9110, section 9.3.6): what is plain is near.
-//! The proxy resolves names then, so that which addresses they may have is for its own rules.
+//! The proxy resolves names then, so that which addresses they may have is for its own rules;
+//! a name that this host's own resolver knows as an inside one is not asked of it where only
+//! public targets may be reached.
 
 use std::{
     future::Future,
@@ -9,6 +11,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -20,8 +23,13 @@ use tokio::{
 };
 use tower::Service;
 
-use super::http_client::{CONNECT_TIMEOUT, Resolver};
+use super::{
+    http_client::{CONNECT_TIMEOUT, Resolver},
+    policy::is_public,
+};
 
+/// For this host's resolver to say where a name leads; behind a proxy it may never answer.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Of a proxy's reply to CONNECT.
 const MAX_HEAD: usize = 8 * 1024;
 
@@ -111,6 +119,25 @@ pub(super) struct Way {
     pub(super) straight: HttpConnector<Resolver>,
     /// The proxy, and how it is reached.
     pub(super) via: Option<(Arc<Via>, HttpConnector<Resolver>)>,
+    pub(super) public_only: bool,
+}
+
+/// Whether this host knows the name, and for inside addresses alone. A host behind a proxy may
+/// know no name at all.
+async fn is_inside(target: &Uri) -> bool {
+    let Some(host) = target.host().map(|host| host.trim_matches(['[', ']'])) else {
+        return true;
+    };
+    let looked_up = tokio::net::lookup_host((host, 443));
+    match tokio::time::timeout(RESOLVE_TIMEOUT, looked_up).await {
+        Ok(Ok(mut found)) => {
+            let first = found.next();
+            first.is_some_and(|first| {
+                !is_public(first.ip()) && found.all(|next| !is_public(next.ip()))
+            })
+        }
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 impl Service<Uri> for Way {
@@ -126,7 +153,11 @@ impl Service<Uri> for Way {
         match &mut self.via {
             Some((via, connector)) if target.scheme_str() == Some("https") => {
                 let (via, connecting) = (Arc::clone(via), connector.call(via.proxy.clone()));
+                let public_only = self.public_only;
                 Box::pin(async move {
+                    if public_only && is_inside(&target).await {
+                        return Err("the name has no address that may be dialled".into());
+                    }
                     let socket = connecting.await?.into_inner();
                     Ok(TokioIo::new(via.tunnel(socket, &target).await?))
                 })
@@ -155,6 +186,23 @@ mod tests {
         let error = tunnel.await.expect("it gives up").unwrap_err();
         let error = error.downcast::<std::io::Error>().unwrap();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_not_asked_for_what_is_inside() {
+        let via = Arc::new(Via::parse("http://127.0.0.1:1").unwrap());
+        for (public_only, wanted) in [(true, "may be dialled"), (false, "tcp connect error")] {
+            let straight = super::super::http_client::connector(false);
+            let via = Some((Arc::clone(&via), straight.clone()));
+            let mut way = Way {
+                straight,
+                via,
+                public_only,
+            };
+            let target: Uri = "https://localhost/".parse().unwrap();
+            let error = way.call(target).await.unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
     }
 
     #[test]

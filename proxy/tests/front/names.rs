@@ -226,9 +226,9 @@ async fn clients_with_names_are_let_in_and_no_others_and_the_registry_sees_none_
     // As dockerd, podman and skopeo do it: the challenge, a token, then the content.
     let ping = bench.get("/v2/").await;
     assert_eq!(ping.status.as_u16(), 401);
-    let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"registry.test\"";
+    let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"darter\"";
     assert_eq!(ping.header("www-authenticate"), challenge);
-    let query = "/token?service=registry.test&scope=repository:registry.test/app:pull";
+    let query = "/token?service=darter&scope=repository:registry.test/app:pull";
     let token = token_of(&bench.ask(query).authorized(Some(&alice)).send().await);
     let refused = bench
         .ask(query)
@@ -304,7 +304,7 @@ async fn a_name_for_the_registry_gets_its_own_token_for_its_own_name_of_the_repo
     .await;
     assert_eq!(bench.get("/v2/").await.status.as_u16(), 401);
     for (path, repository) in [("one.test/team/app", "team/app"), ("two.test/app", "app")] {
-        let query = format!("/token?service=one.test&scope=repository:{path}:pull");
+        let query = format!("/token?service=darter&scope=repository:{path}:pull");
         let token = token_of(&bench.ask(&*query).authorized(Some(&alice)).send().await);
         let bearer = format!("Bearer {token}");
         let content = blob_path(path, &blob());
@@ -318,6 +318,18 @@ async fn a_name_for_the_registry_gets_its_own_token_for_its_own_name_of_the_repo
     let query = "/token?scope=repository:one.test/team/app:pull";
     let refused = bench.ask(query).authorized(Some(&guess)).send().await;
     assert_eq!(refused.status.as_u16(), 401);
+    // A repository that is called like another registry is not that registry's.
+    let query = "/token?service=one.test&scope=repository:two.test/app:pull";
+    let (before, login) = (by_name.seen().len(), "/token?service=darter");
+    token_of(&bench.ask(query).authorized(Some(&alice)).send().await);
+    assert_eq!(by_name.seen().len(), before);
+    // `docker login`: a wrong password is said to be wrong.
+    token_of(&bench.ask(login).authorized(Some(&alice)).send().await);
+    let refused = bench.ask(login).authorized(Some(&guess)).send().await;
+    assert_eq!(refused.status.as_u16(), 401);
+    let query = "/token?service=two.test";
+    let refused = bench.ask(query).authorized(Some(&guess)).send().await;
+    assert_eq!(refused.status.as_u16(), 200, "it asks nobody at /v2/");
     let asked = by_tokens.asked("GET", "/token");
     assert!(
         asked
@@ -351,6 +363,8 @@ async fn a_name_for_the_proxy_is_not_shown_to_registries_that_clients_show_their
     let guess = basic("alice:guess");
     let nothing = token_of(&bench.ask(query).authorized(Some(&guess)).send().await);
     assert_eq!(nothing, "anonymous");
+    let login = bench.ask("/token?service=darter").authorized(Some(&guess));
+    assert_eq!(login.send().await.status.as_u16(), 401);
     let ours = [
         alice.clone(),
         guess,

@@ -495,3 +495,76 @@ async fn the_next_token_is_there_before_the_last_one_ends() {
     assert_eq!(bare.len(), 1, "only the very first question was refused");
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_remembered_right_costs_a_warm_blob_nothing_that_can_be_seen() {
+    const ROUNDS: usize = 1000;
+    /// Of the median; of one in a hundred the machine's other work has more to say.
+    const MOST: Duration = Duration::from_micros(300);
+    let small = content(1000, 7);
+    let shelf = Shelf::new()
+        .blob("public", &small)
+        .blob("private", &small)
+        .access("private", Access::Bearer(RIGHT.to_owned()));
+    let (bench, registry) = Bench::good(shelf).await;
+    let both = ["public", "private"].map(|repository| blob_path(repository, &small));
+    let mut took = [const { Vec::new() }; 2];
+    for round in 0..=ROUNDS {
+        for (path, took) in both.iter().zip(&mut took) {
+            let began = std::time::Instant::now();
+            let got = bench.ask(&**path).authorized(Some(RIGHT)).send().await;
+            // The first time is the one that is remembered.
+            if round > 0 {
+                took.push(began.elapsed());
+            }
+            got.is_whole(&small);
+        }
+    }
+    let at = |times: &mut Vec<Duration>, percent: usize| {
+        times.sort_unstable();
+        times[times.len() * percent / 100]
+    };
+    let [mut public, mut private] = took;
+    for percent in [50, 99] {
+        let (public, private) = (at(&mut public, percent), at(&mut private, percent));
+        println!("p{percent}: {public:?} public, {private:?} with a remembered right");
+    }
+    let added = at(&mut private, 50).saturating_sub(at(&mut public, 50));
+    assert!(added <= MOST, "{added:?} more");
+    assert!(
+        registry.seen().len() < 20,
+        "the registry is not asked again"
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_turns_out_to_be_too_little_is_replaced() {
+    let shelf = shelf("app", Access::Public);
+    let (bench, registry) = Bench::twisted(shelf, |seen, good| {
+        if seen.path == "/token" {
+            let token = if seen.before == 0 { "small" } else { "large" };
+            let reply = format!(r#"{{"token":"{token}","expires_in":120}}"#);
+            return Reply::new(200).body(reply);
+        }
+        let is_blob = seen.path.contains("/blobs/");
+        match seen.header("authorization") {
+            None => {
+                let host = seen.header("host").unwrap_or_default();
+                let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+                Reply::new(401).header("WWW-Authenticate", challenge)
+            }
+            Some("Bearer small") if is_blob => Reply::new(403),
+            Some(_) => good,
+        }
+    })
+    .await;
+    let [blob_at, manifest_at, _] = paths("app");
+    assert_eq!(bench.get(&*manifest_at).await.status, StatusCode::OK);
+    assert_eq!(registry.asked("GET", "/token").len(), 1);
+    // A younger one is what the registry means to give.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    bench.get(&*blob_at).await.is_whole(&blob());
+    assert_eq!(registry.asked("GET", "/token").len(), 2);
+    bench.stop().await;
+}
