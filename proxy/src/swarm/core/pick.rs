@@ -218,7 +218,7 @@ impl Node {
             return;
         }
         let windows: Vec<Range<u32>> = late.iter().map(|piece| *piece..piece + 1).collect();
-        let mut view = View::new(now, task, download, &self.state.hosts, &windows);
+        let mut view = View::of_firsts(now, task, download, &self.state.hosts, &windows);
         for candidate in view.firsts() {
             if self.state.requests.len() >= self.most_requests() || !view.is_anyone_idle() {
                 return;

@@ -1,13 +1,13 @@
 //! What could be asked of whom at one moment: pieces as bits, parent by parent.
 //!
 //! Every event of a large swarm ends in a choice of pieces, and mostly nobody who is free
-//! has anything that is missing. So a [`View`] is taken once for all choices of a moment,
-//! and counts rarity only of what could be asked for. It is thrown away afterwards: it owns
-//! copies and is never out of date for longer than one choice.
+//! has anything that is missing. So a [`View`] is taken once for all choices of a moment, of
+//! those alone who have some of it, and counts rarity only of what could be asked for. It is
+//! thrown away afterwards: it owns copies and is never out of date for longer than one choice.
 
 use std::{collections::BTreeMap, ops::Range};
 
-use darter_api::{HostId, PieceSet, Timestamp};
+use darter_api::{HostId, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
 use super::state::{Download, Neighbourhood, Task};
@@ -55,26 +55,20 @@ pub(super) struct Candidate {
 }
 
 impl View {
-    /// Of the pieces in `windows`, which are sorted and do not overlap.
-    pub(super) fn new(
+    /// Of each window's first piece, missing or not, and who announced any of them.
+    pub(super) fn of_firsts(
         now: Timestamp,
         task: &Task,
         download: &Download,
         hosts: &BTreeMap<HostId, Neighbourhood>,
         windows: &[Range<u32>],
     ) -> Self {
-        let sets = download.available.iter();
-        let parent = |host: &HostId| Parent::new(now, *host, download, hosts.get(host));
-        let mut view = Self {
-            blocks: blocks(task, download, windows),
-            parents: sets.map(|(host, _)| parent(host)).collect(),
-            announced: Vec::new(),
-        };
-        view.note_announced(download);
-        view
+        let blocks = blocks(task, download, windows);
+        Self::of(now, blocks, download, hosts, |_| 1)
     }
 
-    /// The same, if anybody with fewer than `depth` requests has announced anything missing.
+    /// Of what is missing in `windows`, which are sorted and do not overlap, and who announced
+    /// any of it; `None` if nobody of them has fewer than `depth` requests.
     pub(super) fn of_offered(
         now: Timestamp,
         task: &Task,
@@ -83,40 +77,42 @@ impl View {
         windows: &[Range<u32>],
         depth: u32,
     ) -> Option<Self> {
-        let sets = download.available.iter();
-        let parent = |host: &HostId| Parent::new(now, *host, download, hosts.get(host));
-        let parents: Vec<Parent> = sets.clone().map(|(host, _)| parent(host)).collect();
-        if !parents.iter().any(|parent| parent.is_free(depth)) {
-            return None;
-        }
         let blocks = blocks(task, download, windows);
-        let mut free = sets
-            .zip(&parents)
-            .filter(|(_, parent)| parent.is_free(depth));
-        let offers = |set: &PieceSet| {
-            let missing = blocks.iter().filter(|block| block.missing != 0);
-            missing
-                .into_iter()
-                .any(|block| set.bits(block.start) & block.missing != 0)
-        };
-        if !free.any(|((_, set), _)| offers(set)) {
+        if blocks.iter().all(|block| block.missing == 0) {
             return None;
         }
-        let mut view = Self {
-            blocks,
-            parents,
-            announced: Vec::new(),
-        };
-        view.note_announced(download);
-        Some(view)
+        let view = Self::of(now, blocks, download, hosts, |block| block.missing);
+        let is_free = |parent: &Parent| parent.is_free(depth);
+        view.parents.iter().any(is_free).then_some(view)
     }
 
-    fn note_announced(&mut self, download: &Download) {
-        self.announced
-            .reserve(self.blocks.len() * self.parents.len());
-        for set in download.available.values() {
-            let words = self.blocks.iter().map(|block| set.bits(block.start));
-            self.announced.extend(words);
+    /// Who announced none of what is `wanted` of the blocks is left out: most of a swarm.
+    fn of(
+        now: Timestamp,
+        blocks: Vec<Block>,
+        download: &Download,
+        hosts: &BTreeMap<HostId, Neighbourhood>,
+        wanted: impl Fn(&Block) -> u64,
+    ) -> Self {
+        let (mut parents, mut announced) = (Vec::new(), Vec::new());
+        for (host, set) in &download.available {
+            let before = announced.len();
+            let mut any = 0;
+            for block in &blocks {
+                let word = set.bits(block.start);
+                any |= word & wanted(block);
+                announced.push(word);
+            }
+            if any == 0 {
+                announced.truncate(before);
+                continue;
+            }
+            parents.push(Parent::new(now, *host, download, hosts.get(host)));
+        }
+        Self {
+            blocks,
+            parents,
+            announced,
         }
     }
 
