@@ -8,6 +8,9 @@ pub const GROUP_BYTES: u64 = 64 * 1024;
 pub const MIN_PIECE_BYTES: u64 = 256 * 1024;
 /// The largest piece.
 pub const MAX_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+/// Whoever reads a source reads over so many bytes that it does not want, rather than ask anew.
+/// Parts of a source that several hosts read lie further apart.
+pub const READ_OVER_BYTES: u64 = 1024 * 1024;
 /// The largest content, 16 TiB: what keeps a piece's index in 32 bits with room to spare.
 pub const MAX_SIZE: u64 = 1 << 44;
 /// Pieces a task aims at, at most (so 200 to 400, as pieces are powers of two).

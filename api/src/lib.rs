@@ -23,7 +23,7 @@ pub mod wire;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use host::{HostId, NodeKey};
-pub use lengths::{GROUP_BYTES, Lengths, LengthsError, PieceIndex};
+pub use lengths::{GROUP_BYTES, Lengths, LengthsError, PieceIndex, READ_OVER_BYTES};
 pub use membership::{ClusterName, Member, MemberKind, Place};
 pub use origin::{Origin, OriginKind, Repository, UpstreamName};
 pub use pieces::PieceSet;

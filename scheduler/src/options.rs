@@ -67,8 +67,11 @@ pub struct Options {
     #[serde(with = "humantime_serde")]
     pub lease_timeout: Duration,
     /// Hosts that read disjoint pieces of one task's source at the same time, where the
-    /// source serves ranges; worth it where the source feeds more than one link. Default 1.
+    /// source serves ranges; worth it where the source feeds more than one link. Default 2.
     pub source_holders: usize,
+    /// While fewer hosts are connected, one host reads a source: few hosts gain nothing from
+    /// a second reader. Default 48.
+    pub source_holders_from: usize,
     /// A host that failed to read a task's source is not asked again for so long.
     /// Default 30 s.
     #[serde(with = "humantime_serde")]
@@ -113,7 +116,8 @@ impl Default for Options {
             accept_timeout: Duration::from_millis(500),
             first_byte_timeout: Duration::from_secs(5),
             lease_timeout: Duration::from_secs(10),
-            source_holders: 1,
+            source_holders: 2,
+            source_holders_from: 48,
             refusal_memory: Duration::from_secs(30),
         }
     }

@@ -11,15 +11,13 @@ use std::{
     time::Duration,
 };
 
-use darter_api::{Lengths, PieceIndex, PieceSet, TaskId, Timestamp};
+use darter_api::{Lengths, PieceIndex, PieceSet, READ_OVER_BYTES, TaskId, Timestamp};
 use darter_proxy::swarm::core::event::RequestId;
 
 use crate::borders::Borders;
 
 /// Quanta of a transfer that are under way at the same time.
 const WINDOW: u32 = 4;
-/// As the driver's: up to so much is read over.
-const GAP_BYTES: u64 = 1 << 20;
 
 /// A host by its number; the source is one past the last.
 pub(crate) type Place = usize;
@@ -369,7 +367,7 @@ impl Transfer {
             let next = pieces.runs().iter().find(|run| run.end > after)?.start;
             let gap =
                 u64::from(next.saturating_sub(after)) * u64::from(self.lengths.piece_length());
-            (gap <= GAP_BYTES).then_some(after)
+            (gap <= READ_OVER_BYTES).then_some(after)
         });
         ahead.or(pieces.first())
     }

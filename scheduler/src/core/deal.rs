@@ -7,9 +7,11 @@
 //!
 //! Invariant: parts are disjoint, and together are what was dealt.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use darter_api::{HostId, PieceSet, TaskId, Timestamp, session::SchedulerMessage};
+use darter_api::{
+    HostId, Lengths, PieceSet, READ_OVER_BYTES, TaskId, Timestamp, session::SchedulerMessage,
+};
 
 use super::{
     Cluster,
@@ -32,26 +34,47 @@ const FAILED_MEMORY: Duration = Duration::from_secs(60);
 pub(super) type Plan = Vec<(HostId, PieceSet)>;
 
 /// Cuts a set of pieces into `parts` of about the same size that lie interleaved, in not
-/// many more than [`MAX_RUNS`] runs each.
-pub(super) fn deal(pieces: &PieceSet, parts: usize) -> Vec<PieceSet> {
+/// many more than [`MAX_RUNS`] runs each, of `least` pieces or more where there are as many.
+pub(super) fn deal(pieces: &PieceSet, parts: usize, least: u32) -> Vec<PieceSet> {
     let parts = u32::try_from(parts).unwrap_or(u32::MAX).max(1);
-    let stride = pieces.len().div_ceil(MAX_RUNS as u32).max(parts);
+    let shared = parts.saturating_mul(least);
+    let stride = pieces.len().div_ceil(MAX_RUNS as u32).max(shared);
     let mut dealt = vec![PieceSet::new(); parts as usize];
     for run in pieces.runs() {
         let mut at = run.start;
         while at < run.end {
-            let block = at..run.end.min(at + stride);
-            let length = block.end - block.start;
-            let cut = |part: u32| {
-                block.start + (u64::from(length) * u64::from(part) / u64::from(parts)) as u32
+            let rest = run.end - at;
+            let length = if rest < stride.saturating_add(shared) {
+                rest
+            } else {
+                stride
             };
-            for (part, set) in (0..).zip(&mut dealt) {
-                set.insert_range(cut(part)..cut(part + 1));
-            }
-            at = block.end;
+            deal_block(&(at..at + length), least, &mut dealt);
+            at += length;
         }
     }
     dealt
+}
+
+/// To each its part; all to who has least where the parts would be too small.
+fn deal_block(block: &Range<u32>, least: u32, dealt: &mut [PieceSet]) {
+    let (length, parts) = (block.end - block.start, dealt.len() as u32);
+    if length < parts.saturating_mul(least) {
+        if let Some(set) = dealt.iter_mut().min_by_key(|set| set.len()) {
+            set.insert_range(block.clone());
+        }
+        return;
+    }
+    let cut =
+        |part: u32| block.start + (u64::from(length) * u64::from(part) / u64::from(parts)) as u32;
+    for (part, set) in (0..).zip(dealt) {
+        set.insert_range(cut(part)..cut(part + 1));
+    }
+}
+
+/// Pieces of a part that lie side by side: the others' readers must not read over them.
+const fn least(lengths: Lengths) -> u32 {
+    (READ_OVER_BYTES / lengths.piece_length() as u64) as u32 + 1
 }
 
 impl Cluster {
@@ -65,7 +88,7 @@ impl Cluster {
             if pieces.len() < MIN_SHARED || self.allowed(task) < 2 {
                 return Some(all(first));
             }
-            return Some(self.plan_first(now, id, first, pieces));
+            return Some(self.plan_first(now, id, (task.lengths, task.ranges), first, pieces));
         };
         if task.awaits_first_byte() && self.allowed(task) > 1 {
             return Some(Plan::new());
@@ -80,19 +103,25 @@ impl Cluster {
         if fellows.is_empty() {
             return Some(all(first));
         }
-        let parts = deal(pieces, fellows.len());
+        let parts = deal(pieces, fellows.len(), least(task.lengths));
         Some(fellows.into_iter().zip(parts).collect())
     }
 
     /// Nobody reads yet. Whether the source serves ranges may be known only from its first
     /// answer: until then one host has its own part alone.
-    fn plan_first(&self, now: Timestamp, id: &TaskId, first: HostId, pieces: &PieceSet) -> Plan {
-        let known = self.tasks.get(id).and_then(|task| task.ranges);
-        let most = self.options.source_holders - 1;
+    fn plan_first(
+        &self,
+        now: Timestamp,
+        id: &TaskId,
+        (lengths, known): (Lengths, Option<bool>),
+        first: HostId,
+        pieces: &PieceSet,
+    ) -> Plan {
+        let most = self.most_holders() - 1;
         let fellows = self.fellows(now, id, &[first], most);
         let mut hosts = vec![first];
         hosts.extend(fellows);
-        let parts = deal(pieces, hosts.len());
+        let parts = deal(pieces, hosts.len(), least(lengths));
         let now_known = if known.is_some() { hosts.len() } else { 1 };
         hosts.into_iter().zip(parts).take(now_known).collect()
     }
@@ -100,11 +129,15 @@ impl Cluster {
     /// How many may read this task's source at a time.
     fn allowed(&self, task: &Task) -> usize {
         let shared = task.lengths.pieces() >= MIN_SHARED && task.ranges != Some(false);
-        if shared {
-            self.options.source_holders.max(1)
-        } else {
-            1
+        if shared { self.most_holders() } else { 1 }
+    }
+
+    /// How many may read any source at a time.
+    fn most_holders(&self) -> usize {
+        if self.hosts.len() < self.options.source_holders_from {
+            return 1;
         }
+        self.options.source_holders.max(1)
     }
 
     /// Up to `most` hosts that could read beside the readers: other seeds, then waiters,
@@ -178,9 +211,15 @@ mod tests {
 
     #[test]
     fn parts_are_disjoint_interleaved_and_everything() {
-        for (length, parts) in [(400, 2), (381, 3), (16, 2), (1000, 5), (17, 4)] {
+        for (length, parts, least) in [
+            (400, 2, 1),
+            (381, 3, 5),
+            (16, 2, 5),
+            (1000, 5, 3),
+            (17, 4, 1),
+        ] {
             let all = PieceSet::full(length);
-            let dealt = deal(&all, parts);
+            let dealt = deal(&all, parts, least);
             let mut union = PieceSet::new();
             for part in &dealt {
                 assert!(union.intersection(part).is_empty());
@@ -193,14 +232,27 @@ mod tests {
     }
 
     #[test]
+    fn nobody_reads_over_what_another_one_reads() {
+        for length in 10..120 {
+            let dealt = deal(&PieceSet::full(length), 2, 5);
+            for run in dealt.iter().flat_map(PieceSet::runs) {
+                assert!(run.end - run.start >= 5, "{length}: {dealt:?}");
+            }
+        }
+        let scattered: PieceSet = (0..40).filter(|piece| piece % 8 != 7).collect();
+        let dealt = deal(&scattered, 2, 5);
+        assert!(dealt[0].len().abs_diff(dealt[1].len()) <= 7, "{dealt:?}");
+    }
+
+    #[test]
     fn what_was_left_for_later_is_dealt_run_by_run() {
         let all = PieceSet::full(400);
         let rest = {
             let mut rest = all.clone();
-            rest.subtract(&deal(&all, 3)[0]);
+            rest.subtract(&deal(&all, 3, 1)[0]);
             rest
         };
-        let dealt = deal(&rest, 2);
+        let dealt = deal(&rest, 2, 1);
         assert_eq!(dealt[0].len() + dealt[1].len(), rest.len());
         assert!(dealt.iter().all(|part| part.runs().len() <= MAX_RUNS + 1));
     }

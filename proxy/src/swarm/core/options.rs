@@ -12,7 +12,7 @@ pub struct Options {
     /// read more from the registry.
     pub share: bool,
     /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
-    /// smaller ones give readers a smoother flow. Default 64.
+    /// smaller ones give readers a smoother flow. Default 128.
     pub window: u32,
     /// Requests in flight to one parent, while few are under way in all; else one.
     /// Default 4.
@@ -20,7 +20,7 @@ pub struct Options {
     /// Requests in flight in all. More only wait in parents' queues. Default 16.
     pub in_flight: u32,
     /// The same while this host reads a source, whose bytes must not wait behind others.
-    /// Default 2.
+    /// Default 8.
     pub in_flight_reading: u32,
     /// Readings of one upstream that begin within a second. More drown each other where an
     /// image has hundreds of small layers; fewer cost a round trip each. Default 16.
@@ -58,10 +58,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             share: true,
-            window: 64,
+            window: 128,
             pipeline: 4,
             in_flight: 16,
-            in_flight_reading: 2,
+            in_flight_reading: 8,
             source_begins: 16,
             have_interval: Duration::from_millis(60),
             reveal_after: Duration::from_millis(500),

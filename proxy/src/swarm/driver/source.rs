@@ -11,7 +11,8 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
-    Digest, Grant, Lengths, NodeKey, Origin, PieceIndex, PieceSet, session::LeaseEnd,
+    Digest, Grant, Lengths, NodeKey, Origin, PieceIndex, PieceSet, READ_OVER_BYTES,
+    session::LeaseEnd,
 };
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -40,8 +41,6 @@ use crate::{
 const CHUNKS: usize = 8;
 /// No byte for so long: the stream counts as broken.
 const STALL: Duration = Duration::from_secs(30);
-/// A gap of pieces that are on disk already is read over up to this, else asked around.
-const GAP_BYTES: u64 = 1 << 20;
 /// Grants remembered by one reading.
 const MOST_GRANTS: usize = 16;
 
@@ -154,7 +153,7 @@ impl Order {
         let (start, mut end) = (first.start, first.end);
         for run in runs {
             let gap = u64::from(run.start - end) * u64::from(lengths.piece_length());
-            if gap > GAP_BYTES {
+            if gap > READ_OVER_BYTES {
                 break;
             }
             end = run.end;
@@ -276,7 +275,7 @@ impl SourceRun {
         let here = lengths.piece_at(at).map_or(u32::MAX, |piece| piece.0);
         self.order.next(here).is_some_and(|next| {
             let start = lengths.piece_range(PieceIndex(next)).start;
-            start.saturating_sub(at) <= GAP_BYTES
+            start.saturating_sub(at) <= READ_OVER_BYTES
         })
     }
 

@@ -87,6 +87,7 @@ impl History {
         let options = Options {
             degree: DEGREE,
             source_holders: 2,
+            source_holders_from: 0,
             // Some histories last longer.
             member_ttl: Duration::from_secs(20),
             rules: vec![

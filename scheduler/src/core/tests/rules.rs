@@ -78,6 +78,7 @@ impl Lab {
     fn sharing() -> Self {
         let mut lab = Self::with(Options {
             source_holders: 2,
+            source_holders_from: 0,
             ..Options::default()
         });
         lab.pass(2000);
