@@ -1,11 +1,11 @@
 //! A peer: the real download core, and what its shell keeps.
 //!
-//! The shell does what the proxy's driver does: it serves pieces from few slots, shared
-//! between children in turn, with a bounded queue; it gives requests up that stall; it
-//! starts a download with its first reader and stops it with its last one.
+//! The shell does what the proxy's driver does: it serves pieces from few slots (the proxy's
+//! own [`Turns`]); it gives requests up that stall; it starts a download with its first reader
+//! and stops it with its last one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     time::Duration,
 };
@@ -14,9 +14,12 @@ use darter_api::{
     HostId, Lengths, PieceSet, TaskId, Timestamp,
     session::{Purpose, Role},
 };
-use darter_proxy::swarm::core::{
-    Node,
-    event::{ReaderId, RequestId},
+use darter_proxy::{
+    swarm::core::{
+        Node,
+        event::{ReaderId, RequestId},
+    },
+    transfer::turns::Turns,
 };
 
 use crate::network::{Place, TransferId};
@@ -42,7 +45,10 @@ pub(crate) struct Host {
     pub(crate) requests: BTreeMap<RequestId, Asked>,
     /// When requests are next looked at for stalls.
     pub(crate) stall_watch: Option<Timestamp>,
-    pub(crate) slots: Slots,
+    /// Upload slots, as the proxy has them.
+    pub(crate) slots: Turns<Place, Upload>,
+    /// When a slot is next lent.
+    pub(crate) lends: Option<Timestamp>,
     pub(crate) tasks: BTreeMap<TaskId, Local>,
     pub(crate) next_reader: u64,
 }
@@ -119,23 +125,6 @@ pub(crate) struct Upload {
     pub(crate) piece: u32,
 }
 
-/// Upload slots, shared between children in turn.
-#[derive(Debug)]
-pub(crate) struct Slots {
-    free: usize,
-    queue_limit: usize,
-    waiting: usize,
-    queues: VecDeque<(Place, VecDeque<Upload>)>,
-}
-
-/// What becomes of an upload that was asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    Now,
-    Later,
-    Busy,
-}
-
 impl Host {
     /// Its data centre as its hello tells it; nothing where there is only one.
     pub(crate) fn zone_name(&self, zones: usize) -> String {
@@ -144,67 +133,6 @@ impl Host {
         } else {
             String::new()
         }
-    }
-}
-
-impl Slots {
-    pub(crate) fn new(slots: usize, queue_limit: usize) -> Self {
-        Self {
-            free: slots,
-            queue_limit,
-            waiting: 0,
-            queues: VecDeque::new(),
-        }
-    }
-
-    pub(crate) fn ask(&mut self, upload: Upload) -> Turn {
-        if self.free > 0 {
-            self.free -= 1;
-            return Turn::Now;
-        }
-        if self.waiting >= self.queue_limit {
-            return Turn::Busy;
-        }
-        self.waiting += 1;
-        let child = upload.child;
-        match self.queues.iter_mut().find(|(other, _)| *other == child) {
-            Some((_, queue)) => queue.push_back(upload),
-            None => self.queues.push_back((child, VecDeque::from([upload]))),
-        }
-        Turn::Later
-    }
-
-    /// A slot is free again: who is next.
-    pub(crate) fn release(&mut self) -> Option<Upload> {
-        let Some((child, mut queue)) = self.queues.pop_front() else {
-            self.free += 1;
-            return None;
-        };
-        let next = queue.pop_front();
-        self.waiting -= 1;
-        if !queue.is_empty() {
-            self.queues.push_back((child, queue));
-        }
-        next
-    }
-
-    /// A child that waited has left.
-    pub(crate) fn forget(&mut self, child: Place, request: RequestId) {
-        for (other, queue) in &mut self.queues {
-            if *other == child {
-                let before = queue.len();
-                queue.retain(|upload| upload.request != request);
-                self.waiting -= before - queue.len();
-            }
-        }
-        self.queues.retain(|(_, queue)| !queue.is_empty());
-    }
-
-    /// All who wait, when the host dies.
-    pub(crate) fn drain(&mut self) -> Vec<Upload> {
-        self.waiting = 0;
-        let queues = std::mem::take(&mut self.queues);
-        queues.into_iter().flat_map(|(_, queue)| queue).collect()
     }
 }
 

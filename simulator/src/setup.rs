@@ -3,13 +3,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use darter_api::{Digest, HostId, Lengths, SchedulerName, TaskId, Timestamp, session::Role};
-use darter_proxy::swarm::core::{Node, event::Event};
+use darter_proxy::{
+    swarm::core::{Node, event::Event},
+    transfer::turns::Turns,
+};
 use rand::RngExt as _;
 
 use crate::{
     arrival::Arrival,
     control::Control,
-    host::{Host, Kind, Local, Slots},
+    host::{Host, Kind, Local},
     network::Place,
     scenario::{Client, Megabits},
     world::{Happening, World},
@@ -92,7 +95,8 @@ impl World {
             links: BTreeSet::new(),
             requests: std::collections::BTreeMap::new(),
             stall_watch: None,
-            slots: Slots::new(transfer.upload_slots, transfer.upload_queue),
+            slots: Turns::new(transfer.upload_slots, transfer.upload_queue),
+            lends: None,
             tasks: tasks
                 .map(|(id, lengths)| (*id, Local::new(*lengths)))
                 .collect(),

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use darter_api::{PieceSet, TaskId, Timestamp, session::Purpose};
-use darter_proxy::swarm::core::event::{Authority, Command, Event, PieceFailure, RequestId};
+use darter_api::{PieceIndex, PieceSet, TaskId, Timestamp, session::Purpose};
+use darter_proxy::{
+    limits::Class,
+    swarm::core::event::{Authority, Command, Event, PieceFailure, RequestId},
+    transfer::turns::SlotId,
+};
 
 use crate::{
-    host::{Asked, Kind, Stream, Turn, Upload},
+    host::{Asked, Kind, Stream, Upload},
     network::{Cargo, Chunk, Hop, Place, TransferId},
     world::{Happening, World, origin},
 };
@@ -174,18 +178,40 @@ impl World {
             self.queue.put(back, refuse(PieceFailure::NotHeld));
             return;
         }
-        match peer.slots.ask(upload) {
-            Turn::Now => self.upload(parent, upload),
-            Turn::Later => {}
-            Turn::Busy => self.queue.put(back, refuse(PieceFailure::Busy)),
+        let piece = PieceIndex(upload.piece);
+        let bytes = local.map_or(0, |local| local.lengths.piece_bytes(piece));
+        let class = Class::Foreground;
+        let asked = peer.slots.ask(self.now, upload.child, class, bytes, upload);
+        match asked {
+            Ok(()) => self.serve(parent),
+            Err(_) => self.queue.put(back, refuse(PieceFailure::Busy)),
         }
     }
 
-    /// Sends a piece in a slot that is taken for it.
-    fn upload(&mut self, parent: Place, upload: Upload) {
+    /// Sends pieces in the slots that are free.
+    fn serve(&mut self, parent: Place) {
+        while let Some((upload, slot)) = self.hosts[parent].slots.next(self.now) {
+            self.upload(parent, upload, slot);
+        }
+        let peer = &mut self.hosts[parent];
+        if let Some(due) = peer.slots.due(self.now)
+            && peer.lends.is_none_or(|at| at > due || at <= self.now)
+        {
+            peer.lends = Some(due);
+            self.queue.put(due, Happening::Lends(parent));
+        }
+    }
+
+    pub(crate) fn lends(&mut self, parent: Place) {
+        if self.hosts[parent].alive {
+            self.serve(parent);
+        }
+    }
+
+    fn upload(&mut self, parent: Place, upload: Upload, slot: SlotId) {
         let child = &mut self.hosts[upload.child];
         let Some(asked) = child.requests.get_mut(&upload.request) else {
-            self.release_slot(parent);
+            self.hosts[parent].slots.give_back(self.now, slot);
             return;
         };
         let lengths = child.tasks[&upload.task].lengths;
@@ -198,14 +224,13 @@ impl World {
             upload.request,
         );
         asked.transfer = Some(transfer);
-        self.in_slots.insert(transfer);
+        self.in_slots.insert(transfer, slot);
         self.pump(parent);
     }
 
-    fn release_slot(&mut self, parent: Place) {
-        if let Some(next) = self.hosts[parent].slots.release() {
-            self.upload(parent, next);
-        }
+    fn give_back(&mut self, parent: Place, slot: SlotId) {
+        self.hosts[parent].slots.give_back(self.now, slot);
+        self.serve(parent);
     }
 
     fn cancel(&mut self, host: Place, request: RequestId) {
@@ -214,15 +239,19 @@ impl World {
         };
         match asked.transfer {
             Some(transfer) => self.cut(transfer),
-            None => self.hosts[asked.parent].slots.forget(host, request),
+            None => {
+                let is_it = |upload: &Upload| upload.child == host && upload.request == request;
+                let slots = &mut self.hosts[asked.parent].slots;
+                slots.retain(|_, upload| !is_it(upload));
+            }
         }
     }
 
     fn cut(&mut self, id: TransferId) {
         if let Some(transfer) = self.network.cut(id)
-            && self.in_slots.remove(&id)
+            && let Some(slot) = self.in_slots.remove(&id)
         {
-            self.release_slot(transfer.from);
+            self.give_back(transfer.from, slot);
         }
     }
 
@@ -283,8 +312,10 @@ impl World {
                 Hop::Arrives(at) => self.queue.put(at, Happening::Arrived(chunk)),
                 Hop::Crosses(at) => self.queue.put(at, Happening::Crosses(chunk)),
             }
-            if chunk.last && self.in_slots.remove(&chunk.transfer) {
-                self.release_slot(place);
+            if chunk.last
+                && let Some(slot) = self.in_slots.remove(&chunk.transfer)
+            {
+                self.give_back(place, slot);
             }
         }
         self.pump(place);
@@ -359,7 +390,7 @@ impl World {
             if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
                 local.held.insert(chunk.piece);
             }
-            let piece = darter_api::PieceIndex(chunk.piece);
+            let piece = PieceIndex(chunk.piece);
             self.handle(host, Event::SourcePiece { task, piece });
             self.move_readers(host, task);
         }

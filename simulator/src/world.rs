@@ -13,7 +13,10 @@ use darter_api::{
     link::LinkMessage,
     session::{PeerMessage, SchedulerMessage},
 };
-use darter_proxy::swarm::core::event::{Command, Event, PieceFailure, ReaderId, RequestId};
+use darter_proxy::{
+    swarm::core::event::{Command, Event, PieceFailure, ReaderId, RequestId},
+    transfer::turns::SlotId,
+};
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use crate::{
@@ -59,6 +62,8 @@ pub(crate) enum Happening {
     Refused(Place, RequestId, PieceFailure),
     /// A host's requests may have stalled.
     Stalls(Place),
+    /// A host's slow uploads may lend their slots.
+    Lends(Place),
     /// A host dials another.
     Dials(Place, Place),
     /// A link broke, or was not made.
@@ -119,7 +124,7 @@ pub(crate) struct World {
     pub(crate) controls: Vec<Control>,
     pub(crate) chunks: BTreeMap<(Place, TaskId), Chunks>,
     /// Transfers that hold an upload slot.
-    pub(crate) in_slots: BTreeSet<TransferId>,
+    pub(crate) in_slots: BTreeMap<TransferId, SlotId>,
     pub(crate) next_stream: u64,
     pub(crate) self_leases: u64,
     pub(crate) rng: SmallRng,
@@ -150,7 +155,7 @@ impl World {
             contents: contents(&scenario.contents),
             controls: Vec::new(),
             chunks: BTreeMap::new(),
-            in_slots: BTreeSet::new(),
+            in_slots: BTreeMap::new(),
             next_stream: 0,
             self_leases: 0,
             rng: SmallRng::seed_from_u64(scenario.seed),
@@ -197,6 +202,7 @@ impl World {
             Happening::Asks(parent, upload) => self.asks(parent, upload),
             Happening::Refused(host, request, failure) => self.refused(host, request, failure),
             Happening::Stalls(host) => self.stalls(host),
+            Happening::Lends(host) => self.lends(host),
             Happening::Dials(from, to) => self.dials(from, to),
             Happening::LinkDown(host, other) => self.link_down(host, other),
             Happening::Linked { from, to, message } => {

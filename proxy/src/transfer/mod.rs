@@ -10,6 +10,7 @@ pub mod link;
 mod metrics;
 mod parents;
 pub mod server;
+pub mod turns;
 
 use darter_api::{Lengths, PieceIndex, TaskId};
 use serde::{Deserialize, Serialize};

@@ -110,7 +110,9 @@ async fn piece(
             .map_or(&b""[..], |name| name.as_bytes()),
     };
     let class = class(&headers);
-    let Ok(slot) = server.slots.acquire(child.into(), class).await else {
+    let range = piece.range();
+    let bytes = range.end - range.start;
+    let Ok(slot) = server.slots.acquire(child.into(), class, bytes).await else {
         server.metrics.upload("busy");
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };

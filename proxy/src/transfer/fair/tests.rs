@@ -4,12 +4,16 @@ use futures::{FutureExt as _, future::join_all};
 
 use super::*;
 
+const PIECE: u64 = 1 << 20;
+/// As `turns` has it.
+const STALE: Duration = Duration::from_secs(16);
+
 fn child(name: u8) -> Child {
     [name].into()
 }
 
 fn take(slots: &Slots, name: u8) -> Option<Slot> {
-    let acquire = slots.acquire(child(name), Class::Foreground);
+    let acquire = slots.acquire(child(name), Class::Foreground, PIECE);
     acquire.now_or_never().and_then(Result::ok)
 }
 
@@ -21,7 +25,10 @@ async fn children_take_turns() {
     let wait = |name: u8| {
         let (slots, order) = (slots.clone(), Arc::clone(&order));
         async move {
-            let slot = slots.acquire(child(name), Class::Foreground).await.unwrap();
+            let slot = slots
+                .acquire(child(name), Class::Foreground, PIECE)
+                .await
+                .unwrap();
             order.lock().push(name);
             tokio::task::yield_now().await;
             drop(slot);
@@ -44,7 +51,7 @@ async fn a_slow_child_has_no_more_slots_than_a_fast_one() {
             let mut pieces = 0_u32;
             let end = Instant::now() + Duration::from_secs(60);
             while Instant::now() < end {
-                if let Ok(_slot) = slots.acquire(child(name), Class::Foreground).await {
+                if let Ok(_slot) = slots.acquire(child(name), Class::Foreground, PIECE).await {
                     tokio::time::sleep(took).await;
                     pieces += 1;
                 }
@@ -64,20 +71,22 @@ async fn a_slow_child_has_no_more_slots_than_a_fast_one() {
 async fn a_full_queue_is_busy_and_who_leaves_is_skipped() {
     let slots = Slots::new(1, 1);
     let first = take(&slots, 0).unwrap();
-    let mut second = Box::pin(slots.acquire(child(1), Class::Foreground));
+    let mut second = Box::pin(slots.acquire(child(1), Class::Foreground, PIECE));
     assert!(second.as_mut().now_or_never().is_none());
-    let full = slots.acquire(child(2), Class::Foreground).now_or_never();
+    let full = slots
+        .acquire(child(2), Class::Foreground, PIECE)
+        .now_or_never();
     assert_eq!(full.unwrap().unwrap_err(), Busy);
     drop(second);
     // Its place is free at once.
-    let mut third = Box::pin(slots.acquire(child(2), Class::Foreground));
+    let mut third = Box::pin(slots.acquire(child(2), Class::Foreground, PIECE));
     assert!(third.as_mut().now_or_never().is_none());
     drop(first);
     let third = third.now_or_never().unwrap();
     assert!(third.is_ok());
     assert!(take(&slots, 3).is_none());
     // A slot that was on its way to who leaves is nobody's loss.
-    let mut gone = Box::pin(slots.acquire(child(4), Class::Foreground));
+    let mut gone = Box::pin(slots.acquire(child(4), Class::Foreground, PIECE));
     assert!(gone.as_mut().now_or_never().is_none());
     drop(third);
     drop(gone);
@@ -89,7 +98,7 @@ async fn a_slot_that_is_held_for_long_goes_to_who_waits_and_not_to_who_comes() {
     let slots = Slots::new(1, 10);
     let stuck = take(&slots, 0).unwrap();
     tokio::time::sleep(STALE - Duration::from_secs(1)).await;
-    let mut waits = Box::pin(slots.acquire(child(1), Class::Foreground));
+    let mut waits = Box::pin(slots.acquire(child(1), Class::Foreground, PIECE));
     assert!(waits.as_mut().now_or_never().is_none());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(take(&slots, 2).is_none(), "another waits for it");
@@ -104,7 +113,7 @@ async fn who_waits_too_long_hears_that_the_host_is_busy() {
     let slots = Slots::new(1, 10);
     let _held = take(&slots, 0).unwrap();
     let begin = Instant::now();
-    let late = slots.acquire(child(1), Class::Foreground).await;
+    let late = slots.acquire(child(1), Class::Foreground, PIECE).await;
     assert_eq!(late.unwrap_err(), Busy);
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
@@ -112,7 +121,11 @@ async fn who_waits_too_long_hears_that_the_host_is_busy() {
 #[tokio::test(start_paused = true)]
 async fn the_foreground_does_not_wait_for_the_background_nor_this_for_ever() {
     let slots = Slots::new(2, 10);
-    let background = |name| slots.acquire(child(name), Class::Background).now_or_never();
+    let background = |name| {
+        slots
+            .acquire(child(name), Class::Background, PIECE)
+            .now_or_never()
+    };
     let ahead = [background(1), background(1)];
     assert!(ahead.iter().flatten().all(Result::is_ok));
     assert!(background(1).is_none());
