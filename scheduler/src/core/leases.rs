@@ -38,7 +38,7 @@ impl Cluster {
         if task.waiting() == 0 || self.settles(now, id) {
             return;
         }
-        let uncovered = task.uncovered();
+        let uncovered = task.unclaimed(now);
         if uncovered.is_empty() {
             self.relieve(now, id);
             return;
@@ -307,6 +307,9 @@ impl Cluster {
         task.leases
             .retain(|lease| !lease.pieces.is_empty() && (lease.holder != host || !failed));
         task.refused.insert(host, (why, now));
+        if !failed {
+            task.is_elsewhere(now, pieces);
+        }
         if why == LeaseEnd::Unreachable {
             task.failed(host);
         }

@@ -313,6 +313,7 @@ impl Cluster {
             task.heirs.clone_from(&neighbours);
         }
         task.leases.retain(|lease| lease.holder != *host);
+        task.doubt_elsewhere();
         let empty = task.members.is_empty();
         let few = self.options.degree / 4;
         let lonely: Vec<HostId> = neighbours
@@ -542,6 +543,7 @@ impl Cluster {
             .is_some_and(|(why, _)| *why == LeaseEnd::NotNeeded)
         {
             task.refused.remove(&host);
+            task.doubt_elsewhere();
         }
         self.note_held(host, &id, join.held);
         self.live.insert(id);
@@ -607,6 +609,7 @@ impl Cluster {
             lease.pieces.subtract(pieces);
         }
         task.leases.retain(|lease| !lease.pieces.is_empty());
+        task.is_nowhere(pieces);
         if !self.introduce_holders(host, id, pieces) && !self.introduce(host, id) {
             self.answer(host, id);
         }
@@ -631,6 +634,8 @@ impl Cluster {
         };
         task.leases.retain(|lease| lease.holder != host);
         task.set_wants(host, false);
+        // What it gave back it did not want any more.
+        task.doubt_elsewhere();
         if task.member(host).held().is_empty() {
             self.forget_member(now, id, &host);
         } else {

@@ -22,6 +22,8 @@ use super::{
 const MAX_ORIGINS: usize = 8;
 /// Hosts that are remembered for having gone to the source.
 const MAX_SOURCES: usize = 8;
+/// Hosts tell of what they have once a second.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A content being distributed.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ pub(super) struct Task {
     pub(super) leases: Vec<Lease>,
     /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
+    /// Pieces that a reader has from its neighbours, or is about to, though nobody has told of
+    /// them yet; and since when.
+    elsewhere: Option<(PieceSet, Timestamp)>,
     /// Whether the source serves ranges, once it has answered.
     pub(super) ranges: Option<bool>,
     /// Waiters that failed to read it since a piece last came from the source or a host
@@ -204,6 +209,7 @@ impl Task {
             sources: BTreeSet::new(),
             leases: Vec::new(),
             refused: BTreeMap::new(),
+            elsewhere: None,
             ranges: None,
             failures: 0,
             told_unavailable: BTreeSet::new(),
@@ -373,6 +379,39 @@ impl Task {
             covered.union_with(&lease.pieces);
         }
         covered.missing(self.lengths.pieces())
+    }
+
+    /// The same without what is about to be told of: asked for in vain, one host after the
+    /// other would say so.
+    pub(super) fn unclaimed(&self, now: Timestamp) -> PieceSet {
+        let mut unclaimed = self.uncovered();
+        if let Some((pieces, since)) = &self.elsewhere
+            && now.since(*since) < TOLD_WITHIN
+        {
+            unclaimed.subtract(pieces);
+        }
+        unclaimed
+    }
+
+    /// A reader need not read these.
+    pub(super) fn is_elsewhere(&mut self, now: Timestamp, pieces: &PieceSet) {
+        let fresh = |(_, since): &(PieceSet, Timestamp)| now.since(*since) < TOLD_WITHIN;
+        let (mut all, since) = self.elsewhere.take().filter(fresh).unwrap_or_default();
+        let since = if all.is_empty() { now } else { since };
+        all.union_with(pieces);
+        self.elsewhere = Some((all, since));
+    }
+
+    /// Somebody lacks these.
+    pub(super) fn is_nowhere(&mut self, pieces: &PieceSet) {
+        if let Some((all, _)) = &mut self.elsewhere {
+            all.subtract(pieces);
+        }
+    }
+
+    /// Somebody left, who may have had what others counted on.
+    pub(super) fn doubt_elsewhere(&mut self) {
+        self.elsewhere = None;
     }
 
     /// Those of `pieces` that another member holds.
