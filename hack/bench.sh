@@ -7,7 +7,8 @@
 # Two namespaces and one link of MBIT between them, shaped by tbf both ways; distribution
 # on one side; curl, and curl through a proxy with an empty store, on the other, in
 # turn. Then warm: the proxy and the registry, both over loopback. SIZE is in MiB.
-# Printed: medians of the pairs, CPU seconds a GB and peak RSS of the proxy.
+# Printed: medians of the pairs, CPU seconds a GB and peak RSS of the proxy; then what
+# hack/idle.sh says.
 #
 # Needs root, iproute2, docker-registry, curl, jq, openssl.
 set -euo pipefail
@@ -127,3 +128,6 @@ jq -s --argjson bytes "$bytes" --argjson mbit "$mbit" '
      warm_ratio: ([of("warm"; "total"), of("registry"; "total")] | transpose | map(.[0] / .[1]) | median),
      warm_cpu_seconds_a_gb: ((of("warm"; "cpu") | median) / ($bytes / 1e9)), warm_peak_rss_mib: (of("warm"; "rss") | median)}' \
   "$bench/rows" | tee ${json:+"$json"}
+
+# And what all parts take while nothing goes on.
+DARTER_BIN="$darter" hack/idle.sh

@@ -23,6 +23,7 @@ wanted=(
   dockerd=docker.io skopeo=skopeo podman=podman iptables=iptables
   ip=iproute2 tc=iproute2 curl=curl openssl=openssl python3=python3
   unshare=util-linux update-ca-certificates=ca-certificates pg_lsclusters=postgresql
+  docker-compose=docker-compose
 )
 # dockerd and friends live in sbin, which is not on everybody's PATH.
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -69,6 +70,11 @@ case "$code" in
   3) echo "skipped the lab: not possible here" >>"$report" ;;
   *) echo "hack/test.sh: the lab FAILED"; status=1 ;;
 esac
+
+# Dashboard, rules, Compose file and Dockerfile, held against the binary.
+echo
+(cd hack && DARTER_BIN="$(realpath "${CARGO_TARGET_DIR:-../target}/debug/darter")" \
+  python3 -B -m unittest operations_test) || status=$?
 
 echo
 echo "Clients the tests really used:"
