@@ -273,15 +273,14 @@ impl Task {
     pub(super) fn set_held(&mut self, host: HostId, mut held: PieceSet) {
         let pieces = self.lengths.pieces();
         held.remove_range(pieces..u32::MAX);
-        let is_whole = |set: &PieceSet| set.len() == pieces;
         let shared = match held.is_empty() {
             true => None,
-            false if is_whole(&held) => Some(Arc::clone(&self.all)),
+            false if self.is_whole(&held) => Some(Arc::clone(&self.all)),
             false => Some(Arc::new(held.clone())),
         };
         let before = std::mem::replace(&mut self.member(host).held, shared);
         let before = before.map(Arc::unwrap_or_clone).unwrap_or_default();
-        if is_whole(&before) || is_whole(&held) {
+        if self.is_whole(&before) || self.is_whole(&held) {
             self.uncount(&before);
             self.count(&held);
             return;
@@ -293,14 +292,18 @@ impl Task {
         self.uncount(&lost);
     }
 
+    /// Whether these are all pieces; of a content without any, nobody's are.
+    fn is_whole(&self, set: &PieceSet) -> bool {
+        !set.is_empty() && set.len() == self.lengths.pieces()
+    }
+
     fn count(&mut self, set: &PieceSet) {
-        let pieces = self.lengths.pieces();
-        if set.len() == pieces {
+        if self.is_whole(set) {
             self.whole += 1;
             return;
         }
         if self.copies.is_empty() && !set.is_empty() {
-            self.copies.resize(pieces as usize, 0);
+            self.copies.resize(self.lengths.pieces() as usize, 0);
         }
         for piece in set.iter() {
             self.copies[piece as usize] += 1;
@@ -309,7 +312,7 @@ impl Task {
     }
 
     fn uncount(&mut self, set: &PieceSet) {
-        if set.len() == self.lengths.pieces() {
+        if self.is_whole(set) {
             self.whole -= 1;
             return;
         }
