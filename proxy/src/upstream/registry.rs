@@ -188,12 +188,14 @@ fn serves_ranges(reply: &Response<Incoming>) -> bool {
     reply.status() == StatusCode::PARTIAL_CONTENT || told.is_some_and(|unit| unit == "bytes")
 }
 
-/// `bytes a-b/size`: the start and the whole size.
+/// `bytes a-b/size`: the start and the whole size, which lies behind it.
 fn content_range(reply: &Response<Incoming>) -> Option<(u64, Option<u64>)> {
     let text = reply.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
-    Some((start.parse().ok()?, size.parse().ok()))
+    let (start, size) = (start.parse().ok()?, size.parse().ok());
+    size.is_none_or(|size| start < size)
+        .then_some((start, size))
 }
 
 fn stat_of(reply: &Response<Incoming>) -> Stat {
