@@ -7,6 +7,8 @@
 
 pub mod configuration;
 pub mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod host;
 pub mod lengths;
 pub mod link;

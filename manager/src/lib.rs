@@ -9,6 +9,8 @@
 mod accounts;
 mod clusters;
 mod database;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod jobs;
 mod keep_alive;
 mod managers;

@@ -32,7 +32,8 @@ pub(crate) struct Set {
 }
 
 impl Set {
-    fn check(&self) -> Result<(), SetError> {
+    /// Whether nodes take it.
+    pub(crate) fn check(&self) -> Result<(), SetError> {
         let of = |nodes| move |cause| SetError::Settings { nodes, cause };
         self.peers.check().map_err(of("peers"))?;
         self.seeds.check().map_err(of("seeds"))?;

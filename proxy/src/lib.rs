@@ -9,6 +9,8 @@ pub mod app;
 pub mod clients;
 pub mod content;
 pub mod credential;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod intercept;
 pub mod limits;
 pub mod mirror;

@@ -163,7 +163,12 @@ impl Follower {
 fn read(file: &Path) -> Option<Configuration> {
     let size = std::fs::metadata(file).ok()?.len();
     let text = (size <= MOST_FILE).then(|| std::fs::read(file).ok())??;
-    let configuration: Configuration = serde_json::from_slice(&text).ok()?;
+    parse(&text)
+}
+
+/// What was kept, if it makes sense.
+pub(crate) fn parse(text: &[u8]) -> Option<Configuration> {
+    let configuration: Configuration = serde_json::from_slice(text).ok()?;
     Some(configuration).filter(|configuration| configuration.check().is_ok())
 }
 

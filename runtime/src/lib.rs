@@ -6,6 +6,8 @@
 //! metrics.
 
 pub mod configuration;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod identity;
 pub mod membership;
 pub mod operations;

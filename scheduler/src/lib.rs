@@ -4,6 +4,8 @@
 //! speaks gRPC with the peers and feeds it.
 
 pub mod core;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod inspect;
 mod metrics;
 mod options;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Events in one notification.
-const MOST_EVENTS: usize = 1000;
+pub(super) const MOST_EVENTS: usize = 1000;
 
 /// Distribution's notification, and Harbor's to Kraken.
 #[derive(Deserialize)]
@@ -120,13 +120,19 @@ pub(super) async fn notifications(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let value: Value = serde_json::from_slice(&body).map_err(Problem::bad)?;
+    let (pushes, is_kraken) = notified(&body).map_err(Problem::bad)?;
+    preheat(&api, &caller, pushes, is_kraken).await
+}
+
+/// What was pushed, and whether Harbor's Kraken driver says so.
+pub(super) fn notified(body: &[u8]) -> Result<(Vec<Push>, bool), serde_json::Error> {
+    let value: Value = serde_json::from_slice(body)?;
     let is_kraken = value.get("Events").is_some();
-    let notification: Notification = serde_json::from_value(value).map_err(Problem::bad)?;
+    let notification: Notification = serde_json::from_value(value)?;
     let events = notification.events.into_iter().take(MOST_EVENTS);
     let pushes = events.filter(|event| event.action == "push");
     let pushes = pushes.filter_map(|event| event.target.push()).collect();
-    preheat(&api, &caller, pushes, is_kraken).await
+    Ok((pushes, is_kraken))
 }
 
 /// `POST /api/v1/hooks/harbor`
@@ -135,14 +141,19 @@ pub(super) async fn harbor(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Json<Value>, Problem> {
-    let hook: Hook = serde_json::from_slice(&body).map_err(Problem::bad)?;
+    let pushes = hooked(&body).map_err(Problem::bad)?;
+    preheat(&api, &caller, pushes, false).await
+}
+
+/// What Harbor's webhook says was pushed.
+pub(super) fn hooked(body: &[u8]) -> Result<Vec<Push>, serde_json::Error> {
+    let hook: Hook = serde_json::from_slice(body)?;
     let is_push = matches!(
         hook.kind.as_str(),
         "PUSH_ARTIFACT" | "harbor.artifact.pushed"
     );
     let pushed = hook.event_data.filter(|_| is_push);
-    let pushes = pushed.map_or_else(Vec::new, Pushed::pushes);
-    preheat(&api, &caller, pushes, false).await
+    Ok(pushed.map_or_else(Vec::new, Pushed::pushes))
 }
 
 async fn preheat(

@@ -5,6 +5,8 @@
 
 mod accounts;
 mod clusters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod guard;
 mod health;
 mod hooks;

@@ -31,8 +31,9 @@ const MOST_LISTED: usize = 10_000;
 /// Reasons in an error that people read.
 const MOST_REASONS: usize = 20;
 
+/// What Harbor's Dragonfly driver posts.
 #[derive(Deserialize)]
-struct Asked {
+pub(super) struct Asked {
     #[serde(rename = "type", default)]
     kind: String,
     args: Args,
@@ -77,6 +78,20 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Asked {
+    /// The same as it is posted to this manager's own API.
+    pub(super) fn request(self) -> Result<Request, Problem> {
+        if self.kind != "preheat" {
+            return Err(Problem::bad("`type` is preheat"));
+        }
+        if !matches!(self.args.kind.as_str(), "" | "image") {
+            let what = "only images are preheated";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
+        }
+        self.args.request()
+    }
 }
 
 impl Args {
@@ -165,14 +180,7 @@ pub(super) async fn create(
     body: Bytes,
 ) -> Result<Json<Answer>, Problem> {
     let asked: Asked = serde_json::from_slice(&body).map_err(Problem::bad)?;
-    if asked.kind != "preheat" {
-        return Err(Problem::bad("`type` is preheat"));
-    }
-    if !matches!(asked.args.kind.as_str(), "" | "image") {
-        let what = "only images are preheated";
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
-    }
-    let request = asked.args.request()?;
+    let request = asked.request()?;
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;
     let now = OffsetDateTime::now_utc();

@@ -190,7 +190,7 @@ fn read(path: &Path) -> Result<HashMap<String, String>, UsersError> {
 }
 
 /// The hashes by name, or the number of the first line that is none.
-fn parse(text: &str) -> Result<HashMap<String, String>, usize> {
+pub(super) fn parse(text: &str) -> Result<HashMap<String, String>, usize> {
     let mut hashes = HashMap::new();
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();

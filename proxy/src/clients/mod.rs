@@ -6,6 +6,8 @@
 //! nobody on another host gets what the proxy's own credentials can read. Failure: a file that
 //! can't be read any more leaves the users that it had.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod htpasswd;
 
 use std::{

@@ -15,6 +15,8 @@ mod blind;
 mod ca;
 mod callers;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod idle;
 mod inspect;
 mod leaves;

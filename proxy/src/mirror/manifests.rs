@@ -14,11 +14,11 @@ use super::{Call, Failure, blobs};
 use crate::content::{MAX_MANIFEST_BYTES, Want};
 
 /// Descriptors of one manifest that the swarm is told of.
-const MAX_DESCRIPTORS: usize = 4096;
+pub(super) const MAX_DESCRIPTORS: usize = 4096;
 
 /// What is read of a manifest: whatever its kind, the descriptors in it.
 #[derive(Deserialize)]
-struct Parsed {
+pub(super) struct Parsed {
     #[serde(rename = "mediaType")]
     media_type: Option<String>,
     config: Option<oci_spec::image::Descriptor>,
@@ -58,7 +58,7 @@ impl Call<'_> {
         let (bytes, stored_type) = self
             .manifest_bytes(&origin, digest, allowed.stat.size)
             .await?;
-        let parsed: Option<Parsed> = serde_json::from_slice(&bytes).ok();
+        let parsed = parse(&bytes);
         let media_type = allowed
             .stat
             .media_type
@@ -123,28 +123,7 @@ impl Call<'_> {
 
     /// Tells the swarm what a pull of this manifest will want next.
     fn tell_interest(&self, origin: &Origin, parsed: Parsed) {
-        // A foreign layer may be a descriptor that the specification does not know.
-        let descriptors = |values: Vec<serde_json::Value>| {
-            values
-                .into_iter()
-                .filter_map(|value| serde_json::from_value(value).ok())
-                .collect::<Vec<_>>()
-        };
-        let mut blobs = descriptors(parsed.layers);
-        blobs.extend(parsed.config);
-        for (kind, list) in [
-            (OriginKind::Blob, blobs),
-            (OriginKind::Manifest, descriptors(parsed.manifests)),
-        ] {
-            let tasks: Vec<(TaskId, Lengths)> = list
-                .iter()
-                .filter(|descriptor: &&oci_spec::image::Descriptor| descriptor.urls().is_none())
-                .filter_map(|descriptor| {
-                    let digest: Digest = descriptor.digest().to_string().parse().ok()?;
-                    Some((digest.into(), Lengths::of(descriptor.size()).ok()?))
-                })
-                .take(MAX_DESCRIPTORS)
-                .collect();
+        for (kind, tasks) in named(parsed) {
             if !tasks.is_empty() {
                 let origin = Origin {
                     kind,
@@ -156,8 +135,40 @@ impl Call<'_> {
     }
 }
 
+/// A manifest of whatever kind.
+pub(super) fn parse(bytes: &[u8]) -> Option<Parsed> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// What a manifest names, at most [`MAX_DESCRIPTORS`] of a kind.
+pub(super) fn named(parsed: Parsed) -> [(OriginKind, Vec<(TaskId, Lengths)>); 2] {
+    // A foreign layer may be a descriptor that the specification does not know.
+    let descriptors = |values: Vec<serde_json::Value>| {
+        values
+            .into_iter()
+            .filter_map(|value| serde_json::from_value(value).ok())
+            .collect::<Vec<_>>()
+    };
+    let mut blobs = descriptors(parsed.layers);
+    blobs.extend(parsed.config);
+    let tasks = |list: Vec<oci_spec::image::Descriptor>| {
+        list.iter()
+            .filter(|descriptor| descriptor.urls().is_none())
+            .filter_map(|descriptor| {
+                let digest: Digest = descriptor.digest().to_string().parse().ok()?;
+                Some((digest.into(), Lengths::of(descriptor.size()).ok()?))
+            })
+            .take(MAX_DESCRIPTORS)
+            .collect()
+    };
+    [
+        (OriginKind::Blob, tasks(blobs)),
+        (OriginKind::Manifest, tasks(descriptors(parsed.manifests))),
+    ]
+}
+
 /// The type of a manifest that does not name it (an OCI one may leave it out).
-fn guess(parsed: Option<&Parsed>) -> &'static str {
+pub(super) fn guess(parsed: Option<&Parsed>) -> &'static str {
     match parsed {
         Some(parsed) if !parsed.manifests.is_empty() => "application/vnd.oci.image.index.v1+json",
         _ => "application/vnd.oci.image.manifest.v1+json",

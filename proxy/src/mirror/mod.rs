@@ -10,6 +10,8 @@
 
 mod blobs;
 mod errors;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod login;
 mod manifests;
 mod metrics;

@@ -5,7 +5,7 @@ use darter_api::Repository;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::{BodyExt as _, Limited};
 
-use super::{Call, Failure};
+use super::{Call, Failure, route::Target};
 use crate::upstream::Ask;
 
 /// Of a list; registries page long ones.
@@ -51,23 +51,27 @@ impl Call<'_> {
             }
         }
         for link in parts.headers.get_all(header::LINK) {
-            if let Some(link) = link.to_str().ok().and_then(|link| self.own_link(link)) {
+            if let Some(link) = link
+                .to_str()
+                .ok()
+                .and_then(|link| own_link(self.target, link))
+            {
                 response.headers_mut().append(header::LINK, link);
             }
         }
         Ok(response)
     }
+}
 
-    /// A link to the next page, through this mirror.
-    fn own_link(&self, link: &str) -> Option<HeaderValue> {
-        let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-        let path = target.find("/v2/").map(|at| &target[at + 4..])?;
-        let mut own = format!("/v2/{}{path}", self.target.prefix);
-        if let Some(ns) = &self.target.ns {
-            own.push(if own.contains('?') { '&' } else { '?' });
-            own.push_str("ns=");
-            own.push_str(ns);
-        }
-        HeaderValue::try_from(format!("<{own}>{rest}")).ok()
+/// A link to the next page of what was asked for, through this mirror.
+pub(super) fn own_link(asked: &Target, link: &str) -> Option<HeaderValue> {
+    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let path = target.find("/v2/").map(|at| &target[at + 4..])?;
+    let mut own = format!("/v2/{}{path}", asked.prefix);
+    if let Some(ns) = &asked.ns {
+        own.push(if own.contains('?') { '&' } else { '?' });
+        own.push_str("ns=");
+        own.push_str(ns);
     }
+    HeaderValue::try_from(format!("<{own}>{rest}")).ok()
 }

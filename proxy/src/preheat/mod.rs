@@ -10,7 +10,7 @@
 //! be had is said with its reason; a run whose scheduler has gone ends by its time.
 
 mod have;
-mod resolve;
+pub(crate) mod resolve;
 
 use std::{collections::HashMap, time::Duration};
 

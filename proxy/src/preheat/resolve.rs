@@ -23,6 +23,9 @@ use crate::{
     upstream::{MANIFEST_TYPES, Upstream},
 };
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+
 /// Manifests of an index at most.
 const MOST_MANIFESTS: usize = 256;
 /// Questions to the registry at the same time.

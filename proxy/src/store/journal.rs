@@ -130,7 +130,7 @@ impl Record {
     }
 
     /// The first record of `bytes` and its framed length; `None` at a torn or foreign tail.
-    fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
         let length = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
         if length > MAX_RECORD {
             return None;
@@ -142,7 +142,7 @@ impl Record {
         Some((Self::decode_body(body)?, FRAME + length))
     }
 
-    fn decode_body(body: &[u8]) -> Option<Self> {
+    pub(super) fn decode_body(body: &[u8]) -> Option<Self> {
         let (kind, rest) = body.split_first()?;
         match kind {
             1 => serde_json::from_slice(rest).ok().map(Self::Header),

@@ -22,6 +22,8 @@
 
 mod blob;
 mod durable;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hasher;
 mod journal;
 mod layout;

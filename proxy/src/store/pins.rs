@@ -95,7 +95,7 @@ impl Pins {
     }
 }
 
-fn parse(line: &str) -> Option<(TaskId, u64)> {
+pub(super) fn parse(line: &str) -> Option<(TaskId, u64)> {
     let (until, task) = line.split_once(' ')?;
     Some((task.parse().ok()?, until.parse().ok()?))
 }

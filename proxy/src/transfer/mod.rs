@@ -6,6 +6,8 @@
 
 pub mod client;
 pub mod fair;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod link;
 mod metrics;
 mod parents;

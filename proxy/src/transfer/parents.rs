@@ -226,7 +226,7 @@ fn invalid(what: &'static str) -> io::Error {
 }
 
 /// A reply's head and its length in bytes, when all of it is there.
-fn parse(bytes: &[u8]) -> io::Result<Option<(Head, usize)>> {
+pub(super) fn parse(bytes: &[u8]) -> io::Result<Option<(Head, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut reply = httparse::Response::new(&mut headers);
     let length = match reply.parse(bytes) {

@@ -9,6 +9,8 @@
 
 mod ask_as_self;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http_client;
 mod options;
 mod own;

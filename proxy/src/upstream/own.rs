@@ -273,8 +273,8 @@ impl OwnOrigin {
             }
             Place::Docker(path) => {
                 let text = file(path).await?;
-                let docker: Docker = serde_json::from_str(&text).map_err(|_| nothing(path))?;
-                match docker.find(&self.names).ok_or_else(|| nothing(path))? {
+                let found = in_docker_config(text.as_bytes(), &self.names);
+                match found.ok_or_else(|| nothing(path))? {
                     Found::Login(login) => Ok((login, FILE_LIFE)),
                     Found::Helper(name) => Ok((self.ask(&name).await?, HELPER_LIFE)),
                 }
@@ -330,12 +330,10 @@ impl OwnOrigin {
         let text = tokio::time::timeout(HELPER_TIMEOUT, talk)
             .await
             .map_err(|_| wrong("does not answer"))??;
-        let answer: Answer = serde_json::from_str(&text).map_err(|_| wrong("answers nonsense"))?;
-        match answer.username.as_str() {
-            "<token>" => Some(Login::Identity(answer.secret)),
-            name => Login::basic(name, answer.secret.reveal()),
-        }
-        .ok_or_else(|| wrong("answers what makes no header"))
+        let answer = answered(text.as_bytes()).ok_or_else(|| wrong("answers nonsense"))?;
+        answer
+            .login()
+            .ok_or_else(|| wrong("answers what makes no header"))
     }
 }
 
@@ -356,12 +354,27 @@ async fn file(path: &Path) -> Result<String, OwnError> {
     Ok(text)
 }
 
+/// A credential helper's answer.
 #[derive(Deserialize)]
-struct Answer {
+pub(super) struct Answer {
     #[serde(rename = "Username")]
     username: String,
     #[serde(rename = "Secret")]
     secret: Secret,
+}
+
+/// What a helper says, if it is an answer.
+pub(super) fn answered(text: &[u8]) -> Option<Answer> {
+    serde_json::from_slice(text).ok()
+}
+
+impl Answer {
+    pub(super) fn login(self) -> Option<Login> {
+        match self.username.as_str() {
+            "<token>" => Some(Login::Identity(self.secret)),
+            name => Login::basic(name, self.secret.reveal()),
+        }
+    }
 }
 
 /// What is read of Docker's `config.json`.
@@ -381,9 +394,17 @@ struct Auth {
     identitytoken: Option<Secret>,
 }
 
-enum Found {
+/// What Docker's configuration has for a registry.
+pub(super) enum Found {
     Login(Login),
+    /// The name of a credential helper, not checked.
     Helper(String),
+}
+
+/// What a `config.json` has for a registry of these names.
+pub(super) fn in_docker_config(text: &[u8], names: &[String]) -> Option<Found> {
+    let docker: Docker = serde_json::from_slice(text).ok()?;
+    docker.find(names)
 }
 
 impl Docker {

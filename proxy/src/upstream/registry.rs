@@ -189,7 +189,7 @@ fn serves_ranges(reply: &Response<Incoming>) -> bool {
 }
 
 /// `bytes a-b/size`: the start and the whole size, which lies behind it.
-fn content_range(reply: &Response<Incoming>) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range<B>(reply: &Response<B>) -> Option<(u64, Option<u64>)> {
     let text = reply.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
@@ -198,7 +198,7 @@ fn content_range(reply: &Response<Incoming>) -> Option<(u64, Option<u64>)> {
         .then_some((start, size))
 }
 
-fn stat_of(reply: &Response<Incoming>) -> Stat {
+pub(super) fn stat_of<B>(reply: &Response<B>) -> Stat {
     let length = reply.headers().get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let size = if reply.status() == StatusCode::PARTIAL_CONTENT {

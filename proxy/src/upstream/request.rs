@@ -243,7 +243,8 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn location(base: &Uri, reply: &Response<Incoming>) -> Result<Uri, SourceError> {
+/// Where a redirect leads.
+pub(super) fn location<B>(base: &Uri, reply: &Response<B>) -> Result<Uri, SourceError> {
     let wrong = SourceError::Protocol("its redirect has no usable Location");
     let value = reply
         .headers()
@@ -277,7 +278,7 @@ pub(super) async fn checked(reply: Response<Incoming>) -> Result<Response<Incomi
     }
 }
 
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers
         .get(header::RETRY_AFTER)?
         .to_str()

@@ -76,7 +76,7 @@ impl Challenge {
     }
 
     /// The URL to ask, for pulling from a repository.
-    fn url(&self, repository: Option<&Repository>) -> Option<Uri> {
+    pub(super) fn url(&self, repository: Option<&Repository>) -> Option<Uri> {
         let mut url = url::Url::parse(&self.realm).ok()?;
         {
             let mut query = url.query_pairs_mut();
@@ -116,11 +116,29 @@ fn parameters(mut text: &str) -> Vec<(String, String)> {
     found
 }
 
+/// A token server's answer.
 #[derive(Deserialize)]
-struct Reply {
+pub(super) struct Reply {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
+}
+
+/// Of these bytes, if they are one.
+pub(super) fn parse(text: &[u8]) -> Option<Reply> {
+    serde_json::from_slice(text).ok()
+}
+
+impl Reply {
+    /// What its token is shown as, and for how long.
+    pub(super) fn token(self) -> Option<(HeaderValue, Duration)> {
+        let token = self.token.or(self.access_token)?;
+        let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        header.set_sensitive(true);
+        let life = self.expires_in.unwrap_or(DEFAULT_LIFE);
+        let life = life.clamp(SLACK + 1, 3600) - SLACK;
+        Some((header, Duration::from_secs(life)))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -358,16 +376,7 @@ impl Upstream {
         if !reply.status().is_success() {
             return None;
         }
-        let reply = bounded(reply).await?;
-        let token = reply.token.or(reply.access_token)?;
-        let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-        header.set_sensitive(true);
-        let life = reply
-            .expires_in
-            .unwrap_or(DEFAULT_LIFE)
-            .clamp(SLACK + 1, 3600)
-            - SLACK;
-        let life = Duration::from_secs(life);
+        let (header, life) = bounded(reply).await?.token()?;
         Some(Token {
             header,
             life,
@@ -383,7 +392,7 @@ impl Upstream {
 async fn bounded(reply: Response<Incoming>) -> Option<Reply> {
     let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
     let body = tokio::time::timeout(BODY_TIMEOUT, body).await.ok()?.ok()?;
-    serde_json::from_slice(&body.to_bytes()).ok()
+    parse(&body.to_bytes())
 }
 
 impl Upstream {

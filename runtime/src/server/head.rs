@@ -15,7 +15,7 @@ const MAX_HEADERS: usize = 64;
 
 /// Headers that make a request not plain: those that say something of its connection or
 /// announce a body.
-const NOT_PLAIN: [HeaderName; 6] = [
+pub(super) const NOT_PLAIN: [HeaderName; 6] = [
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::UPGRADE,

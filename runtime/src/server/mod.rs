@@ -12,6 +12,8 @@
 mod body;
 mod direct;
 mod executor;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod head;
 mod rewound;
 mod socket;

@@ -19,6 +19,8 @@ mod authority;
 mod certificate;
 mod connector;
 mod credentials;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod join;
 mod options;
 mod register;

@@ -103,7 +103,7 @@ impl Cells {
     }
 
     /// Members that have a seat.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn count(&self) -> usize {
         self.cells.values().map(Vec::len).sum()
     }

@@ -11,6 +11,8 @@
 mod bad;
 mod cells;
 mod deal;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hosts;
 mod leases;
 mod mesh;

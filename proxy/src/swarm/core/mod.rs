@@ -15,6 +15,8 @@
 
 mod announce;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod homes;
 mod lease;
 mod offers;
