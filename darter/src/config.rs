@@ -159,10 +159,14 @@ pub(crate) fn load(
     }
     settings.extend(variables.filter_map(|(name, value)| variable(&name, &value)));
     settings.extend(flags);
+    put_together(&settings)
+}
 
+/// What settings say together; later ones win.
+fn put_together(settings: &[Setting]) -> Result<Config, Vec<Mistake>> {
     let mut table = Table::new();
     let mut mistakes = Vec::new();
-    for setting in &settings {
+    for setting in settings {
         let mut alone = Table::new();
         insert(&mut alone, &setting.key, setting.value.clone());
         match parse::<Config>(&alone) {
@@ -200,6 +204,10 @@ fn read(path: &Path) -> Result<Vec<Setting>, Mistake> {
         place: place.clone(),
         what: cause.to_string(),
     })?;
+    settings_of(place, &text)
+}
+
+fn settings_of(place: String, text: &str) -> Result<Vec<Setting>, Mistake> {
     let table: Table = text.parse().map_err(|cause: toml::de::Error| Mistake {
         place: place.clone(),
         what: cause.to_string().trim().to_owned(),
@@ -336,12 +344,57 @@ fn check(config: &Config) -> Vec<Mistake> {
     mistakes
 }
 
+/// A target of `hack/fuzz.sh`, and of a test over the inputs that are kept: a file of settings,
+/// or, behind a zero byte, flags and variables in lines. What is taken makes sense, and is taken
+/// again as it is written.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    // Files that it names are read.
+    if text.contains("/dev") || text.contains("/proc") {
+        return;
+    }
+    let settings = match text.strip_prefix('\0') {
+        None => settings_of("file".to_owned(), text),
+        Some(lines) => Ok(lines
+            .lines()
+            .flat_map(|line| {
+                let (name, value) = line.split_once('=').unwrap_or((line, ""));
+                variable(name, value).or_else(|| Some(Setting::parse("--set", line)))
+            })
+            .collect()),
+    };
+    let Ok(settings) = settings else {
+        return;
+    };
+    match put_together(&settings) {
+        Ok(config) => {
+            assert!(check(&config).is_empty());
+            let written = Table::try_from(&config).expect("all of it can be written");
+            let again = parse::<Config>(&written).expect("it was just written");
+            assert_eq!(Table::try_from(&again).ok(), Some(written));
+        }
+        Err(mistakes) => assert!(!mistakes.is_empty()),
+    }
+}
+
+#[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn none() -> std::iter::Empty<(String, String)> {
         std::iter::empty()
+    }
+
+    #[test]
+    fn inputs_that_are_kept() {
+        replay::replay("configuration", configuration);
     }
 
     #[test]
