@@ -47,7 +47,19 @@ fi
 
 # What Debian does not have is built by Go; what can't be is skipped by name below.
 hack/tools.sh || true
-export DARTER_TEST_TOOLS="${CARGO_TARGET_DIR:-$PWD/target}/tools/bin"
+tools="${CARGO_TARGET_DIR:-$PWD/target}/tools"
+export DARTER_TEST_TOOLS="$tools/bin"
+
+# The fuzzer of the manager's REST, of PyPI.
+schemathesis=4.32.5
+if [ "$(cat "$tools/bin/schemathesis.version" 2>/dev/null)" != "$schemathesis" ]; then
+  if python3 -m venv "$tools/venv" && "$tools/venv/bin/pip" install --quiet "schemathesis==$schemathesis"; then
+    ln -sf ../venv/bin/schemathesis "$tools/bin/schemathesis"
+    echo "$schemathesis" >"$tools/bin/schemathesis.version"
+  else
+    echo "SKIPPED: schemathesis can't be installed"
+  fi
+fi
 
 report=$(mktemp)
 lab=$(mktemp -d)

@@ -88,6 +88,12 @@ Examples:
   darter preheat app:1 app:2 --platform linux/amd64 --percentage 10 --scope all_peers
   darter preheat harbor.example/team/app:1 --manager http://10.0.0.2:8080 --token-file token")]
     Preheat(Preheat),
+    /// Give a manager's administrator another password, as the user that the manager runs as.
+    #[command(after_help = "\
+Examples:
+  darter passwd                            one that is made up, and said
+  darter passwd --config /etc/darter.toml --password-file new")]
+    Passwd(Passwd),
     /// See it work: an image, a registry, a swarm of processes, a table.
     #[command(after_help = "\
 Examples:
@@ -270,6 +276,35 @@ impl Common {
             settings.push(Setting::flag("--insecure", "manager.insecure"));
         }
         settings
+    }
+}
+
+/// The database is opened as the manager does it, which may be running.
+#[derive(Debug, Args)]
+pub(crate) struct Passwd {
+    /// The manager's configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The manager's data directory.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Any key of the configuration file.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// A file with the password, of 12 bytes or more; without one it is made up.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+impl Passwd {
+    /// What a manager would be started with.
+    pub(crate) fn common(&self) -> Common {
+        Common {
+            config: self.config.clone(),
+            data: self.data.clone(),
+            set: self.set.clone(),
+            ..Common::default()
+        }
     }
 }
 

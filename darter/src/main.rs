@@ -13,7 +13,9 @@ mod http;
 mod logs;
 mod manual;
 mod parts;
+mod passwd;
 mod preheat;
+mod rest;
 mod setup;
 mod simulate;
 mod standalone;
@@ -73,6 +75,13 @@ async fn run(cli: Cli) -> ExitCode {
             Ok(config) => parts::run_proxy(config, &common).await,
             Err(code) => return code,
         },
+        Command::Passwd(options) => {
+            let common = options.common();
+            match settled(common.manager_settings(), &common) {
+                Ok(config) => passwd::run(&config.manager, options.password_file.as_ref()).await,
+                Err(code) => return code,
+            }
+        }
         Command::Manager(common) => match settled(common.manager_settings(), &common) {
             Ok(config) => parts::run_manager(config, &common).await,
             Err(code) => return code,

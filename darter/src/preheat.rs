@@ -4,27 +4,20 @@
 //! Exit code 0 when every host has everything (or, without `--wait`, when the jobs are taken),
 //! 1 when something is missing; what and where is said.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper::Method;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::rest::{Manager, Place, read};
+
 /// Between looks at a job.
 const LOOK: Duration = Duration::from_millis(200);
-/// A manager that does not answer for so long is gone.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Of a reply.
-const MOST_REPLY: usize = 64 * 1024 * 1024;
 /// Reasons that are printed of one job.
 const MOST_REASONS: usize = 20;
 
@@ -34,17 +27,8 @@ pub(crate) struct Preheat {
     /// Images: `library/app:1`, `registry.example.com/app@sha256:..`.
     #[arg(required = true)]
     images: Vec<String>,
-    /// The manager's REST.
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "DARTER_MANAGER_URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    manager: String,
-    /// A file with a token of the manager; without one it has to be this host's, or let anybody.
-    #[arg(long, value_name = "FILE", env = "DARTER_MANAGER_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
     /// Who is to have them.
     #[arg(long, value_enum, default_value_t = Scope::SingleSeedPeer)]
     scope: Scope,
@@ -130,7 +114,7 @@ impl Job {
 }
 
 pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
-    let manager = Manager::new(&options)?;
+    let manager = Manager::new(&options.place)?;
     let password = read(options.password_file.as_ref())?;
     let mut jobs = Vec::new();
     for image in &options.images {
@@ -145,13 +129,6 @@ pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
         return wait(&manager, &jobs).await;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// A secret's file, without the break at its end.
-fn read(file: Option<&PathBuf>) -> Result<Option<String>> {
-    let Some(file) = file else { return Ok(None) };
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 async fn wait(manager: &Manager, jobs: &[i64]) -> Result<ExitCode> {
@@ -237,22 +214,7 @@ impl Bars {
     }
 }
 
-/// A manager's REST.
-struct Manager {
-    url: String,
-    token: Option<String>,
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
 impl Manager {
-    fn new(options: &Preheat) -> Result<Self> {
-        Ok(Self {
-            url: options.manager.trim_end_matches('/').to_owned(),
-            token: read(options.token_file.as_ref())?,
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        })
-    }
-
     async fn post(&self, options: &Preheat, image: &str, password: Option<&str>) -> Result<Job> {
         let mut wish = json!({
             "image": image,
@@ -282,33 +244,5 @@ impl Manager {
     async fn job(&self, id: i64) -> Result<Job> {
         self.ask(Method::GET, &format!("/api/v1/jobs/{id}"), Bytes::new())
             .await
-    }
-
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Job> {
-        let url = format!("{}{path}", self.url);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(&url)
-            .header(header::CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(body))?;
-        let reply = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
-        let reply = reply
-            .with_context(|| format!("{url}: no answer"))?
-            .with_context(|| format!("the manager at {url} can't be asked"))?;
-        let status = reply.status();
-        let body = Limited::new(reply.into_body(), MOST_REPLY).collect();
-        let body = tokio::time::timeout(PATIENCE, body).await?;
-        let body = body
-            .map_err(|cause| anyhow::anyhow!("{url}: {cause}"))?
-            .to_bytes();
-        if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
-            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let why = problem["detail"].as_str().unwrap_or("no reason given");
-            bail!("the manager answers {status}: {why}");
-        }
-        Ok(serde_json::from_slice(&body)?)
     }
 }

@@ -18,7 +18,9 @@ mod members;
 mod metrics;
 mod options;
 mod pushes;
+mod recovery;
 mod rest;
+mod scheduler;
 mod service;
 mod settings;
 
@@ -27,6 +29,7 @@ pub use database::{DatabaseUrl, OpenError};
 pub use jobs::Scope;
 pub use options::{Access, KEEP_ALIVE, Options};
 pub use pushes::PushRule;
+pub use recovery::{RecoveryError, reset_root};
 pub use service::{Manager, StartError};
 
 #[cfg(test)]

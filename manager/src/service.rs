@@ -17,7 +17,10 @@ use darter_runtime::{
 };
 use prometheus_client::registry::Registry;
 use time::OffsetDateTime;
-use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::MissedTickBehavior,
+};
 
 use crate::{
     KEEP_ALIVE, Options,
@@ -194,6 +197,7 @@ impl Manager {
             settings,
             access: options.access,
             pushes: options.pushes.into(),
+            streams: Arc::new(Semaphore::new(rest::MOST_STREAMS)),
             wake,
             metrics,
         });

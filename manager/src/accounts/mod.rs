@@ -8,7 +8,7 @@ mod attempts;
 mod audit;
 mod tokens;
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr, sync::Arc, time::Duration};
 
 use argon2::{
     Argon2,
@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use crate::database::{Database, millis};
 use attempts::Attempts;
 pub(crate) use audit::Entry;
-pub(crate) use tokens::{MOST_NAME, NewToken, Shown};
+pub(crate) use tokens::{NewToken, Shown};
 
 /// The administrator's name.
 pub(crate) const ROOT: &str = "root";
@@ -32,7 +32,16 @@ const HASHES: usize = 2;
 /// For one's turn to have a password looked at.
 const HASH_TURN: Duration = Duration::from_secs(1);
 /// Bytes of a password or token at most.
-const MOST_SECRET: usize = 1024;
+pub(crate) const MOST_SECRET: usize = 1024;
+/// Bytes of a password that somebody sets.
+pub(crate) const PASSWORD: RangeInclusive<usize> = 12..=MOST_SECRET;
+/// Bytes of a name at most.
+pub(crate) const MOST_NAME: usize = 128;
+
+/// Whether a user or token may be called so. PostgreSQL takes no 0 in a text.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=MOST_NAME).contains(&text.len()) && !text.chars().any(char::is_control)
+}
 
 /// What somebody may do; each may what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -203,7 +212,7 @@ impl Accounts {
     }
 
     async fn user(&self, name: &str, password: String) -> Result<Caller, SignInError> {
-        if password.len() > MOST_SECRET || name.len() > MOST_SECRET {
+        if password.len() > MOST_SECRET || !is_name(name) {
             return Err(SignInError::Wrong);
         }
         let known = self.password_of(name).await?;
@@ -233,6 +242,35 @@ impl Accounts {
             name: name.to_owned(),
             role,
         })
+    }
+
+    /// Another password for a user; whether there is one of this name.
+    pub(crate) async fn set_password(
+        &self,
+        user: &str,
+        password: String,
+    ) -> Result<bool, sqlx::Error> {
+        let hash = hashed(password).await?;
+        let done = sqlx::query("UPDATE users SET password = $2 WHERE name = $1")
+            .bind(user.to_owned())
+            .bind(hash)
+            .execute(self.database.pool())
+            .await;
+        Ok(self.database.counted(done)?.rows_affected() > 0)
+    }
+
+    /// Gives the administrator the password that is `given`, or a random one, which is returned.
+    pub(crate) async fn reset_root(
+        &self,
+        given: Option<String>,
+        now: OffsetDateTime,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let made_up = given.is_none().then(random_text);
+        let password = given.or_else(|| made_up.clone()).unwrap_or_default();
+        if !self.set_password(ROOT, password.clone()).await? {
+            self.ensure_root(Some(password), now).await?;
+        }
+        Ok(made_up)
     }
 
     async fn password_of(&self, user: &str) -> Result<Option<(Role, String)>, sqlx::Error> {

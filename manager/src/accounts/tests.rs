@@ -93,7 +93,10 @@ async fn tokens_are_hashed_scoped_expire_and_are_revoked() {
             assert_eq!(by_password.unwrap().role, Role::Operator);
             let expired = sign_in(format!("Bearer {token}"), 60).await;
             assert!(matches!(expired, Err(SignInError::Wrong)));
-            assert_eq!(accounts.tokens().await.unwrap()[0].expires_at, Some(at(60)));
+            assert_eq!(
+                accounts.tokens(i64::MAX, 1).await.unwrap()[0].expires_at,
+                Some(at(60))
+            );
 
             assert!(accounts.revoke(id).await.unwrap());
             assert!(!accounts.revoke(id).await.unwrap());
@@ -139,7 +142,8 @@ async fn nobody_guesses_for_long() {
 
 #[tokio::test]
 async fn guesses_at_the_same_time_count_before_they_are_looked_at() {
-    let accounts = open(&Place::sqlite()).await;
+    let place = Place::sqlite();
+    let accounts = open(&place).await;
     let guesses = (0..30).map(|_| accounts.sign_in(basic(ROOT, "guess"), HERE, at(0)));
     let ends = futures::future::join_all(guesses).await;
     let looked_at = |end: &&Result<Caller, SignInError>| matches!(end, Err(SignInError::Wrong));
@@ -185,4 +189,93 @@ async fn writes_are_noted_and_forgotten_in_time() {
         assert_eq!(accounts.audit(i64::MAX, 10).await.unwrap().len(), 1);
     })
     .await;
+}
+
+#[tokio::test]
+async fn strangers_do_not_fill_the_audit() {
+    on_both("strangers_do_not_fill_the_audit", async |place| {
+        let accounts = open(place).await;
+        let note = async |who: &str, second| {
+            let client = "10.0.0.1".to_owned();
+            let note = accounts.note(who, client, "POST", "/api/v1/jobs", 401, at(second));
+            note.await;
+        };
+        for second in 0..110 {
+            note("", second).await;
+        }
+        note("token ci", 110).await;
+        note("", 2 * 3600).await;
+        let audit = accounts.audit(i64::MAX, 500).await.unwrap();
+        assert_eq!(audit.len(), 102);
+        assert_eq!(audit[1].who, "token ci");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_password_is_changed_and_found_again() {
+    on_both("a_password_is_changed_and_found_again", async |place| {
+        let accounts = open(place).await;
+        let first = accounts.ensure_root(None, at(0)).await.unwrap().unwrap();
+        let changed = accounts.set_password(ROOT, "another of root".to_owned());
+        assert!(changed.await.unwrap());
+        let nobody = accounts.set_password("nobody", "another of root".to_owned());
+        assert!(!nobody.await.unwrap());
+        let is_in = async |password: &str| {
+            let signed = accounts.sign_in(basic(ROOT, password), HERE, at(1));
+            signed.await.is_ok()
+        };
+        assert!(!is_in(&first).await);
+        assert!(is_in("another of root").await);
+        let made_up = accounts.reset_root(None, at(2)).await.unwrap().unwrap();
+        assert!(is_in(&made_up).await && !is_in("another of root").await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_keeps_a_turn_until_the_work_is_done() {
+    let place = Place::sqlite();
+    let accounts = open(&place).await;
+    for _ in 0..3 {
+        let mut guess = Box::pin(accounts.sign_in(basic(ROOT, "guess"), HERE, at(0)));
+        let begun = async {
+            while accounts.hashes.available_permits() == HASHES {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut guess => {}
+            () = begun => drop(guess),
+        }
+        // A turn that was lost with its request would never come back.
+        let all = accounts.hashes.acquire_many(HASHES as u32);
+        let all = tokio::time::timeout(Duration::from_secs(60), all).await;
+        assert!(all.is_ok_and(|all| all.is_ok()));
+    }
+    let more = (0..10).filter(|_| accounts.attempts.begin(HERE, at(0)));
+    assert_eq!(more.count(), 7, "each counted, also who hung up");
+}
+
+#[tokio::test]
+async fn a_copy_that_was_made_while_it_runs_is_a_database() {
+    let place = Place::sqlite();
+    let accounts = open(&place).await;
+    let given = accounts.ensure_root(Some("given".to_owned()), at(0)).await;
+    given.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("manager.db");
+    // As the README has it.
+    let backup = format!("VACUUM INTO '{}'", copy.display());
+    let pool = accounts.database.pool();
+    let done = sqlx::query(sqlx::AssertSqlSafe(backup)).execute(pool).await;
+    done.unwrap();
+    let late = accounts.set_password(ROOT, "after the backup".to_owned());
+    assert!(late.await.unwrap());
+    let metrics = crate::metrics::Metrics::default();
+    let restored = Database::open(None, dir.path(), metrics).await.unwrap();
+    let restored = Accounts::new(restored);
+    let root = restored.sign_in(basic(ROOT, "given"), HERE, at(1)).await;
+    assert!(root.is_ok(), "{root:?}");
 }

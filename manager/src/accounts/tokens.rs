@@ -12,8 +12,6 @@ use crate::database::{at_millis, millis};
 const PREFIX: &str = "darter_";
 /// Tokens at most.
 const MOST_TOKENS: i64 = 10_000;
-/// Bytes of a token's name.
-pub(crate) const MOST_NAME: usize = 128;
 /// Milliseconds that an expired token is still listed.
 const LISTED_FOR: i64 = 30 * 24 * 3600 * 1000;
 
@@ -104,12 +102,14 @@ impl Accounts {
         .transpose()
     }
 
-    /// All tokens, the newest first.
-    pub(crate) async fn tokens(&self) -> Result<Vec<Shown>, sqlx::Error> {
+    /// Tokens before `before`, the newest first.
+    pub(crate) async fn tokens(&self, before: i64, most: i64) -> Result<Vec<Shown>, sqlx::Error> {
         let rows = sqlx::query(
             "SELECT id, name, role, created_by, created_at, expires_at FROM tokens \
-             ORDER BY id DESC",
+             WHERE id < $1 ORDER BY id DESC LIMIT $2",
         )
+        .bind(before)
+        .bind(most)
         .fetch_all(self.database.pool())
         .await;
         self.database.counted(rows)?.iter().map(shown).collect()

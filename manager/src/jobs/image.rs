@@ -1,6 +1,6 @@
 //! Images as people and registries write them.
 
-use darter_api::{Digest, Repository, session::Reference};
+use darter_api::{Digest, Repository, session::Reference, wire::v1};
 use serde::{Deserialize, Serialize};
 
 use super::WishError;
@@ -94,6 +94,22 @@ impl Image {
             Ok(Reference::Tag(self.reference.clone()))
         } else {
             Err(WishError::Reference)
+        }
+    }
+
+    /// As schedulers and hosts are told it.
+    pub(crate) fn on_the_wire(&self, platforms: Vec<String>) -> v1::PreheatImage {
+        use v1::preheat_image::Reference as Wire;
+        let reference = if self.reference.contains(':') {
+            Wire::Digest(self.reference.clone())
+        } else {
+            Wire::Tag(self.reference.clone())
+        };
+        v1::PreheatImage {
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            platforms,
+            reference: Some(reference),
         }
     }
 

@@ -9,13 +9,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::http::Uri;
 use darter_api::{
-    HostId, MemberKind,
+    MemberKind,
     wire::v1::{self, preheats_client::PreheatsClient},
 };
-use darter_runtime::{
-    Tasks,
-    tls::{Connector, EndpointError},
-};
+use darter_runtime::{Tasks, tls::Connector};
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -30,6 +27,7 @@ use super::{
 use crate::{
     members::{Known, Members},
     metrics::Metrics,
+    scheduler::{WayError, connect},
 };
 
 /// Jobs that a manager runs at the same time.
@@ -38,8 +36,6 @@ const MOST_RUNNING: usize = 16;
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two writes of a job that goes on.
 const WRITE: Duration = Duration::from_millis(500);
-/// For a scheduler to be reached.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between attempts; hosts come back to a scheduler that restarted within this.
 const AGAIN: Duration = Duration::from_secs(2);
 /// Without any scheduler for so long a job fails.
@@ -71,10 +67,8 @@ enum End {
 /// An attempt did not begin, or its stream was cut.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
-    #[error("the scheduler's URL")]
-    Url(#[from] EndpointError),
-    #[error("the scheduler's key makes no sense")]
-    Key,
+    #[error(transparent)]
+    Way(#[from] WayError),
     /// Others could read it on the way.
     #[error("what signs in at the registry is not sent in plain text to another host")]
     PlainSecret,
@@ -278,16 +272,7 @@ impl Runner {
         if job.secret.reveal().is_some() && !may_carry_secrets(&self.connector, url) {
             return Err(AskError::PlainSecret);
         }
-        // Only the host that beat is told what it beat for.
-        let host: HostId = scheduler.host.parse().map_err(|_| AskError::Key)?;
-        let connector = self.connector.clone().expecting(host);
-        let endpoint = connector.endpoint(url)?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(connector);
+        let channel = connect(&self.connector, scheduler)?;
         let mut client = PreheatsClient::new(channel).max_decoding_message_size(MOST_EVENT);
         let left = job.deadline - OffsetDateTime::now_utc();
         let left = Duration::try_from(left).unwrap_or_default();

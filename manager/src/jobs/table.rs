@@ -112,6 +112,8 @@ pub(crate) enum Change {
     Unknown,
     /// It has ended, or has not.
     Late,
+    /// It is not the version any more that was known.
+    Newer,
 }
 
 /// See the module. Cheap to clone.
@@ -337,19 +339,25 @@ impl Jobs {
     }
 
     /// A job is to end: at once where nobody runs it, else within a second or so.
-    pub(crate) async fn cancel(&self, id: i64, now: OffsetDateTime) -> Result<Change, sqlx::Error> {
+    pub(crate) async fn cancel(
+        &self,
+        id: i64,
+        known: Option<i64>,
+        now: OffsetDateTime,
+    ) -> Result<Change, sqlx::Error> {
         let done = sqlx::query(
             "UPDATE jobs SET cancelling = 1, updated_at = $2, version = version + 1, \
              secret = CASE WHEN state = 'PENDING' THEN '' ELSE secret END, \
              state = CASE WHEN state = 'PENDING' THEN 'CANCELLED' ELSE state END \
-             WHERE id = $1 AND state IN ('PENDING', 'RUNNING')",
+             WHERE id = $1 AND state IN ('PENDING', 'RUNNING') AND ($3 < 0 OR version = $3)",
         )
         .bind(id)
         .bind(millis(now))
+        .bind(known.unwrap_or(-1))
         .execute(self.database.pool())
         .await;
         let done = self.database.counted(done)?.rows_affected() > 0;
-        self.change(id, done).await
+        self.change(id, done, known).await
     }
 
     /// A job that has ended without success is wanted again: what is there is not fetched twice.
@@ -357,29 +365,34 @@ impl Jobs {
         &self,
         id: i64,
         secret: &Secret,
+        known: Option<i64>,
         now: OffsetDateTime,
     ) -> Result<Change, sqlx::Error> {
         let done = sqlx::query(
             "UPDATE jobs SET state = 'PENDING', cancelling = 0, deadline = 0, lease_until = 0, \
              secret = $3, progress = $4, updated_at = $2, version = version + 1 \
-             WHERE id = $1 AND state IN ('FAILURE', 'CANCELLED')",
+             WHERE id = $1 AND state IN ('FAILURE', 'CANCELLED') AND ($5 < 0 OR version = $5)",
         )
         .bind(id)
         .bind(millis(now))
         .bind(secret.reveal().unwrap_or_default().to_owned())
         .bind(json(&Progress::default())?)
+        .bind(known.unwrap_or(-1))
         .execute(self.database.pool())
         .await;
         let done = self.database.counted(done)?.rows_affected() > 0;
-        self.change(id, done).await
+        self.change(id, done, known).await
     }
 
-    async fn change(&self, id: i64, done: bool) -> Result<Change, sqlx::Error> {
+    async fn change(&self, id: i64, done: bool, known: Option<i64>) -> Result<Change, sqlx::Error> {
         if done {
             return Ok(Change::Done);
         }
-        let known = self.version(id).await?;
-        Ok(known.map_or(Change::Unknown, |_| Change::Late))
+        Ok(match (self.version(id).await?, known) {
+            (None, _) => Change::Unknown,
+            (Some(version), Some(known)) if version != known => Change::Newer,
+            (Some(_), _) => Change::Late,
+        })
     }
 
     /// Forgets what ended long ago, and counts the rest.

@@ -186,19 +186,8 @@ impl Request {
 impl Wish {
     /// For a scheduler, which gives hosts so long.
     pub(crate) fn request(&self, secret: &Secret, left: Duration) -> v1::PreheatRequest {
-        use v1::preheat_image::Reference as Wire;
-        let reference = if self.image.reference.contains(':') {
-            Wire::Digest(self.image.reference.clone())
-        } else {
-            Wire::Tag(self.image.reference.clone())
-        };
         v1::PreheatRequest {
-            image: Some(v1::PreheatImage {
-                registry: self.image.registry.clone(),
-                repository: self.image.repository.clone(),
-                platforms: self.platforms.clone(),
-                reference: Some(reference),
-            }),
+            image: Some(self.image.on_the_wire(self.platforms.clone())),
             authorization: secret.reveal().unwrap_or_default().to_owned(),
             scope: v1::PreheatScope::from(self.scope).into(),
             ips: self.ips.iter().map(ToString::to_string).collect(),

@@ -1,4 +1,4 @@
-//! Tokens and the audit, for the administrator.
+//! Tokens, passwords and the audit, for the administrator.
 
 use axum::{
     Extension, Json,
@@ -11,11 +11,19 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Api, problem::Problem};
-use crate::accounts::{Caller, Entry, MOST_NAME, NewToken, Role, Shown};
+use super::{
+    Api,
+    page::{Paged, limit},
+    problem::Problem,
+};
+use crate::accounts::{
+    Caller, Entry, MOST_NAME, MOST_SECRET, NewToken, PASSWORD, Role, Shown, is_name,
+};
 
-/// Entries on a page unless asked otherwise.
+/// Tokens and entries on a page unless asked otherwise.
 const PAGE: i64 = 100;
+/// At most.
+const MOST: (i64, i64) = (100, 500);
 
 /// The only time that a token is shown.
 #[derive(Serialize)]
@@ -30,8 +38,9 @@ pub(super) async fn create_token(
     body: Result<Json<NewToken>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Made>), Problem> {
     let Json(wish) = body?;
-    if wish.name.is_empty() || wish.name.len() > MOST_NAME {
-        return Err(Problem::bad(format!("`name` has 1 to {MOST_NAME} bytes")));
+    if !is_name(&wish.name) {
+        let what = format!("`name` has 1 to {MOST_NAME} bytes, none of them a control character");
+        return Err(Problem::bad(what));
     }
     if wish.role == Role::None {
         return Err(Problem::bad("`role` is guest, operator or root"));
@@ -43,8 +52,14 @@ pub(super) async fn create_token(
     Ok((StatusCode::CREATED, Json(Made { id, token })))
 }
 
-pub(super) async fn tokens(State(api): State<Api>) -> Result<Json<Vec<Shown>>, Problem> {
-    Ok(Json(api.accounts.tokens().await?))
+pub(super) async fn tokens(State(api): State<Api>, page: Asked) -> Result<Paged<Shown>, Problem> {
+    let Query(page) = page?;
+    let limit = limit(page.limit, PAGE, MOST.0)?;
+    let before = page.before.unwrap_or(i64::MAX);
+    let tokens = api.accounts.tokens(before, limit).await?;
+    Ok(Paged::new(tokens, limit, |last| {
+        format!("/api/v1/tokens?before={}&limit={limit}", last.id)
+    }))
 }
 
 pub(super) async fn revoke_token(
@@ -59,6 +74,36 @@ pub(super) async fn revoke_token(
     }
 }
 
+/// Another password.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewPassword {
+    password: String,
+}
+
+/// Tokens stay as they are, and so does whoever has signed in already: nobody has, since each
+/// request signs in for itself.
+pub(super) async fn set_password(
+    State(api): State<Api>,
+    user: Result<Path<String>, PathRejection>,
+    body: Result<Json<NewPassword>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let (Path(user), Json(wish)) = (user?, body?);
+    if !is_name(&user) {
+        return Err(Problem::unknown("user"));
+    }
+    if !PASSWORD.contains(&wish.password.len()) {
+        let (least, most) = (PASSWORD.start(), MOST_SECRET);
+        let what = format!("`password` has {least} to {most} bytes");
+        return Err(Problem::bad(what));
+    }
+    if api.accounts.set_password(&user, wish.password).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::unknown("user"))
+    }
+}
+
 /// Which entries.
 #[derive(Debug, Deserialize)]
 pub(super) struct Page {
@@ -67,12 +112,14 @@ pub(super) struct Page {
     limit: Option<i64>,
 }
 
-pub(super) async fn audit(
-    State(api): State<Api>,
-    page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<Vec<Entry>>, Problem> {
+type Asked = Result<Query<Page>, QueryRejection>;
+
+pub(super) async fn audit(State(api): State<Api>, page: Asked) -> Result<Paged<Entry>, Problem> {
     let Query(page) = page?;
+    let limit = limit(page.limit, PAGE, MOST.1)?;
     let before = page.before.unwrap_or(i64::MAX);
-    let entries = api.accounts.audit(before, page.limit.unwrap_or(PAGE));
-    Ok(Json(entries.await?))
+    let entries = api.accounts.audit(before, limit).await?;
+    Ok(Paged::new(entries, limit, |last| {
+        format!("/api/v1/audit?before={}&limit={limit}", last.id)
+    }))
 }

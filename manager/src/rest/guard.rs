@@ -39,7 +39,12 @@ pub(super) async fn guard(
         client.0.ip().to_canonical()
     });
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri());
+    // What is meant may stand in the query, a secret never does.
+    let path = uri
+        .path_and_query()
+        .map_or("", |path| path.as_str())
+        .to_owned();
     let caller = allowed(&api, needs, request.uri(), request.headers(), from).await;
     let (who, response) = match caller {
         Ok(caller) => {

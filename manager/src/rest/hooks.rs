@@ -5,7 +5,11 @@
 //! others only tell, and rules say what is preheated ([`crate::pushes`]). What is no push of an
 //! image is taken and ignored.
 
-use axum::{Extension, Json, body::Bytes, extract::State};
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -118,9 +122,9 @@ impl Pushed {
 pub(super) async fn notifications(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let (pushes, is_kraken) = notified(&body).map_err(Problem::bad)?;
+    let (pushes, is_kraken) = notified(&body?).map_err(Problem::bad)?;
     preheat(&api, &caller, pushes, is_kraken).await
 }
 
@@ -139,9 +143,9 @@ pub(super) fn notified(body: &[u8]) -> Result<(Vec<Push>, bool), serde_json::Err
 pub(super) async fn harbor(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let pushes = hooked(&body).map_err(Problem::bad)?;
+    let pushes = hooked(&body?).map_err(Problem::bad)?;
     preheat(&api, &caller, pushes, false).await
 }
 

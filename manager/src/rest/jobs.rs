@@ -1,6 +1,6 @@
 //! Preheats: posted, looked at, followed, called off, wanted again.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -18,13 +18,19 @@ use darter_api::ClusterName;
 use futures::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Api, clusters, problem::Problem};
+use super::{
+    Api, clusters,
+    page::{Paged, limit},
+    problem::Problem,
+    tags::{known, tag},
+};
 use crate::accounts::Caller;
 use crate::jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary};
 
-/// Jobs on a page unless asked otherwise.
-const PAGE: i64 = 50;
+/// Jobs on a page unless asked otherwise; and at most.
+const PAGE: (i64, i64) = (50, 100);
 /// Between looks whether a job has changed.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -181,12 +187,17 @@ pub(super) struct Page {
 pub(super) async fn list(
     State(api): State<Api>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Json<Vec<View>>, Problem> {
+) -> Result<Paged<View>, Problem> {
     let Query(page) = page?;
     let before = page.before.unwrap_or(i64::MAX);
-    let limit = page.limit.unwrap_or(PAGE);
+    let limit = limit(page.limit, PAGE.0, PAGE.1)?;
     let jobs = api.jobs.list(page.state, before, limit).await?;
-    Ok(Json(jobs.iter().map(View::from).collect()))
+    let state = page.state.map(|state| format!("&state={}", state.as_str()));
+    let views = jobs.iter().map(View::from).collect();
+    Ok(Paged::new(views, limit, |last: &View| {
+        let state = state.unwrap_or_default();
+        format!("/api/v1/jobs?before={}&limit={limit}{state}", last.id)
+    }))
 }
 
 pub(super) async fn show(
@@ -196,7 +207,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let Path(id) = id?;
     let job = found(&api, id).await?;
-    let tag = format!("\"{}\"", job.version);
+    let tag = tag(job.version);
     if headers
         .get(header::IF_NONE_MATCH)
         .is_some_and(|known| *known == *tag)
@@ -218,7 +229,15 @@ pub(super) async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     let Path(id) = id?;
     let first = found(&api, id).await?;
+    let turn = Arc::clone(&api.streams).try_acquire_owned();
+    let full = |_| {
+        Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many follow jobs already",
+        )
+    };
     let follow = Follow {
+        _turn: turn.map_err(full)?,
         api,
         id,
         next: Some(first),
@@ -235,6 +254,7 @@ pub(super) async fn events(
 
 /// A job that is followed, at whichever manager it runs.
 struct Follow {
+    _turn: OwnedSemaphorePermit,
     api: Api,
     id: i64,
     next: Option<Job>,
@@ -277,9 +297,14 @@ impl Follow {
     }
 }
 
-pub(super) async fn cancel(State(api): State<Api>, id: Id) -> Result<Response, Problem> {
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    id: Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let Path(id) = id?;
-    let changed = api.jobs.cancel(id, OffsetDateTime::now_utc()).await?;
+    let now = OffsetDateTime::now_utc();
+    let changed = api.jobs.cancel(id, known(&headers)?, now).await?;
     answer(&api, id, changed, "the job has ended already").await
 }
 
@@ -295,6 +320,7 @@ pub(super) struct Again {
 pub(super) async fn retry(
     State(api): State<Api>,
     id: Id,
+    headers: HeaderMap,
     body: Result<Option<Json<Again>>, JsonRejection>,
 ) -> Result<Response, Problem> {
     let Path(id) = id?;
@@ -308,7 +334,7 @@ pub(super) async fn retry(
     let secret = request.secret().map_err(Problem::bad)?;
     let changed = api
         .jobs
-        .retry(id, &secret, OffsetDateTime::now_utc())
+        .retry(id, &secret, known(&headers)?, OffsetDateTime::now_utc())
         .await?;
     api.wake.notify_one();
     answer(
@@ -327,6 +353,10 @@ async fn answer(api: &Api, id: i64, changed: Change, late: &str) -> Result<Respo
             Ok((StatusCode::ACCEPTED, Json(View::from(&job))).into_response())
         }
         Change::Unknown => Err(Problem::unknown("job")),
+        Change::Newer => {
+            let what = "the job has changed meanwhile";
+            Err(Problem::new(StatusCode::PRECONDITION_FAILED, what))
+        }
         Change::Late => Err(Problem::new(StatusCode::CONFLICT, late)),
     }
 }

@@ -13,6 +13,8 @@ mod hooks;
 mod jobs;
 mod members;
 mod oapi;
+mod openapi;
+mod page;
 mod problem;
 mod settings;
 mod tags;
@@ -27,7 +29,7 @@ use axum::{
     response::Response,
     routing::{MethodRouter, delete, get, post, put},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     accounts::{Accounts, Role},
@@ -43,6 +45,8 @@ use problem::Problem;
 
 /// Of a request.
 const MAX_BODY: usize = 256 * 1024;
+/// Jobs that are followed at the same time, each with a look at the database every quarter second.
+pub(crate) const MOST_STREAMS: usize = 128;
 
 /// What handlers need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +60,8 @@ pub(crate) struct Api {
     pub(crate) access: Access,
     /// Which pushes are preheated.
     pub(crate) pushes: Arc<[PushRule]>,
+    /// Turns of those who follow a job.
+    pub(crate) streams: Arc<Semaphore>,
     /// Tells the runner of a new job.
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,
@@ -88,6 +94,7 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         read("/healthy", None, get(health::healthy)),
         read("/health", None, get(health::healthy)),
+        read("/api/v1/openapi.json", None, get(openapi::show)),
         read("/api/v1/schedulers", Guest, get(members::schedulers)),
         read("/api/v1/seed-peers", Guest, get(members::seed_peers)),
         read("/api/v1/jobs", Guest, get(jobs::list)),
@@ -104,6 +111,12 @@ pub(crate) fn routes() -> Vec<Route> {
             "/api/v1/tokens/{id}",
             Root,
             delete(accounts::revoke_token),
+        ),
+        route(
+            Method::PUT,
+            "/api/v1/users/{name}/password",
+            Root,
+            put(accounts::set_password),
         ),
         read("/api/v1/audit", Root, get(accounts::audit)),
         read("/api/v1/clusters", Guest, get(clusters::list)),

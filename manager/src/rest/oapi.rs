@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{
+        Path, State,
+        rejection::{BytesRejection, PathRejection},
+    },
     http::StatusCode,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -177,9 +180,9 @@ struct Task {
 pub(super) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Answer>, Problem> {
-    let asked: Asked = serde_json::from_slice(&body).map_err(Problem::bad)?;
+    let asked: Asked = serde_json::from_slice(&body?).map_err(Problem::bad)?;
     let request = asked.request()?;
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
+    extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -34,6 +34,12 @@ impl From<sqlx::Error> for Problem {
     /// It was logged where it happened, and is nobody else's business.
     fn from(_: sqlx::Error) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database fails")
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
     }
 }
 

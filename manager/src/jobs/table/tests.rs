@@ -122,23 +122,26 @@ async fn people_cancel_and_want_again() {
     on_both("people_cancel_and_want_again", async |place| {
         let jobs = open(place).await;
         let id = create(&jobs, 0).await;
-        assert_eq!(jobs.cancel(id, at(1)).await.unwrap(), Change::Done);
+        assert_eq!(jobs.cancel(id, None, at(1)).await.unwrap(), Change::Done);
         assert_eq!(state_of(&jobs, id).await, State::Cancelled);
         assert_eq!(kept_secret(&jobs, id).await, "");
-        assert_eq!(jobs.cancel(id, at(1)).await.unwrap(), Change::Late);
-        assert_eq!(jobs.cancel(id + 1, at(1)).await.unwrap(), Change::Unknown);
+        assert_eq!(jobs.cancel(id, None, at(1)).await.unwrap(), Change::Late);
+        assert_eq!(
+            jobs.cancel(id + 1, None, at(1)).await.unwrap(),
+            Change::Unknown
+        );
 
         assert_eq!(
-            jobs.retry(id, &secret(), at(2)).await.unwrap(),
+            jobs.retry(id, &secret(), None, at(2)).await.unwrap(),
             Change::Done
         );
         assert_eq!(
-            jobs.retry(id, &secret(), at(2)).await.unwrap(),
+            jobs.retry(id, &secret(), None, at(2)).await.unwrap(),
             Change::Late
         );
         let job = jobs.claim("one", at(3)).await.unwrap().unwrap();
         assert_eq!((job.id, job.deadline), (id, at(1803)));
-        assert_eq!(jobs.cancel(id, at(4)).await.unwrap(), Change::Done);
+        assert_eq!(jobs.cancel(id, None, at(4)).await.unwrap(), Change::Done);
         assert_eq!(state_of(&jobs, id).await, State::Running);
         assert_eq!(
             jobs.renew(id, "one", None, at(4)).await.unwrap(),
@@ -160,7 +163,7 @@ async fn lists_are_by_state_and_page_and_the_old_are_forgotten() {
                 .create(&wish("app:1"), &secret(), hostile, at(2))
                 .await
                 .unwrap();
-            jobs.cancel(second, at(3)).await.unwrap();
+            jobs.cancel(second, None, at(3)).await.unwrap();
             let ids = |list: Vec<Job>| list.into_iter().map(|job| job.id).collect::<Vec<_>>();
             assert_eq!(
                 ids(jobs.list(None, i64::MAX, 10).await.unwrap()),

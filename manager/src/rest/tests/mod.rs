@@ -2,6 +2,7 @@
 
 mod harbor;
 mod hooks;
+mod lists;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};
@@ -65,6 +66,7 @@ impl Rest {
             accounts,
             access,
             pushes: pushes.into(),
+            streams: Arc::new(Semaphore::new(2)),
             wake: Arc::default(),
             metrics: Metrics::default(),
         };
