@@ -53,10 +53,10 @@ impl Target {
             None => host.strip_suffix('.').unwrap_or(host),
         };
         let bare = bare.to_lowercase();
-        let written = bare.len() <= 253 && !bare.is_empty() && port != 0;
-        let name = bare
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'));
+        let written = bare.len() <= 253 && port != 0;
+        let in_label = |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let mut labels = bare.split('.');
+        let name = labels.all(|label| !label.is_empty() && label.bytes().all(in_label));
         let name = name && bracketed.is_none();
         let valid = written && (name || bare.parse::<IpAddr>().is_ok());
         (valid && !authority.as_str().contains('@')).then_some(Self {
@@ -126,6 +126,9 @@ mod tests {
             "a;b:443",
             "[zz]:443",
             ".:443",
+            "docker.io..:443",
+            "docker..io:443",
+            ".docker.io:443",
         ] {
             assert_eq!(connect(text), None, "{text}");
         }
