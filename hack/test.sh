@@ -20,7 +20,7 @@ done
 # command=package, as Debian names them.
 wanted=(
   docker-registry=docker-registry containerd=containerd ctr=containerd runc=runc
-  dockerd=docker.io skopeo=skopeo podman=podman iptables=iptables
+  dockerd=docker.io skopeo=skopeo podman=podman buildah=buildah iptables=iptables
   ip=iproute2 tc=iproute2 curl=curl openssl=openssl python3=python3
   unshare=util-linux update-ca-certificates=ca-certificates pg_lsclusters=postgresql
   docker-compose=docker-compose

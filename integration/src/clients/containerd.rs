@@ -3,25 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, process::Command};
-use tonic::transport::{Endpoint, Uri};
+use tokio::process::Command;
 
-use super::under;
+use super::{Reach, cri, under};
 use crate::{
     process::{Process, run},
     report::find,
 };
-
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    reason = "generated from proto/cri.proto"
-)]
-mod cri {
-    tonic::include_proto!("runtime.v1");
-}
 
 /// A containerd of its own, whose `docker.io` is a mirror.
 pub struct Containerd {
@@ -35,17 +23,28 @@ impl Containerd {
     /// # Errors
     /// When it does not come up.
     pub async fn start(dir: &Path, mirror: &str) -> Result<Self> {
+        let reach = Reach {
+            image: "docker.io/".to_owned(),
+            mirror: Some(mirror.to_owned()),
+            proxy: None,
+            trust: PathBuf::new(),
+            login: None,
+            plain: false,
+        };
+        Self::start_with(dir, &reach, &[]).await
+    }
+
+    /// Starts it under `dir/containerd` for images on this way.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_by(dir: &Path, reach: &Reach) -> Result<Self> {
+        Self::start_with(dir, reach, &reach.environment()).await
+    }
+
+    async fn start_with(dir: &Path, reach: &Reach, environment: &[(&str, String)]) -> Result<Self> {
         let dir = dir.join("containerd");
-        let hosts = dir.join("certs.d/docker.io");
-        std::fs::create_dir_all(&hosts)?;
-        std::fs::write(
-            hosts.join("hosts.toml"),
-            // The fallback is a port where nobody listens: a pull that succeeds came
-            // through the mirror.
-            format!(
-                "server = \"http://127.0.0.1:1\"\n\n[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
-            ),
-        )?;
+        reach.write_hosts(&dir.join("certs.d"))?;
         let config = dir.join("config.toml");
         let registry = format!(
             "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{}/certs.d\"\n",
@@ -54,7 +53,7 @@ impl Containerd {
         std::fs::write(&config, Self::configuration(&dir, 1) + &registry)?;
         let program = find("containerd").context("containerd is not installed")?;
         let arguments = ["--config".as_ref(), config.as_os_str()];
-        Self::run(dir, &program, arguments).await
+        Self::run(dir, &program, arguments, environment).await
     }
 
     /// Starts it with state under `dir` and the `/etc/containerd` that lies under `root`,
@@ -65,7 +64,7 @@ impl Containerd {
     pub async fn start_under(root: &Path, dir: &Path) -> Result<Self> {
         let program = find("containerd").context("containerd is not installed")?;
         let (unshare, arguments) = under(root, &["containerd"], &program);
-        Self::run(dir.to_owned(), &unshare, arguments).await
+        Self::run(dir.to_owned(), &unshare, arguments, &[]).await
     }
 
     /// A config.toml for a containerd of `major`, which keeps everything in `dir` and says
@@ -112,8 +111,9 @@ impl Containerd {
         dir: PathBuf,
         program: &Path,
         arguments: impl IntoIterator<Item = S>,
+        environment: &[(&str, String)],
     ) -> Result<Self> {
-        let mut process = Process::start("containerd", &dir, program, arguments, &[])?;
+        let mut process = Process::start("containerd", &dir, program, arguments, environment)?;
         process
             .wait_for(|log| log.contains("containerd successfully booted").then_some(()))
             .await?;
@@ -175,6 +175,19 @@ impl Containerd {
         run(command.arg(image)).await.map(drop)
     }
 
+    /// The same on the way for which it was started. ctr 1.x does the HTTP itself.
+    ///
+    /// # Errors
+    /// What ctr said.
+    pub async fn ctr_fetch_by(&self, reach: &Reach) -> Result<()> {
+        let mut command = self.ctr();
+        command.envs(reach.environment());
+        command.args(["content", "fetch", "--all-platforms", "--hosts-dir"]);
+        command.arg(self.dir.join("certs.d"));
+        command.args(reach.login.iter().flat_map(|pair| ["--user", pair]));
+        run(command.arg(&reach.image)).await.map(drop)
+    }
+
     /// The digests in its content store.
     ///
     /// # Errors
@@ -206,25 +219,15 @@ impl Containerd {
     /// # Errors
     /// The status it answered.
     pub async fn cri_pull(&self, image: &str) -> Result<String> {
-        let socket = self.socket();
-        let connect = move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        };
-        let channel = Endpoint::from_static("http://containerd")
-            .connect_with_connector(tower::service_fn(connect))
-            .await?;
-        let mut client = cri::image_service_client::ImageServiceClient::new(channel);
-        let request = cri::PullImageRequest {
-            image: Some(cri::ImageSpec {
-                image: image.to_owned(),
-            }),
-            auth: None,
-        };
-        let reply = client
-            .pull_image(request)
-            .await
-            .with_context(|| self.process.tail())?;
-        Ok(reply.into_inner().image_ref)
+        self.cri_pull_as(image, None).await
+    }
+
+    /// The same with a name and a password, as from a pull secret.
+    ///
+    /// # Errors
+    /// The status it answered.
+    pub async fn cri_pull_as(&self, image: &str, as_whom: Option<(&str, &str)>) -> Result<String> {
+        let pulled = cri::pull(&self.socket(), image, as_whom).await;
+        pulled.with_context(|| self.process.tail())
     }
 }

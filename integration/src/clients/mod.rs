@@ -1,14 +1,20 @@
 //! Pulls as people do them: each client with a root, state and socket of its own.
 
 mod containerd;
+mod cri;
 mod dockerd;
 mod newest;
+mod reach;
 mod skopeo;
 
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
-pub use newest::{NewContainerd, through};
-pub use skopeo::{podman_pull, podman_pull_under, skopeo_copy, skopeo_copy_as};
+pub use newest::{NewContainerd, through, through_by};
+pub use reach::Reach;
+pub use skopeo::{
+    buildah_pull_by, buildah_push_by, podman_pull, podman_pull_by, podman_pull_under, skopeo_copy,
+    skopeo_copy_as, skopeo_copy_by,
+};
 
 use std::{
     ffi::OsString,

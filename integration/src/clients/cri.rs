@@ -1,0 +1,50 @@
+//! CRI's PullImage, which is what the kubelet and `crictl pull` send.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Endpoint, Uri};
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    reason = "generated from proto/cri.proto"
+)]
+mod api {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// Pulls over the socket of a runtime, with a name and a password as from a pull secret.
+///
+/// # Errors
+/// The status it answered.
+pub(super) async fn pull(
+    socket: &Path,
+    image: &str,
+    as_whom: Option<(&str, &str)>,
+) -> Result<String> {
+    let socket: PathBuf = socket.to_owned();
+    let connect = move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    };
+    let channel = Endpoint::from_static("http://runtime")
+        .connect_with_connector(tower::service_fn(connect))
+        .await?;
+    let mut client = api::image_service_client::ImageServiceClient::new(channel);
+    let request = api::PullImageRequest {
+        image: Some(api::ImageSpec {
+            image: image.to_owned(),
+        }),
+        auth: as_whom.map(|(name, password)| api::AuthConfig {
+            username: name.to_owned(),
+            password: password.to_owned(),
+            ..api::AuthConfig::default()
+        }),
+    };
+    let reply = client.pull_image(request).await?;
+    Ok(reply.into_inner().image_ref)
+}
