@@ -239,6 +239,42 @@ async fn a_listed_host_is_answered_under_the_ca() {
 }
 
 #[tokio::test]
+async fn a_client_of_http_2_has_it_in_the_tunnel() {
+    let proxy = Proxy::start(&Options::default(), nowhere()).await;
+    let (_, socket) = proxy.tunnel("listed.example:443").await;
+    let name = ServerName::try_from("listed.example").unwrap();
+    let mut config = proxy.trusting().config().as_ref().clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let tls = connector.connect(name, socket).await.unwrap();
+    assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let shaken = hyper::client::conn::http2::handshake(executor, TokioIo::new(tls)).await;
+    let (mut sender, connection) = shaken.unwrap();
+    let talk = async move {
+        let mut said = String::new();
+        for (method, path, body) in [("GET", BLOB, ""), ("PUT", "/v2/a/blobs/uploads/1", "push")] {
+            let request = Request::builder()
+                .method(method)
+                .uri(format!("https://other.example{path}"))
+                .body(Body::from(body))
+                .unwrap();
+            let reply = sender.send_request(request).await.unwrap();
+            let bytes = reply.into_body().collect().await.unwrap().to_bytes();
+            said += std::str::from_utf8(&bytes).unwrap();
+        }
+        said
+    };
+    let (said, ended) = tokio::join!(talk, connection);
+    ended.unwrap();
+    // The tunnel says which upstream is meant, whatever authority a request names.
+    assert!(said.contains(&format!("content GET {BLOB} ")), "{said}");
+    assert!(said.contains("relay PUT /v2/a/blobs/uploads/1 "), "{said}");
+    assert!(said.ends_with("body=push"), "{said}");
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_trust_the_ca_harms_nobody() {
     let proxy = Proxy::start(&Options::default(), nowhere()).await;
     let (_, mut socket) = proxy.tunnel("listed.example:443").await;

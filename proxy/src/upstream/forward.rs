@@ -1,9 +1,9 @@
 //! The raw relay, for all that this proxy has no opinion of: pushes, uploads, tokens.
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 
-use super::Upstream;
+use super::{Upstream, expect};
 use crate::source::SourceError;
 
 /// Headers that belong to one connection (RFC 9110, section 7.6.1).
@@ -33,17 +33,22 @@ impl Upstream {
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
         parts.uri = uri;
         parts.version = http::Version::HTTP_11;
-        strip(&mut parts.headers);
+        strip_hop_by_hop(&mut parts.headers);
         parts.headers.remove(header::HOST);
-        let reply = self.client.relay(Request::from_parts(parts, body)).await;
+        let mut request = Request::from_parts(parts, body);
+        let leave = expect::wait_for_leave(&mut request);
+        let reply = self.client.relay(request).await;
+        leave.answered();
         let reply = reply.map_err(|cause| SourceError::broken("the request", cause))?;
         let (mut parts, body) = reply.into_parts();
-        strip(&mut parts.headers);
+        strip_hop_by_hop(&mut parts.headers);
         Ok(Response::from_parts(parts, Body::new(body)))
     }
 }
 
-fn strip(headers: &mut HeaderMap) {
+/// Takes off what is for one connection only; that the sender takes trailers is said anew.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -56,5 +61,9 @@ fn strip(headers: &mut HeaderMap) {
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
     }
 }

@@ -8,6 +8,7 @@
 //! ([`own`]); all are bounded.
 
 mod ask_as_self;
+mod expect;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
