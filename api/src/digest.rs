@@ -13,6 +13,9 @@ pub enum Algorithm {
     Sha256,
     /// SHA-512, 64 bytes.
     Sha512,
+    /// No digest of a content, but the name of one version of a file: SHA-256 of where it is
+    /// and of what tells its versions apart. Only a [`crate::TaskId`] has it.
+    File,
 }
 
 impl Algorithm {
@@ -21,20 +24,21 @@ impl Algorithm {
         match self {
             Self::Sha256 => "sha256",
             Self::Sha512 => "sha512",
+            Self::File => "file",
         }
     }
 
     /// Length of the digest in bytes.
     pub const fn digest_len(self) -> usize {
         match self {
-            Self::Sha256 => 32,
+            Self::Sha256 | Self::File => 32,
             Self::Sha512 => 64,
         }
     }
 
     fn backend(self) -> &'static backend::Algorithm {
         match self {
-            Self::Sha256 => &backend::SHA256,
+            Self::Sha256 | Self::File => &backend::SHA256,
             Self::Sha512 => &backend::SHA512,
         }
     }
@@ -113,6 +117,13 @@ impl FromStr for Digest {
             "sha512" => Algorithm::Sha512,
             _ => return Err(DigestError::Algorithm),
         };
+        Self::of_hex(algorithm, digits)
+    }
+}
+
+impl Digest {
+    /// The part behind the colon, in its one canonical form.
+    pub(crate) fn of_hex(algorithm: Algorithm, digits: &str) -> Result<Self, DigestError> {
         let wrong = DigestError::Hex(algorithm.as_str(), algorithm.digest_len() * 2);
         let canonical = digits.len() == algorithm.digest_len() * 2
             && digits
@@ -191,11 +202,16 @@ mod tests {
         assert_eq!(long.to_string().parse(), Ok(long));
     }
 
+    fn text_of_a_file() -> String {
+        Digest::of(Algorithm::File, b"").to_string()
+    }
+
     #[test]
     fn rejects_what_could_become_a_path_or_an_alias() {
         let upper = Digest::sha256(b"").to_string().replace('e', "E");
         for bad in [
             "",
+            &text_of_a_file(),
             "sha256",
             "sha256:",
             "sha256:../../etc/passwd",

@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::{
     clients::{self, Clients, UsersError},
     content::Contents,
+    files::{self, Files, Sources},
     intercept::{self, Intercept, InterceptError},
     limits::{self, Limits},
     mirror::{self, Mirror},
@@ -229,6 +230,9 @@ pub enum StartError {
     /// There are no users.
     #[error(transparent)]
     Users(#[from] UsersError),
+    /// A rule for files makes no sense.
+    #[error(transparent)]
+    Files(#[from] files::RuleError),
     /// The manager's URL makes no sense.
     #[error(transparent)]
     Manager(#[from] MembershipError),
@@ -272,6 +276,7 @@ impl Proxy {
         let (clients, inner) = wind_down(tasks);
         let upstreams = Upstreams::new(&options.upstreams, &inner)
             .map_err(|mut errors| StartError::Upstream(errors.swap_remove(0)))?;
+        let files = Files::new(&options.intercept.rules)?;
         let key = Arc::new(identity::load_or_create(&options.data)?);
         let (store, found) = open_store(&options, registry)?;
         let mirror_port = Server::bind(options.listen).await?;
@@ -326,7 +331,10 @@ impl Proxy {
                 key,
                 store: store.clone(),
                 found,
-                source: Arc::new(upstreams.clone()),
+                source: Arc::new(Sources {
+                    registries: Arc::new(upstreams.clone()),
+                    files: files.clone(),
+                }),
                 links,
                 link_events,
                 session,
@@ -348,7 +356,7 @@ impl Proxy {
         let mirror = Mirror::new(
             options.mirror.clone(),
             upstreams.clone(),
-            contents,
+            Arc::clone(&contents),
             rights.clone(),
             Clients::new(&options.clients)?,
             registry,
@@ -372,8 +380,8 @@ impl Proxy {
         proxy.operations = limits::router(limits.clone()).merge(mirror.operations());
         let intercept = Intercept::new(
             &options.intercept,
-            mirror,
-            upstreams,
+            (mirror, upstreams),
+            (files, contents),
             &options.data,
             &clients,
             registry,

@@ -2,7 +2,7 @@
 //!
 //! A request enters by [`mirror`] or [`intercept`]; [`rights`] asks whether the
 //! caller may read, and [`clients`] who is let in by the proxy itself; [`swarm`] gets the bytes from peers over [`transfer`] or from a
-//! [`source`], which for images is a registry reached through [`upstream`]; [`store`]
+//! [`source`], which for images is a registry reached through [`upstream`], for [`files`] a web server; [`store`]
 //! keeps them.
 
 pub mod app;
@@ -11,6 +11,7 @@ pub mod content;
 pub mod credential;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod files;
 pub mod intercept;
 pub mod limits;
 pub mod mirror;

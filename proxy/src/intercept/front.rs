@@ -1,6 +1,8 @@
 //! What stands behind the interception: the mirror for contents, the upstream itself
 //! for all else.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use darter_api::{Digest, Repository, UpstreamName};
 use futures::future::BoxFuture;
@@ -8,6 +10,8 @@ use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuer
 
 use super::{metrics::Metrics, target::Target};
 use crate::{
+    content::Contents,
+    files::{self, Files},
     mirror::{Failure, Mirror},
     upstream::{Upstream, Upstreams},
 };
@@ -16,6 +20,11 @@ use crate::{
 pub(super) trait Front: Send + Sync + 'static {
     /// The upstream that a host and port belong to.
     fn find(&self, target: &Target) -> Option<UpstreamName>;
+
+    /// The host of files that a target is, by the rules.
+    fn files(&self, _target: &Target) -> Option<files::Host> {
+        None
+    }
 
     /// Answers a request that names no other host: the mirror's own.
     fn own(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>>;
@@ -85,11 +94,23 @@ fn is_content(method: &Method, path: &str) -> bool {
 pub(super) struct Registry {
     pub(super) mirror: Mirror,
     pub(super) upstreams: Upstreams,
+    pub(super) files: Files,
+    pub(super) contents: Arc<dyn Contents>,
 }
 
 impl Front for Registry {
     fn find(&self, target: &Target) -> Option<UpstreamName> {
         find(&self.upstreams, target)
+    }
+
+    fn files(&self, target: &Target) -> Option<files::Host> {
+        let plain = target.scheme == "http";
+        let host = target.url_host();
+        let host = match target.on_default_port() {
+            true => host,
+            false => format!("{host}:{}", target.port),
+        };
+        plain.then(|| self.files.host(&self.contents, &host))?
     }
 
     fn own(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {

@@ -62,7 +62,7 @@ impl Metrics {
         );
         registry.register(
             "intercept_requests",
-            "Intercepted requests, by whether the mirror or the upstream answered",
+            "Intercepted requests, by whether the mirror, the upstream or the rule of a file answered",
             self.requests.clone(),
         );
         registry.register(

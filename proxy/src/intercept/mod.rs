@@ -45,7 +45,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::{mirror::Mirror, upstream::Upstreams};
+use crate::{
+    content::Contents,
+    files::{Files, RuleOptions},
+    mirror::Mirror,
+    upstream::Upstreams,
+};
 use blind::Exit;
 use ca::Authority;
 pub use ca::CaError;
@@ -90,6 +95,9 @@ pub struct Options {
     /// Default 5 min.
     #[serde(with = "humantime_serde")]
     pub tunnel_idle: Duration,
+    /// Which downloads over plain HTTP go into the swarm although they are no images; the first
+    /// rule that has the host decides. Default none.
+    pub rules: Vec<RuleOptions>,
 }
 
 impl Default for Options {
@@ -102,6 +110,7 @@ impl Default for Options {
             users: None,
             max_tunnels: 512,
             tunnel_idle: Duration::from_secs(300),
+            rules: Vec::new(),
         }
     }
 }
@@ -147,20 +156,25 @@ struct Inner {
 }
 
 impl Intercept {
-    /// Before `mirror`, for the upstreams of the list; its CA is in `data`, where one is
-    /// made if need be. Tunnels run in `tasks`.
+    /// Before `mirror`, for the upstreams of the list and the files of the rules; its CA is in
+    /// `data`, where one is made if need be. Tunnels run in `tasks`.
     ///
     /// # Errors
     /// When there is no CA to sign with, or who may use it can't be read.
     pub fn new(
         options: &Options,
-        mirror: Mirror,
-        upstreams: Upstreams,
+        (mirror, upstreams): (Mirror, Upstreams),
+        (files, contents): (Files, Arc<dyn Contents>),
         data: &Path,
         tasks: &Tasks,
         registry: &mut Registry,
     ) -> Result<Self, InterceptError> {
-        let front = Arc::new(front::Registry { mirror, upstreams });
+        let front = Arc::new(front::Registry {
+            mirror,
+            upstreams,
+            files,
+            contents,
+        });
         Self::before(front, options, data, Exit::default(), tasks, registry)
     }
 
@@ -242,7 +256,11 @@ impl Inner {
             return Err(Refusal::Off);
         }
         let target = Target::of_absolute(request.uri()).ok_or(Refusal::Malformed)?;
-        let upstream = self.front.find(&target).ok_or(Refusal::Unlisted)?;
+        let Some(upstream) = self.front.find(&target) else {
+            let host = self.front.files(&target).ok_or(Refusal::Unlisted)?;
+            self.metrics.answered_by("file");
+            return Ok(host.answer(request).await);
+        };
         Ok(front::answer(&*self.front, &self.metrics, upstream, target, request).await)
     }
 

@@ -17,7 +17,7 @@ mod manifests;
 mod metrics;
 mod operations;
 mod patience;
-mod range;
+pub(crate) mod range;
 mod relay;
 mod route;
 mod tags;

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 /// What a client wants of a content of a known size.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(crate) enum Wanted {
     /// All of it: no range, several, or one that is not understood.
     Whole,
     /// One range.
@@ -15,7 +15,7 @@ pub(super) enum Wanted {
     Unsatisfiable,
 }
 
-pub(super) fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
+pub(crate) fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
     let text = headers
         .get(http::header::RANGE)
         .and_then(|value| value.to_str().ok());

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use darter_api::{Algorithm, Digest, TaskId};
+use darter_api::{Algorithm, TaskId};
 
 /// The directory of a store.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Drop for Removed {
     }
 }
 
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::Sha256, Algorithm::Sha512, Algorithm::File];
 
 impl Layout {
     /// Makes the folders, and empties the trash.
@@ -112,8 +112,7 @@ impl Layout {
                 let Some(hex) = name.to_str().map(|name| name.trim_end_matches(".journal")) else {
                     continue;
                 };
-                let digest = format!("{}:{hex}", algorithm.as_str()).parse::<Digest>();
-                tasks.extend(digest.ok().map(TaskId::from));
+                tasks.extend(format!("{}:{hex}", algorithm.as_str()).parse::<TaskId>());
             }
         }
         tasks.sort_unstable();

@@ -136,6 +136,11 @@ impl Store {
             drop(self.0.layout.remove(&task, true)?);
             return Ok(None);
         };
+        if task.is_file() && !same_boot && !ledger.durable {
+            // Nothing could tell that all of it reached the disk.
+            drop(self.0.layout.remove(&task, true)?);
+            return Ok(None);
+        }
         let used = metadata
             .modified()
             .ok()

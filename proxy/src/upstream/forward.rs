@@ -47,7 +47,7 @@ impl Upstream {
 }
 
 /// Takes off what is for one connection only; that the sender takes trailers is said anew.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let takes_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

@@ -31,6 +31,7 @@ use darter_runtime::Tasks;
 use http::Uri;
 use tokio::{sync::Semaphore, time::Instant};
 
+pub(crate) use forward::strip_hop_by_hop;
 pub use options::{ConfigError, UpstreamOptions};
 pub use own::OwnOptions;
 pub use policy::is_public;

@@ -154,7 +154,8 @@ impl Pass {
         self.judged = true;
         self.withheld.reverse();
         let digest = self.hasher.take().map(Hasher::finish);
-        if digest.is_some_and(|digest| digest != *self.through.task.digest()) {
+        let task = &self.through.task;
+        if digest.is_some_and(|digest| !task.is_file() && digest != *task.digest()) {
             return Err(ReadError::Corrupt);
         }
         Ok(())
