@@ -18,6 +18,8 @@ from network import Host
 from processes import Processes
 
 _HERE = Path(__file__).parent
+# Of `chunks`: bytes of one, and how many at the same time.
+_CHUNK, _CHUNKS = 8 << 20, 8
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Containerd:
 
     def __init__(self, command: str) -> None:
         self.command = command
-        self.needs = ["containerd", *([] if command == "cri" else [command])]
+        tools = {"cri": [], "chunks": ["ctr"]}
+        self.needs = ["containerd", *tools.get(command, [command])]
 
     def prepare(self, daemons: Processes, host: Host, directory: Path, mirror: Mirror) -> None:
         hosts = directory / "certs.d/docker.io"
@@ -79,6 +82,12 @@ class Containerd:
                 f'[{cri}.containerd]\nsnapshotter = "native"',
                 f'[{cri}.registry]\nconfig_path = "{directory}/certs.d"',
             ]
+        if self.command == "chunks":
+            transfer = 'plugins."io.containerd.transfer.v1.local"'
+            lines += [
+                f"[{transfer}]\nconcurrent_layer_fetch_buffer = {_CHUNK}\nmax_concurrent_downloads = {_CHUNKS}",
+                f'[[{transfer}.unpack_config]]\nplatform = "linux"\nsnapshotter = "native"',
+            ]
         (directory / "config.toml").write_text("\n".join(lines) + "\n")
         # A node that is emptied gets another containerd: the number tells their logs apart.
         number = sum(process.kind == "containerd" and process.host == host.name for process in daemons.all)
@@ -90,6 +99,7 @@ class Containerd:
         socket, hosts = f"{directory}/sock", f"{directory}/certs.d"
         commands = {
             "ctr": ["ctr", "--address", socket, "content", "fetch", "--hosts-dir", hosts, image.name],
+            "chunks": ["ctr", "--address", socket, "images", "pull", "--snapshotter", "native", "--hosts-dir", hosts, image.name],
             "nerdctl": ["nerdctl", "--address", socket, "--hosts-dir", hosts, "pull", "--quiet", "--unpack=false", image.name],
             "cri": [sys.executable, str(_HERE / "cri_pull.py"), socket, image.name],
         }
@@ -163,7 +173,7 @@ class Command:
 
 def client(name: str) -> Client:
     """The client called `name`; what is none of them is a command."""
-    if name in ("ctr", "nerdctl", "cri"):
+    if name in ("ctr", "chunks", "nerdctl", "cri"):
         return Containerd(name)
     if name in ("podman", "skopeo"):
         return ContainersImage(name)

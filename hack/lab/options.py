@@ -62,7 +62,7 @@ def parse(arguments: list[str], scenarios: dict[str, str]) -> Options:
     add("--node-mbit", type=float, default=100, help="a node's link, each way (100)")
     add("--middle-mbit", type=float, default=100, help="the link of scheduler and seed (100)")
     add("--registry-mbit", type=float, default=200, help="the registry's link (200)")
-    add("--client", default="ctr", help="ctr, cri (as crictl and kubelets pull), nerdctl, podman, skopeo, curl, or a command (ctr)")
+    add("--client", default="ctr", help="ctr, chunks (containerd 2.2 in parallel chunks), cri (as crictl and kubelets pull), nerdctl, podman, skopeo, curl, or a command (ctr)")
     add("--mirror-url", metavar="URL", help="pull through this mirror instead of Darter")
     add("--on-middle", metavar="CMD", help="with --mirror-url: a daemon for the middle host")
     add("--on-node", metavar="CMD", help="with --mirror-url: a daemon for every node")
