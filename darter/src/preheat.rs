@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hyper::Method;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::rest::{Manager, Place, read};
@@ -62,6 +62,9 @@ pub(crate) struct Preheat {
     /// Wait for the end, and say how it goes.
     #[arg(long)]
     wait: bool,
+    /// Print one JSON object a job: as it was taken, or with `--wait` as it ended.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -83,7 +86,7 @@ impl Scope {
 }
 
 /// What is read of a job.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Job {
     id: i64,
     state: String,
@@ -92,7 +95,7 @@ struct Job {
     failures: Vec<Failure>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Summary {
     hosts: u64,
     hosts_done: u64,
@@ -100,7 +103,7 @@ struct Summary {
     bytes_held: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct Failure {
     host: Option<String>,
     digest: Option<String>,
@@ -120,18 +123,20 @@ pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
     for image in &options.images {
         let job = manager.post(&options, image, password.as_deref()).await;
         let job = job.with_context(|| format!("preheating {image}"))?;
-        if !options.wait {
-            println!("{} {} {}", job.id, job.image, job.state);
+        match (options.wait, options.json) {
+            (true, _) => {}
+            (false, true) => println!("{}", serde_json::to_string(&job)?),
+            (false, false) => println!("{} {} {}", job.id, job.image, job.state),
         }
         jobs.push(job.id);
     }
     if options.wait {
-        return wait(&manager, &jobs).await;
+        return wait(&manager, &jobs, options.json).await;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn wait(manager: &Manager, jobs: &[i64]) -> Result<ExitCode> {
+async fn wait(manager: &Manager, jobs: &[i64], json: bool) -> Result<ExitCode> {
     let bars = Bars::new();
     let mut open: Vec<i64> = jobs.to_vec();
     let mut code = ExitCode::SUCCESS;
@@ -145,6 +150,10 @@ async fn wait(manager: &Manager, jobs: &[i64]) -> Result<ExitCode> {
                 continue;
             }
             bars.end(&job);
+            match json {
+                true => println!("{}", serde_json::to_string(&job)?),
+                false => say(&job),
+            }
             if job.state != "SUCCESS" {
                 code = ExitCode::FAILURE;
             }
@@ -188,29 +197,33 @@ impl Bars {
         if let Some(bar) = self.by_job.borrow_mut().remove(&job.id) {
             bar.finish_and_clear();
         }
-        let Summary {
-            hosts,
-            hosts_done,
-            bytes,
-            ..
-        } = job.summary;
-        println!(
-            "{} {} {}: {hosts_done} of {hosts} hosts have all {}",
-            job.id,
-            job.image,
-            job.state,
-            HumanBytes(bytes)
-        );
-        for failure in job.failures.iter().take(MOST_REASONS) {
-            let host = failure.host.as_deref().unwrap_or("no host in particular");
-            match &failure.digest {
-                Some(digest) => println!("  {host}: {digest}: {}", failure.why),
-                None => println!("  {host}: {}", failure.why),
-            }
+    }
+}
+
+/// How a job ended.
+fn say(job: &Job) {
+    let Summary {
+        hosts,
+        hosts_done,
+        bytes,
+        ..
+    } = job.summary;
+    println!(
+        "{} {} {}: {hosts_done} of {hosts} hosts have all {}",
+        job.id,
+        job.image,
+        job.state,
+        HumanBytes(bytes)
+    );
+    for failure in job.failures.iter().take(MOST_REASONS) {
+        let host = failure.host.as_deref().unwrap_or("no host in particular");
+        match &failure.digest {
+            Some(digest) => println!("  {host}: {digest}: {}", failure.why),
+            None => println!("  {host}: {}", failure.why),
         }
-        if let Some(more) = job.failures.len().checked_sub(MOST_REASONS + 1) {
-            println!("  and {} more", more + 1);
-        }
+    }
+    if let Some(more) = job.failures.len().checked_sub(MOST_REASONS + 1) {
+        println!("  and {} more", more + 1);
     }
 }
 

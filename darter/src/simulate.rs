@@ -13,6 +13,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use darter_simulator::{Spec, Summary, svg};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 /// Plays a swarm with the real scheduler and download cores over modelled links, in virtual
@@ -125,7 +126,12 @@ pub(crate) async fn run(options: Simulate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let (summary, wall) = tokio::task::spawn_blocking(move || play(&spec)).await??;
+    // On a terminal, that something goes on; nothing elsewhere.
+    let turning = ProgressBar::new_spinner().with_message("simulating");
+    turning.enable_steady_tick(Duration::from_millis(200));
+    let played = tokio::task::spawn_blocking(move || play(&spec)).await;
+    turning.finish_and_clear();
+    let (summary, wall) = played??;
     let timing = Timing {
         wall_seconds: wall.as_secs_f64(),
         peak_rss_bytes: peak_rss(),

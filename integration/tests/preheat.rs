@@ -178,6 +178,13 @@ async fn an_image_is_everywhere_and_pulled_with_its_registry_gone() -> Result<()
     let copies = stand.registry.sent_of(&biggest.digest.to_string());
     assert_eq!(copies, biggest.bytes.len() as u64, "one copy for all");
 
+    let again = ["library/app:1", "--scope", "all_peers", "--json"];
+    let again: Value = serde_json::from_slice(&stand.preheat(&again).await?.stdout)?;
+    ensure!(
+        again["state"] == "SUCCESS" && again["summary"]["hosts_done"] == 5,
+        "{again}"
+    );
+
     let job = stand.job(&json!(1)).await?;
     assert_eq!(job["summary"]["hosts_done"], 5, "{job}");
     assert_eq!(job["contents"].as_array().map(Vec::len), Some(5), "{job}");
