@@ -9,9 +9,9 @@ pub mod app;
 pub mod clients;
 pub mod content;
 pub mod credential;
+pub mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod files;
 pub mod intercept;
 pub mod limits;
 pub mod mirror;
