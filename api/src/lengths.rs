@@ -130,6 +130,21 @@ impl Lengths {
         start.min(whole.end)..(start + GROUP_BYTES).min(whole.end)
     }
 
+    /// The groups that a range of bytes touches, counted from the content's beginning.
+    pub fn groups_of(&self, bytes: Range<u64>) -> Range<u32> {
+        let end = bytes.end.min(self.size);
+        if bytes.start >= end {
+            return 0..0;
+        }
+        (bytes.start / GROUP_BYTES) as u32..end.div_ceil(GROUP_BYTES) as u32
+    }
+
+    /// The bytes of a run of groups, counted from the content's beginning.
+    pub fn bytes_of_groups(&self, groups: Range<u32>) -> Range<u64> {
+        let at = |group: u32| (u64::from(group) * GROUP_BYTES).min(self.size);
+        at(groups.start)..at(groups.end)
+    }
+
     /// The piece that holds the byte at `offset`; `None` at or past the end.
     pub fn piece_at(&self, offset: u64) -> Option<PieceIndex> {
         (offset < self.size).then(|| PieceIndex((offset / u64::from(self.piece_length)) as u32))
@@ -185,6 +200,11 @@ mod tests {
             assert_eq!(lengths.piece_range(piece).end, at);
         }
         assert_eq!(at, lengths.size());
+        assert_eq!(lengths.groups_of(65_535..65_537), 0..2);
+        assert_eq!(lengths.groups_of(99_999_999..u64::MAX), 1525..1526);
+        assert_eq!(lengths.groups_of(100_000_000..u64::MAX), 0..0);
+        assert_eq!(lengths.bytes_of_groups(1..2), 65_536..131_072);
+        assert_eq!(lengths.bytes_of_groups(1525..1526), 99_942_400..100_000_000);
         assert_eq!(lengths.pieces_of(0..1), 0..1);
         assert_eq!(lengths.pieces_of(262_143..262_145), 0..2);
         assert_eq!(lengths.pieces_of(99_999_999..u64::MAX), 381..382);

@@ -2,7 +2,7 @@
 //!
 //! One stream a pair of hosts, for all tasks.
 
-use crate::{lengths::Lengths, pieces::PieceSet, task::TaskId};
+use crate::{lengths::Lengths, origin::Origin, pieces::PieceSet, proof::Grant, task::TaskId};
 
 /// From a peer to a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,4 +54,13 @@ impl LinkMessage {
             | Self::Reading { task, .. } => task,
         }
     }
+}
+
+/// What goes with a request for groups of a content that is read in small parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Where the content can be read.
+    pub origin: Origin,
+    /// The right of the host that is asked to read it there.
+    pub grant: Grant,
 }

@@ -17,6 +17,7 @@ use crate::{
 /// Separates what is signed here from every other use of a node's key.
 const GRANT_DOMAIN: &[u8] = b"darter grant v1\0";
 const STATEMENT_DOMAIN: &[u8] = b"darter statement v1\0";
+const EXCERPT_DOMAIN: &[u8] = b"darter excerpt v1\0";
 
 /// The BLAKE3 of a 64 KiB group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -160,6 +161,53 @@ fn push_task(bytes: &mut Vec<u8>, task: &TaskId, lengths: &Lengths) {
     bytes.extend(text.as_bytes());
     bytes.extend(lengths.size().to_be_bytes());
     bytes.extend(lengths.piece_length().to_be_bytes());
+}
+
+/// What a group's digest is, signed by the grant's holder, who read it from the source: for who
+/// reads small parts of a content and has no whole piece of it. It is believed by whoever asked
+/// for it, and not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExcerptStatement {
+    /// The group, counted from the content's beginning.
+    pub group: u32,
+    /// Its digest.
+    pub digest: GroupDigest,
+    /// The holder's Ed25519 signature.
+    pub signature: [u8; 64],
+}
+
+impl ExcerptStatement {
+    /// Signed by the holder of a grant for this task.
+    pub fn sign(
+        holder: &NodeKey,
+        task: &TaskId,
+        lengths: &Lengths,
+        group: u32,
+        digest: GroupDigest,
+    ) -> Self {
+        let signature = holder.sign(&Self::signed_bytes(task, lengths, group, digest));
+        Self {
+            group,
+            digest,
+            signature,
+        }
+    }
+
+    /// Whether it is the word of the grant's holder on the grant's content. Whether the grant
+    /// counts is the caller's to know.
+    pub fn is_authentic(&self, grant: &Grant) -> bool {
+        let Self { group, digest, .. } = *self;
+        let bytes = Self::signed_bytes(&grant.task, &grant.lengths, group, digest);
+        grant.holder.verify(&bytes, &self.signature)
+    }
+
+    fn signed_bytes(task: &TaskId, lengths: &Lengths, group: u32, digest: GroupDigest) -> Vec<u8> {
+        let mut bytes = EXCERPT_DOMAIN.to_vec();
+        push_task(&mut bytes, task, lengths);
+        bytes.extend(group.to_be_bytes());
+        bytes.extend(digest.0);
+        bytes
+    }
 }
 
 /// A piece's statement and the grant that makes it count.
@@ -310,5 +358,22 @@ mod tests {
             outside.verify(&task, &lengths, PieceIndex(12), |_| true),
             Err(ProofError::NotGranted(PieceIndex(12)))
         );
+    }
+
+    #[test]
+    fn an_excerpt_is_the_holders_word_on_one_group_of_one_content() {
+        let (proof, task, lengths) = proof();
+        let grant = &proof.grant;
+        let digest = GroupDigest::of(b"bytes");
+        let sign = |signer: u8, task: &TaskId| {
+            ExcerptStatement::sign(&key(signer), task, &lengths, 4, digest)
+        };
+        let good = sign(2, &task);
+        assert!(good.is_authentic(grant));
+        assert!(!sign(3, &task).is_authentic(grant));
+        assert!(!sign(2, &TaskId::from(Digest::sha256(b"other"))).is_authentic(grant));
+        assert!(!ExcerptStatement { group: 5, ..good }.is_authentic(grant));
+        let digest = GroupDigest::of(b"other");
+        assert!(!ExcerptStatement { digest, ..good }.is_authentic(grant));
     }
 }

@@ -336,6 +336,16 @@ pub enum PeerMessage {
         /// What the host does about it.
         state: Sizing,
     },
+    /// I am about to read small parts of this, not all of it: who reads them from the source for
+    /// all? Answered by [`SchedulerMessage::ExcerptsFrom`].
+    ExcerptsWanted {
+        /// The task.
+        task: TaskId,
+        /// Its geometry.
+        lengths: Lengths,
+        /// Where it can be read.
+        origin: Origin,
+    },
     /// How a preheat goes; for whoever ordered it.
     Preheat(PreheatReport),
 }
@@ -354,6 +364,7 @@ impl PeerMessage {
             | Self::LeaseReturned { task, .. }
             | Self::SelfLeased { task, .. }
             | Self::Report { task, .. }
+            | Self::ExcerptsWanted { task, .. }
             | Self::Sizing { task, .. } => Some(task),
             Self::Hello(_)
             | Self::Inventory { .. }
@@ -470,6 +481,24 @@ pub enum SchedulerMessage {
         /// The host is to find out, by reading all of it; if not, another one does.
         read: bool,
     },
+    /// The answer to [`PeerMessage::ExcerptsWanted`].
+    ExcerptsFrom {
+        /// The task.
+        task: TaskId,
+        /// The seed to ask, where there is one and it is not the host itself.
+        seed: Option<ExcerptSeed>,
+        /// Whether the host may read the source itself.
+        source: bool,
+    },
     /// Something to preheat; not the swarm's own business.
     Preheat(PreheatOrder),
+}
+
+/// Who reads small parts of a content for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExcerptSeed {
+    /// Where it is.
+    pub neighbour: Neighbour,
+    /// Its right to read them: what makes its word count.
+    pub grant: Grant,
 }

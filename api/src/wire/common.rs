@@ -38,6 +38,10 @@ pub(super) fn lengths(value: Option<v1::Lengths>) -> Result<Lengths, WireError> 
     Lengths::checked(value.size, value.piece_length).map_err(|_| WireError::Invalid("lengths"))
 }
 
+pub(super) fn origin(value: Option<v1::Origin>) -> Result<Origin, WireError> {
+    required(value, "origin")?.try_into()
+}
+
 pub(super) fn pieces(value: Option<v1::PieceSet>) -> Result<PieceSet, WireError> {
     value.unwrap_or_default().try_into()
 }

@@ -6,6 +6,7 @@
 
 mod common;
 mod configuration;
+mod excerpt;
 mod link;
 mod membership;
 mod preheat;

@@ -2,14 +2,15 @@
 
 use super::{
     WireError,
-    common::{digest, host, lengths, parse, pieces, required, some, task},
+    common::{digest, host, lengths, origin, parse, pieces, required, some, task},
     v1::{self, peer_message::Kind as Up, scheduler_message::Kind as Down},
 };
 use crate::{
-    HostId, Lengths, Origin, PieceSet, TaskId,
+    HostId, Lengths, PieceSet, TaskId,
     session::{
-        Complaint, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation, ParentReport,
-        PeerMessage, PublicContent, Purpose, Reference, Role, SchedulerMessage, Sizing,
+        Complaint, ExcerptSeed, Hello, Holding, Join, LeaseEnd, Locality, Neighbour, Observation,
+        ParentReport, PeerMessage, PublicContent, Purpose, Reference, Role, SchedulerMessage,
+        Sizing,
     },
 };
 
@@ -54,10 +55,6 @@ fn purpose(raw: i32) -> Result<Purpose, WireError> {
 
 fn lease_end(raw: i32) -> Result<LeaseEnd, WireError> {
     enumeration::<v1::LeaseEnd, _>(raw, "why")
-}
-
-fn origin(value: Option<v1::Origin>) -> Result<Origin, WireError> {
-    required(value, "origin")?.try_into()
 }
 
 fn tasks(texts: &[String]) -> Result<Vec<TaskId>, WireError> {
@@ -318,6 +315,15 @@ impl From<&PeerMessage> for v1::PeerMessage {
             PeerMessage::Moved { tasks } => Up::Moved(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
+            PeerMessage::ExcerptsWanted {
+                task,
+                lengths,
+                origin,
+            } => Up::ExcerptsWanted(v1::ExcerptsWanted {
+                task: task.to_string(),
+                lengths: some(lengths.into()),
+                origin: some(origin.into()),
+            }),
             PeerMessage::Preheat(report) => Up::Preheat(report.into()),
             PeerMessage::Resting => Up::Resting(v1::Resting {}),
             PeerMessage::Observed(seen) => Up::Observed(seen.into()),
@@ -419,6 +425,11 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             Up::Moved(v) => Self::Moved {
                 tasks: tasks(&v.tasks)?,
             },
+            Up::ExcerptsWanted(v) => Self::ExcerptsWanted {
+                task: task(&v.task)?,
+                lengths: lengths(v.lengths)?,
+                origin: origin(v.origin)?,
+            },
             Up::Preheat(v) => Self::Preheat(v.try_into()?),
             Up::Resting(v1::Resting {}) => Self::Resting,
             Up::Observed(v) => Self::Observed(v.try_into()?),
@@ -509,6 +520,14 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
                 id: *id,
                 observation: observation.as_ref().map(Into::into),
             }),
+            SchedulerMessage::ExcerptsFrom { task, seed, source } => {
+                Down::ExcerptsFrom(v1::ExcerptsFrom {
+                    task: task.to_string(),
+                    seed: seed.as_ref().map(|seed| (&seed.neighbour).into()),
+                    grant: seed.as_ref().map(|seed| (&seed.grant).into()),
+                    source: *source,
+                })
+            }
             SchedulerMessage::Preheat(order) => Down::Preheat(order.into()),
             SchedulerMessage::Size { task, size, read } => Down::Size(v1::Size {
                 task: task.to_string(),
@@ -605,6 +624,18 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
             Down::Found(v) => Self::Found {
                 id: v.id,
                 observation: v.observation.map(TryInto::try_into).transpose()?,
+            },
+            Down::ExcerptsFrom(v) => Self::ExcerptsFrom {
+                task: task(&v.task)?,
+                seed: match (v.seed, v.grant) {
+                    (Some(neighbour), Some(grant)) => Some(ExcerptSeed {
+                        neighbour: neighbour.try_into()?,
+                        grant: grant.try_into()?,
+                    }),
+                    (None, None) => None,
+                    _ => return Err(WireError::Missing("grant")),
+                },
+                source: v.source,
             },
             Down::Preheat(v) => Self::Preheat(v.try_into()?),
             Down::Size(v) => Self::Size {

@@ -145,6 +145,11 @@ fn peer_messages() -> Vec<PeerMessage> {
             task: task(),
             state: Sizing::GaveUp,
         },
+        PeerMessage::ExcerptsWanted {
+            task: task(),
+            lengths: lengths(),
+            origin: origin(),
+        },
         PeerMessage::Moved {
             tasks: vec![task()],
         },
@@ -206,6 +211,23 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
             size: Some(7),
             read: false,
         },
+        SchedulerMessage::ExcerptsFrom {
+            task: task(),
+            seed: None,
+            source: true,
+        },
+        SchedulerMessage::ExcerptsFrom {
+            task: task(),
+            seed: Some(ExcerptSeed {
+                neighbour: Neighbour {
+                    host,
+                    address: "[::1]:4000".parse().expect("valid"),
+                    role: Role::Seed,
+                },
+                grant: grant(),
+            }),
+            source: false,
+        },
         SchedulerMessage::Public {
             upstream: "docker.io".parse().unwrap(),
             repository: "library/app".parse().unwrap(),
@@ -257,6 +279,22 @@ fn link_messages_survive_the_wire() {
         let back = v1::LinkFrame::decode(&bytes[..]).expect("decodes");
         assert_eq!(LinkMessage::try_from(back), Ok(message));
     }
+}
+
+#[test]
+fn an_excerpt_survives_the_wire() {
+    let excerpt = Excerpt {
+        origin: origin(),
+        grant: grant(),
+    };
+    let wire = v1::Excerpt::from(&excerpt);
+    let back = v1::Excerpt::decode(&wire.encode_to_vec()[..]).expect("decodes");
+    assert_eq!(Excerpt::try_from(back), Ok(excerpt));
+    let without = v1::Excerpt {
+        grant: None,
+        ..wire
+    };
+    assert_eq!(Excerpt::try_from(without), Err(WireError::Missing("grant")));
 }
 
 #[test]

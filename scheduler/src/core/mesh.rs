@@ -249,7 +249,7 @@ impl Cluster {
         true
     }
 
-    fn neighbour(&self, host: &HostId) -> Option<Neighbour> {
+    pub(super) fn neighbour(&self, host: &HostId) -> Option<Neighbour> {
         let hello = &self.hosts.get(host)?.hello;
         Some(Neighbour {
             host: *host,

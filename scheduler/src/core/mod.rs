@@ -11,6 +11,7 @@
 mod bad;
 mod cells;
 mod deal;
+mod excerpts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hosts;
@@ -420,6 +421,11 @@ impl Cluster {
                 }
             }
             PeerMessage::Sizing { task, state } => self.sizing(now, host, task, state),
+            PeerMessage::ExcerptsWanted {
+                task,
+                lengths,
+                origin,
+            } => self.excerpts_wanted(now, host, task, lengths, &origin),
             PeerMessage::Observed(seen) => self.observed(now, seen),
             PeerMessage::Lookup {
                 id,

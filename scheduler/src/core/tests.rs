@@ -1,6 +1,7 @@
 //! The rules one by one, and the invariants over random histories.
 
 mod bad;
+mod excerpts;
 mod field;
 mod histories;
 mod moves;

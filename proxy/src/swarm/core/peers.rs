@@ -37,11 +37,12 @@ impl Node {
             SchedulerMessage::Welcome { trusted, .. } => {
                 self.commands.push(Command::Trust(trusted))
             }
-            // Who may read, what has no geometry yet, and what is preheated is not the core's
-            // concern.
+            // Who may read, what has no geometry yet, what is read in small parts, and what is
+            // preheated is not the core's concern.
             SchedulerMessage::Heartbeat
             | SchedulerMessage::Preheat(_)
             | SchedulerMessage::Public { .. }
+            | SchedulerMessage::ExcerptsFrom { .. }
             | SchedulerMessage::Size { .. } => {}
             SchedulerMessage::Neighbours { task, add, remove } => {
                 self.homes.answered(now, from);

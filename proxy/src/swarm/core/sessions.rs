@@ -77,7 +77,11 @@ impl Node {
     /// Says something to the scheduler whose business it is, if its session stands.
     pub(super) fn say(&mut self, message: PeerMessage) {
         if let Some(id) = message.task().copied() {
-            if matches!(message, PeerMessage::Sizing { .. }) {
+            let waits = matches!(
+                message,
+                PeerMessage::Sizing { .. } | PeerMessage::ExcerptsWanted { .. }
+            );
+            if waits {
                 // Somebody waits for the answer.
                 self.say_or_open(&id, message);
             } else {
@@ -381,7 +385,8 @@ impl Node {
             | SchedulerMessage::Found { .. }
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::Preheat(_)
-            | SchedulerMessage::Size { .. } => true,
+            | SchedulerMessage::Size { .. }
+            | SchedulerMessage::ExcerptsFrom { .. } => true,
         }
     }
 }
