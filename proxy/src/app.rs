@@ -41,7 +41,7 @@ use crate::{
     store::{self, Found, Store},
     swarm::{
         core,
-        driver::{self, Parts, Policy, Swarm, Trust},
+        driver::{self, Parts, Policy, Prefetch, Swarm, Trust},
     },
     transfer::{self, Links, fair::Slots, server::PieceServer},
     upstream::{self, UpstreamOptions, Upstreams},
@@ -112,6 +112,9 @@ pub struct Options {
     pub swarm: core::Options,
     /// What is given to other peers.
     pub transfer: transfer::Options,
+    /// What becomes of contents that clients read in small parts, as lazy pullers do: `off`, or
+    /// `after-first-range` to get all of them in the background. Default off.
+    pub prefetch: Prefetch,
     /// What may be moved a second.
     pub limits: limits::Options,
 }
@@ -141,6 +144,7 @@ impl Default for Options {
             clients: clients::Options::default(),
             swarm: core::Options::default(),
             transfer: transfer::Options::default(),
+            prefetch: Prefetch::default(),
             limits: limits::Options::default(),
         }
     }
@@ -339,12 +343,14 @@ impl Proxy {
                 link_events,
                 session,
                 spool: options.data.join("spool"),
+                prefetch: options.prefetch,
                 limits: limits.clone(),
                 metrics,
                 transfers,
             },
             &inner,
         );
+        let peer_router = peer_router.merge(driver::excerpts_router(&swarm));
         let contents: Arc<dyn Contents> = Arc::new(swarm.clone());
         let rights = Rights::new(
             options.rights.clone(),

@@ -31,6 +31,18 @@ pub struct Want {
     pub credential: Option<Credential>,
     /// Why.
     pub purpose: Purpose,
+    /// How little of it will be read, where that is known beforehand; `None` is all of it, or all
+    /// from some place on.
+    pub excerpt: Option<Excerpt>,
+}
+
+/// Some ranges of a content, all of them with an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excerpt {
+    /// How many ranges.
+    pub ranges: usize,
+    /// How many bytes in all of them.
+    pub bytes: u64,
 }
 
 /// Where the bytes of a response came from.

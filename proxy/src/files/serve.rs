@@ -110,6 +110,7 @@ impl Host {
             size: Some(place.version.length),
             credential: None,
             purpose: Purpose::Pull,
+            excerpt: None,
         };
         let begun = tokio::time::timeout(FIRST_BYTE, async {
             let opened = self.contents.open(want).await;
@@ -161,7 +162,8 @@ async fn body(content: Content, place: &Place, asked: &HeaderMap) -> Option<Resp
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let number = |text: String| HeaderValue::try_from(text).ok();
     let (status, range) = match wanted {
-        Wanted::Whole => (StatusCode::OK, 0..size),
+        // Several ranges may be answered by the whole (RFC 9110, section 14.2).
+        Wanted::Whole | Wanted::Parts(_) => (StatusCode::OK, 0..size),
         Wanted::Part(range) => {
             let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
             headers.insert(header::CONTENT_RANGE, number(text)?);

@@ -1,16 +1,20 @@
 //! Blobs: whole or in part, as they come.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{BoxError, body::Body};
 use darter_api::{Digest, Origin, OriginKind, Repository, TaskId, session::Purpose};
 use darter_runtime::server::span::{Span, Spans, set_spans};
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Call, Failure,
+    multipart::{Multipart, content_range},
     range::{self, Wanted},
 };
 use crate::{
@@ -88,6 +92,7 @@ impl Call<'_> {
             size,
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
+            excerpt: range::excerpt(self.headers),
         };
         let task = TaskId::from(digest);
         let came = Notify::new();
@@ -144,13 +149,15 @@ impl Call<'_> {
 
     async fn body(&self, content: Content, digest: &Digest) -> Result<Response<Body>, Failure> {
         let size = content.size;
-        let (status, range) = match range::wanted(self.headers, size) {
-            Wanted::Whole => (StatusCode::OK, 0..size),
-            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        let one = |range| vec![range];
+        let (status, ranges) = match range::wanted(self.headers, size) {
+            Wanted::Whole => (StatusCode::OK, one(0..size)),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, one(range)),
+            Wanted::Parts(ranges) => (StatusCode::PARTIAL_CONTENT, ranges),
             Wanted::Unsatisfiable => return Ok(unsatisfiable(size)),
         };
-        let mut stream = content.reader.spans(range.clone());
-        let first = if range.is_empty() {
+        let mut stream = content.reader.spans(ranges[0].clone());
+        let first = if ranges[0].is_empty() {
             None
         } else {
             let first = self
@@ -165,27 +172,33 @@ impl Call<'_> {
         self.mirror
             .metrics
             .first_byte(self.began.elapsed().as_secs_f64());
-        let mut response = head(digest, range.end - range.start);
-        if status == StatusCode::PARTIAL_CONTENT {
-            let value = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-            let value = HeaderValue::try_from(value).map_err(|_| Failure::NotFound)?;
-            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        let begun = stream::iter(first.map(Ok)).chain(stream).boxed();
+        if let [range] = &ranges[..] {
+            let mut response = head(digest, range.end - range.start);
+            if status == StatusCode::PARTIAL_CONTENT {
+                let value = content_range(range, size);
+                let value = HeaderValue::try_from(value).map_err(|_| Failure::NotFound)?;
+                response.headers_mut().insert(header::CONTENT_RANGE, value);
+            }
+            *response.status_mut() = status;
+            set_spans(&mut response, self.stream(content, begun));
+            return Ok(response);
         }
+        let parts = Multipart::new(ranges, size);
+        let mut response = head(digest, parts.length());
+        let kind = HeaderValue::try_from(parts.media_type()).map_err(|_| Failure::NotFound)?;
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
         *response.status_mut() = status;
-        set_spans(&mut response, self.stream(content, first, stream));
+        let reader = Arc::clone(&content.reader);
+        let body = parts.body(begun, move |range| reader.spans(range));
+        set_spans(&mut response, self.stream(content, body));
         Ok(response)
     }
 
     /// The body: its first bytes, then the rest, then nothing.
-    fn stream(
-        &self,
-        content: Content,
-        first: Option<Span>,
-        rest: BoxStream<'static, Result<Span, ReadError>>,
-    ) -> Spans {
+    fn stream(&self, content: Content, body: BoxStream<'static, Result<Span, ReadError>>) -> Spans {
         let bytes = self.mirror.metrics.bytes(content.provenance);
-        let first = futures::stream::iter(first.map(Ok));
-        let counted = first.chain(rest).inspect(move |chunk| {
+        let counted = body.inspect(move |chunk| {
             // The content is held as long as its body is.
             let _ = &content;
             match chunk {

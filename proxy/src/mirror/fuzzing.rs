@@ -1,6 +1,6 @@
 //! What must hold of every request, and of what registries say to be passed on.
 
-use std::sync::LazyLock;
+use std::{ops::Range, sync::LazyLock};
 
 use darter_api::UpstreamName;
 use darter_runtime::Tasks;
@@ -93,6 +93,12 @@ pub fn range(data: &[u8]) {
             let value = HeaderValue::from_str(&text).expect("it is one");
             let again = HeaderMap::from_iter([(header::RANGE, value)]);
             assert_eq!(wanted(&again, size), Wanted::Part(range));
+        }
+        Wanted::Parts(ranges) => {
+            let inside = |range: &Range<u64>| range.start < range.end && range.end <= size;
+            assert!(ranges.len() > 1 && ranges.iter().all(inside), "{ranges:?}");
+            let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+            assert!(bytes <= size, "{ranges:?}");
         }
         Wanted::Unsatisfiable => assert!(text.starts_with(b"bytes=")),
         Wanted::Whole => {}

@@ -97,6 +97,7 @@ impl Call<'_> {
             size,
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
+            excerpt: None,
         };
         let read = async {
             let content = self

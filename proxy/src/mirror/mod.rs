@@ -15,6 +15,7 @@ pub(crate) mod fuzzing;
 mod login;
 mod manifests;
 mod metrics;
+mod multipart;
 mod operations;
 mod patience;
 pub(crate) mod range;

@@ -4,53 +4,102 @@ use std::ops::Range;
 
 use http::HeaderMap;
 
+use crate::content::Excerpt;
+
+/// Ranges of one request; who asks for more gets all. (podman asks for 1024 at most.)
+const MOST_RANGES: usize = 1024;
+
 /// What a client wants of a content of a known size.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// All of it: no range, several, or one that is not understood.
+    /// All of it: no range, too many, or one that is not understood.
     Whole,
     /// One range.
     Part(Range<u64>),
-    /// A range that lies outside.
+    /// Several ranges, as asked for: each is not empty, and all of them are no longer than the
+    /// content.
+    Parts(Vec<Range<u64>>),
+    /// Ranges that lie outside.
     Unsatisfiable,
 }
 
-pub(crate) fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
-    let text = headers
-        .get(http::header::RANGE)
-        .and_then(|value| value.to_str().ok());
-    let Some(text) = text.and_then(|text| text.strip_prefix("bytes=")) else {
-        return Wanted::Whole;
-    };
-    // Several ranges may be answered by the whole; a wrong single one would corrupt.
-    let Some((first, last)) = text.trim().split_once('-').filter(|_| !text.contains(',')) else {
-        return Wanted::Whole;
-    };
-    match (first.trim(), last.trim()) {
-        ("", suffix) => match suffix.parse::<u64>() {
-            Ok(0) => Wanted::Unsatisfiable,
-            Ok(_) if size == 0 => Wanted::Unsatisfiable,
-            Ok(length) => Wanted::Part(size.saturating_sub(length)..size),
-            Err(_) => Wanted::Whole,
-        },
-        (start, end) => {
-            let Ok(start) = start.parse::<u64>() else {
-                return Wanted::Whole;
-            };
-            let end = match end {
-                "" => size,
-                text => match text.parse::<u64>() {
-                    Ok(last) if last >= start => last.saturating_add(1).min(size),
-                    _ => return Wanted::Whole,
-                },
-            };
-            if start >= size {
-                Wanted::Unsatisfiable
-            } else {
-                Wanted::Part(start..end)
+/// One range, before the size is known.
+#[derive(Debug, Clone, Copy)]
+enum Spec {
+    /// The last bytes, so many.
+    Suffix(u64),
+    /// From here on.
+    From(u64),
+    /// From here to there, both inside.
+    Between(u64, u64),
+}
+
+impl Spec {
+    fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.trim().split_once('-')?;
+        Some(match (first.trim(), last.trim()) {
+            ("", suffix) => Self::Suffix(suffix.parse().ok()?),
+            (start, "") => Self::From(start.parse().ok()?),
+            (start, last) => {
+                let (start, last) = (start.parse().ok()?, last.parse().ok()?);
+                (start <= last).then_some(Self::Between(start, last))?
             }
+        })
+    }
+
+    /// The bytes of a content that it asks for; none where it lies outside.
+    fn of(self, size: u64) -> Option<Range<u64>> {
+        let range = match self {
+            Self::Suffix(length) => size.saturating_sub(length)..size,
+            Self::From(start) => start..size,
+            Self::Between(start, last) => start..last.saturating_add(1).min(size),
+        };
+        (range.start < range.end).then_some(range)
+    }
+
+    /// How many bytes it is at most; `None` when that depends on the content.
+    const fn length(self) -> Option<u64> {
+        match self {
+            Self::Suffix(length) => Some(length),
+            Self::From(_) => None,
+            Self::Between(start, last) => Some((last - start).saturating_add(1)),
         }
     }
+}
+
+/// The ranges of a request; `None` when all is to be sent.
+fn specs(headers: &HeaderMap) -> Option<Vec<Spec>> {
+    let text = headers.get(http::header::RANGE)?.to_str().ok()?;
+    let ranges = text.strip_prefix("bytes=")?.split(',');
+    let specs: Option<Vec<Spec>> = ranges.take(MOST_RANGES + 1).map(Spec::parse).collect();
+    specs.filter(|specs| specs.len() <= MOST_RANGES)
+}
+
+pub(crate) fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
+    let Some(specs) = specs(headers) else {
+        return Wanted::Whole;
+    };
+    let mut parts: Vec<Range<u64>> = specs.iter().filter_map(|spec| spec.of(size)).collect();
+    let lengths = parts.iter().map(|part| part.end - part.start);
+    let bytes = lengths.fold(0, u64::saturating_add);
+    match (parts.len(), bytes) {
+        (0, _) => Wanted::Unsatisfiable,
+        (1, _) => Wanted::Part(parts.remove(0)),
+        // Ranges that overlap again and again would make a small request a huge reply (RFC 9110,
+        // section 14.2).
+        (_, bytes) if bytes > size => Wanted::Whole,
+        _ => Wanted::Parts(parts),
+    }
+}
+
+/// How little is asked for, if every range has an end. Open ranges are how clients fetch all of a
+/// content, in chunks or after a cut; they read a part of each and hang up.
+pub(super) fn excerpt(headers: &HeaderMap) -> Option<Excerpt> {
+    let specs = specs(headers)?;
+    let lengths: Option<Vec<u64>> = specs.iter().map(|spec| spec.length()).collect();
+    let bytes = lengths?.into_iter().fold(0, u64::saturating_add);
+    let ranges = specs.len();
+    Some(Excerpt { ranges, bytes })
 }
 
 #[cfg(test)]
@@ -73,7 +122,16 @@ mod tests {
             ("bytes=-500", Wanted::Part(0..100)),
             ("bytes=100-", Wanted::Unsatisfiable),
             ("bytes=-0", Wanted::Unsatisfiable),
-            ("bytes=0-1,5-6", Wanted::Whole),
+            ("bytes=0-1,5-6", Wanted::Parts(vec![0..2, 5..7])),
+            (
+                "bytes=50-,-3, 0-1",
+                Wanted::Parts(vec![50..100, 97..100, 0..2]),
+            ),
+            ("bytes=0-1,100-", Wanted::Part(0..2)),
+            ("bytes=100-,200-300", Wanted::Unsatisfiable),
+            ("bytes=0-,0-", Wanted::Whole),
+            ("bytes=0-1,x", Wanted::Whole),
+            ("bytes=", Wanted::Whole),
             ("bytes=9-3", Wanted::Whole),
             ("bytes=x-", Wanted::Whole),
             ("lines=0-1", Wanted::Whole),
@@ -87,5 +145,25 @@ mod tests {
         }
         assert_eq!(ask("bytes=0-", 0), Wanted::Unsatisfiable);
         assert_eq!(wanted(&HeaderMap::new(), 100), Wanted::Whole);
+    }
+
+    #[test]
+    fn only_ranges_with_an_end_are_an_excerpt() {
+        let ask = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("range", text.parse().unwrap());
+            excerpt(&headers).map(|excerpt| (excerpt.ranges, excerpt.bytes))
+        };
+        assert_eq!(ask("bytes=0-0"), Some((1, 1)));
+        assert_eq!(ask("bytes=-47"), Some((1, 47)));
+        assert_eq!(ask("bytes=0-9,20-29,-5"), Some((3, 25)));
+        assert_eq!(ask("bytes=0-18446744073709551615"), Some((1, u64::MAX)));
+        for whole in ["bytes=0-", "bytes=5-", "bytes=0-9,20-", "bytes=9-3", "x"] {
+            assert_eq!(ask(whole), None, "{whole}");
+        }
+        let many = |ranges: usize| format!("bytes={}0-0", "0-0,".repeat(ranges - 1));
+        assert_eq!(ask(&many(MOST_RANGES)), Some((1024, 1024)));
+        assert_eq!(ask(&many(MOST_RANGES + 1)), None);
+        assert_eq!(excerpt(&HeaderMap::new()), None);
     }
 }

@@ -110,6 +110,7 @@ impl Preheater {
             size: Some(content.size),
             credential,
             purpose: Purpose::Preheat,
+            excerpt: None,
         };
         // It must not be evicted between its commit and its pin.
         if let Some(until) = until

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// Bytes of blobs at most; the least recently used go first, and what does not fit
-    /// beside those in use is passed on without being stored. Default 64 GiB.
+    /// beside those in use is passed on without being stored. Contents that are read in small
+    /// parts take an eighth of it besides, 4 GiB at most. Default 64 GiB.
     pub capacity: ByteSize,
     /// Bytes of manifests at most, which are not counted above. Default 256 MiB.
     pub manifest_capacity: ByteSize,

@@ -111,6 +111,20 @@ impl Store {
             .collect()
     }
 
+    /// The same for bytes that are kept beside the store's contents.
+    ///
+    /// # Errors
+    /// When the disk has no room for them.
+    pub fn spare(&self, bytes: u64) -> io::Result<()> {
+        let _one = self.0.room.asking.lock();
+        self.make_disk_room(bytes)
+    }
+
+    /// Bytes of blobs at most.
+    pub fn capacity(&self) -> u64 {
+        self.0.options.capacity(false)
+    }
+
     /// Brings the store back from its high watermark to the low one, and frees what
     /// others on the disk need. Blocks as long as the disk takes; for a slow background
     /// loop.

@@ -21,12 +21,16 @@ use darter_runtime::tls::Connector;
 use http::StatusCode;
 use prost::Message as _;
 
+mod groups;
+
 use super::{
     HOST_HEADER, MAX_PROOF_BYTES, PREHEAT, PURPOSE_HEADER,
     parents::{Connection, Head, Parents},
     piece_path,
 };
 use crate::limits::{Class, Direction, Limits};
+
+pub use groups::{GroupsReply, GroupsWanted};
 
 /// A piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +156,7 @@ impl PieceClient {
             connection,
             left: head.length,
             stall_after: wanted.stall_after,
-            limits: &self.limits,
+            limits: self.limits.clone(),
             class: wanted.class,
         };
         sink.begun();
@@ -190,17 +194,27 @@ impl PieceClient {
             wanted.address,
             self.own,
         );
-        let ask = self.parents.ask(wanted.address, &request);
-        let (mut connection, head) = tokio::time::timeout(wanted.stall_after, ask)
+        self.ask(wanted.address, wanted.stall_after, &request).await
+    }
+
+    /// Sends a request, and reads the head of a reply that is not a refusal.
+    async fn ask(
+        &self,
+        address: SocketAddr,
+        stall_after: Duration,
+        request: &str,
+    ) -> Result<(Connection, Head), FetchError> {
+        let ask = self.parents.ask(address, request);
+        let (mut connection, head) = tokio::time::timeout(stall_after, ask)
             .await
-            .map_err(|_| FetchError::Stalled(wanted.stall_after))?
+            .map_err(|_| FetchError::Stalled(stall_after))?
             .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
         if head.status == StatusCode::OK {
             return Ok((connection, head));
         }
         let away = connection.read_away(&head);
-        if let Ok(true) = tokio::time::timeout(wanted.stall_after, away).await {
-            self.parents.give_back(wanted.address, connection, &head);
+        if let Ok(true) = tokio::time::timeout(stall_after, away).await {
+            self.parents.give_back(address, connection, &head);
         }
         Err(match head.status {
             StatusCode::SERVICE_UNAVAILABLE => FetchError::Busy,
@@ -210,16 +224,16 @@ impl PieceClient {
 }
 
 /// A reply that is read in exact portions.
-struct Reply<'a> {
+struct Reply {
     connection: Connection,
     /// Bytes of the body that were not taken.
     left: u64,
     stall_after: Duration,
-    limits: &'a Limits,
+    limits: Limits,
     class: Class,
 }
 
-impl Reply<'_> {
+impl Reply {
     /// Exactly `length` bytes, where they were received.
     async fn take(&mut self, length: usize) -> Result<&[u8], FetchError> {
         let left = self.left.checked_sub(length as u64);

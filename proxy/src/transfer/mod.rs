@@ -14,6 +14,8 @@ mod parents;
 pub mod server;
 pub mod turns;
 
+use std::ops::Range;
+
 use darter_api::{Lengths, PieceIndex, TaskId};
 use serde::{Deserialize, Serialize};
 
@@ -52,12 +54,21 @@ pub(crate) const PREHEAT: &str = "preheat";
 pub(crate) const HOST_HEADER: &str = "darter-host";
 /// The media type of a manifest.
 pub(crate) const MEDIA_TYPE_HEADER: &str = "darter-media-type";
+/// By whose leave groups are asked for, and where the content can be read: an
+/// [`Excerpt`](darter_api::link::Excerpt) in Base64.
+pub(crate) const EXCERPT_HEADER: &str = "darter-excerpt";
 /// A proof is a few hundred bytes.
 pub(crate) const MAX_PROOF_BYTES: usize = 4096;
 
 /// Path and query of a piece.
 pub(crate) fn piece_path(task: &TaskId, index: PieceIndex, lengths: &Lengths) -> String {
     format!("/v1/tasks/{task}/pieces/{index}?size={}", lengths.size())
+}
+
+/// Path and query of a run of groups, counted from the content's beginning.
+pub(crate) fn groups_path(task: &TaskId, groups: &Range<u32>) -> String {
+    let (first, count) = (groups.start, groups.len());
+    format!("/v1/tasks/{task}/groups/{first}?count={count}")
 }
 
 #[cfg(test)]

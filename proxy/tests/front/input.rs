@@ -195,7 +195,7 @@ async fn the_base_is_answered_at_once_and_alone() {
 }
 
 #[tokio::test]
-async fn single_open_suffix_and_multiple_ranges_are_right_cold_and_warm() {
+async fn single_open_suffix_and_odd_ranges_are_right_cold_and_warm() {
     const SIZE: usize = 700_001;
     let last = format!("bytes {}-{}/{SIZE}", SIZE - 5, SIZE - 1);
     let cases: Vec<(&str, u16, String, std::ops::Range<usize>)> = vec![
@@ -229,7 +229,8 @@ async fn single_open_suffix_and_multiple_ranges_are_right_cold_and_warm() {
         ("bytes=700001-", 416, format!("bytes */{SIZE}"), 0..0),
         ("bytes=99999999-", 416, format!("bytes */{SIZE}"), 0..0),
         ("bytes=-0", 416, format!("bytes */{SIZE}"), 0..0),
-        ("bytes=0-9,20-29", 200, String::new(), 0..SIZE),
+        ("bytes=0-9,x", 200, String::new(), 0..SIZE),
+        ("bytes=0-,0-9", 200, String::new(), 0..SIZE),
         ("bytes=9-3", 200, String::new(), 0..SIZE),
         ("bytes=a-b", 200, String::new(), 0..SIZE),
         ("pages=1-2", 200, String::new(), 0..SIZE),
@@ -263,6 +264,36 @@ async fn single_open_suffix_and_multiple_ranges_are_right_cold_and_warm() {
         bench.get(&*path).await.is_whole(blob);
     }))
     .await;
+}
+
+#[tokio::test]
+async fn several_ranges_are_parts_cold_and_warm() {
+    const SIZE: usize = 700_001;
+    let blob = content(SIZE, 1);
+    let (bench, _registry) = Bench::good(Shelf::new().blob("app", &blob)).await;
+    let path = blob_path("app", &blob);
+    for state in ["cold", "warm"] {
+        let ask = bench.ask(&*path).header("range", "bytes=300000-300009,-3");
+        let answer = ask.send().await;
+        assert_eq!(answer.status.as_u16(), 206, "{state}");
+        let kind = answer.header("content-type").to_owned();
+        let boundary = kind.strip_prefix("multipart/byteranges; boundary=");
+        let boundary = boundary.expect("parts");
+        let mut wanted = Vec::new();
+        for (line, part) in [("", 300_000..300_010), ("\r\n", SIZE - 3..SIZE)] {
+            let (first, last) = (part.start, part.end - 1);
+            let head = format!(
+                "{line}--{boundary}\r\nContent-Type: application/octet-stream\r\n\
+                 Content-Range: bytes {first}-{last}/{SIZE}\r\n\r\n"
+            );
+            wanted.extend_from_slice(head.as_bytes());
+            wanted.extend_from_slice(&blob[part]);
+        }
+        wanted.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        assert!(answer.body == wanted, "{state}");
+        assert_eq!(answer.header("content-length"), wanted.len().to_string());
+        bench.get(&*path).await.is_whole(&blob);
+    }
 }
 
 #[tokio::test]

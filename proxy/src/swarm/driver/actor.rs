@@ -263,6 +263,10 @@ impl Actor {
                     SchedulerMessage::Size { task, size, read } => {
                         self.shared.unsized_contents.answered(task, *size, *read);
                     }
+                    SchedulerMessage::ExcerptsFrom { task, seed, source } => {
+                        let excerpts = &self.shared.excerpts;
+                        excerpts.answered(task, seed.clone(), *source);
+                    }
                     SchedulerMessage::Welcome { trusted, .. } => self.shared.trust.add(trusted),
                     // The core dials nobody who has dialled already; pieces are asked for at
                     // the address all the same.

@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use super::{
     Input, Shared, Swarm,
+    credentials::Credentials,
     download::{Download, Verdict},
+    excerpts,
     live::{Entry, Hold, Phase},
     reader::{EmptyReader, GrowingReader, StoredReader, ThroughReader},
     through::Through,
@@ -78,7 +80,10 @@ impl Contents for Swarm {
     }
 }
 
-async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, OpenError> {
+pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, OpenError> {
+    if let Some(content) = excerpts::open(&shared, &want).await {
+        return Ok(content);
+    }
     let manifest = want.origin.kind == OriginKind::Manifest;
     match join(&shared, want).await? {
         Joined::Empty => Ok(Content {
@@ -307,7 +312,7 @@ impl Shared {
         entry: &Entry,
         known: Option<u64>,
     ) -> Result<Stat, OpenError> {
-        let error = match self.stat_source(want, entry).await {
+        let error = match self.stat_source(want, &entry.credentials).await {
             Ok(stat) => return Ok(stat),
             Err(error) => error,
         };
@@ -345,9 +350,13 @@ impl Shared {
         }
     }
 
-    async fn stat_source(&self, want: &Want, entry: &Entry) -> Result<Stat, SourceError> {
+    pub(super) async fn stat_source(
+        &self,
+        want: &Want,
+        credentials: &Credentials,
+    ) -> Result<Stat, SourceError> {
         let mut refusal = None;
-        for credential in entry.credentials.candidates() {
+        for credential in credentials.candidates() {
             let stat = self
                 .source
                 .stat(&want.origin, want.task.digest(), credential.as_ref());
@@ -355,7 +364,7 @@ impl Shared {
                 Err(error @ SourceError::Refused(_)) => refusal = refusal.or(Some(error)),
                 Ok(stat) => {
                     if let Some(credential) = &credential {
-                        entry.credentials.worked(credential);
+                        credentials.worked(credential);
                     }
                     return Ok(stat);
                 }
@@ -470,5 +479,6 @@ pub(super) fn asked_for(task: TaskId, lengths: Lengths, origin: Origin, purpose:
         size: Some(lengths.size()),
         credential: None,
         purpose,
+        excerpt: None,
     }
 }

@@ -186,6 +186,12 @@ impl Live {
         }
     }
 
+    /// Whether anybody holds the task.
+    pub(super) fn is_held(&self, task: &TaskId) -> bool {
+        let slots = self.slots.lock();
+        slots.by_task.get(task).is_some_and(|slot| slot.holds > 0)
+    }
+
     /// Whether nobody holds the task any more, and this was not known yet.
     pub(super) fn stop_if_unwanted(&self, task: &TaskId) -> bool {
         let mut slots = self.slots.lock();

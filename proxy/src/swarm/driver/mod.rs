@@ -15,6 +15,7 @@ mod contents;
 mod credentials;
 mod cutter;
 mod download;
+mod excerpts;
 mod live;
 mod mailbox;
 mod metrics;
@@ -50,6 +51,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 pub use contents::HaveError;
+pub use excerpts::{Prefetch, router as excerpts_router};
 pub use metrics::Metrics;
 pub use trust::{Policy, Trust};
 
@@ -66,6 +68,7 @@ use crate::{
     transfer::{self, LinkEvent, Links, PieceClient},
 };
 use download::Download;
+use excerpts::Excerpts;
 use live::Live;
 use mailbox::{Letter, Mailbox};
 use proven::Proven;
@@ -107,6 +110,8 @@ pub struct Parts {
     /// A directory of its own, emptied at start, for contents whose size is not known
     /// beforehand.
     pub spool: PathBuf,
+    /// What becomes of contents of which small parts are read.
+    pub prefetch: Prefetch,
     /// What may be moved a second.
     pub limits: Limits,
     /// Counts.
@@ -133,6 +138,7 @@ impl Swarm {
                 parts.links.connector().clone(),
                 parts.limits.clone(),
             ),
+            excerpts: Excerpts::new(parts.spool.clone(), parts.store.capacity(), parts.prefetch),
             key: parts.key,
             store: parts.store,
             source: parts.source,
@@ -188,6 +194,7 @@ struct Shared {
     mailbox: Arc<Mailbox>,
     inbox: mpsc::Sender<Input>,
     unsized_contents: Sizes,
+    excerpts: Excerpts,
     sizes: moka::sync::Cache<TaskId, u64>,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     next_id: AtomicU64,

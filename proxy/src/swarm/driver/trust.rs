@@ -65,6 +65,12 @@ impl Trust {
             || self.keys.read().contains(&grant.granter)
     }
 
+    /// Whether a scheduler that this host has met granted it, or the host itself: what it takes to
+    /// have this host read a source for another. The signature is the caller's to check.
+    pub fn obeys(&self, grant: &Grant) -> bool {
+        grant.granter == self.own || self.keys.read().contains(&grant.granter)
+    }
+
     /// These keys count from now on. Blocks on a small file where one is new.
     pub fn add(&self, keys: &[HostId]) {
         let mut known = self.keys.write();
@@ -115,6 +121,8 @@ mod tests {
         assert!(again.covers(&grant(2, 2)));
         // The word of a scheduler that is gone, and that this host never met.
         assert!(again.covers(&grant(3, 2)));
+        assert!(again.obeys(&grant(1, 2)) && again.obeys(&grant(9, 9)));
+        assert!(!again.obeys(&grant(3, 2)) && !again.obeys(&grant(2, 2)));
         let strict = Trust::open(&path, own, Policy::Schedulers).unwrap();
         assert!(strict.covers(&grant(1, 2)));
         assert!(!strict.covers(&grant(3, 2)));

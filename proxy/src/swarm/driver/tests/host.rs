@@ -1,6 +1,6 @@
 //! A whole host but for its fronts: store, links, piece server and driver.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -14,12 +14,12 @@ use darter_runtime::{
     server::{Server, ServerOptions},
     tls::Connector,
 };
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use super::origin::{TestSource, origin};
 use crate::{
-    content::{Content, Contents as _, OpenError, ReadError, Want},
+    content::{Content, Contents as _, Excerpt, OpenError, ReadError, Want},
     credential::Credential,
     limits::Limits,
     rights::{self, Proofs},
@@ -27,7 +27,7 @@ use crate::{
     store::{self, Store},
     swarm::{
         core,
-        driver::{Metrics, Parts, Policy, Swarm, Trust},
+        driver::{Metrics, Parts, Policy, Prefetch, Swarm, Trust, excerpts_router},
     },
     transfer::{self, Links, server::PieceServer},
 };
@@ -53,6 +53,25 @@ pub(super) enum Scheduler {
     Test,
 }
 
+/// What a test sets of a host.
+struct Set {
+    options: store::Options,
+    limits: Limits,
+    prefetch: Prefetch,
+    trust: Policy,
+}
+
+impl Default for Set {
+    fn default() -> Self {
+        Self {
+            options: store_options(),
+            limits: Limits::default(),
+            prefetch: Prefetch::Off,
+            trust: Policy::Members,
+        }
+    }
+}
+
 impl Host {
     pub(super) async fn alone(directory: &Path, source: &Arc<TestSource>) -> Self {
         Self::start(directory, source, 1, Scheduler::None).await
@@ -64,18 +83,20 @@ impl Host {
             capacity: ByteSize::b(bytes),
             ..store_options()
         };
-        let limits = Limits::default();
-        let trust = Policy::Members;
-        Self::with(
-            directory,
-            source,
-            1,
-            Scheduler::None,
+        let set = Set {
             options,
-            limits,
-            trust,
-        )
-        .await
+            ..Set::default()
+        };
+        Self::with(directory, source, 1, Scheduler::None, set).await
+    }
+
+    /// That completes what is read in part.
+    pub(super) async fn prefetching(directory: &Path, source: &Arc<TestSource>) -> Self {
+        let set = Set {
+            prefetch: Prefetch::AfterFirstRange,
+            ..Set::default()
+        };
+        Self::with(directory, source, 1, Scheduler::None, set).await
     }
 
     pub(super) async fn start(
@@ -84,25 +105,16 @@ impl Host {
         seed: u8,
         scheduler: Scheduler,
     ) -> Self {
-        let limits = Limits::default();
-        let (options, trust) = (store_options(), Policy::Members);
-        Self::with(directory, source, seed, scheduler, options, limits, trust).await
+        Self::with(directory, source, seed, scheduler, Set::default()).await
     }
 
     /// A host that believes grants of its schedulers alone.
     pub(super) async fn strict(directory: &Path, source: &Arc<TestSource>, seed: u8) -> Self {
-        let (options, limits) = (store_options(), Limits::default());
-        let trust = Policy::Schedulers;
-        Self::with(
-            directory,
-            source,
-            seed,
-            Scheduler::Test,
-            options,
-            limits,
-            trust,
-        )
-        .await
+        let set = Set {
+            trust: Policy::Schedulers,
+            ..Set::default()
+        };
+        Self::with(directory, source, seed, Scheduler::Test, set).await
     }
 
     pub(super) async fn limited(
@@ -112,8 +124,11 @@ impl Host {
         scheduler: Scheduler,
         limits: Limits,
     ) -> Self {
-        let (options, trust) = (store_options(), Policy::Members);
-        Self::with(directory, source, seed, scheduler, options, limits, trust).await
+        let set = Set {
+            limits,
+            ..Set::default()
+        };
+        Self::with(directory, source, seed, scheduler, set).await
     }
 
     async fn with(
@@ -121,15 +136,19 @@ impl Host {
         source: &Arc<TestSource>,
         seed: u8,
         scheduler: Scheduler,
-        store_options: store::Options,
-        limits: Limits,
-        trust: Policy,
+        set: Set,
     ) -> Self {
+        let Set {
+            options,
+            limits,
+            prefetch,
+            trust,
+        } = set;
         let tasks = Tasks::new();
         let key = Arc::new(NodeKey::from_seed([seed; 32]));
         let (store, found) = Store::open(
             &directory.join("store"),
-            &store_options,
+            &options,
             store::Metrics::default(),
         )
         .unwrap();
@@ -151,10 +170,6 @@ impl Host {
             limits.clone(),
             transfers.clone(),
         );
-        let router = tonic::service::Routes::new(links.service())
-            .into_axum_router()
-            .merge(pieces.router());
-        server.serve("peer", router, &tasks, ServerOptions::default());
         let (scheduler_says, session_events) = mpsc::channel(64);
         let trust = Trust::open(&directory.join("trusted"), key.id(), trust).unwrap();
         let (session, said) = Session::recorded(&scheduler_name());
@@ -175,16 +190,23 @@ impl Host {
             source: Arc::clone(source) as _,
             proofs: Proofs::new(&rights::Options::default()),
             trust,
-            links,
+            links: links.clone(),
             link_events: links_received,
             session,
             spool,
+            prefetch,
             limits,
             metrics: Metrics::default(),
             transfers,
         };
+        let swarm = Swarm::start(parts, &tasks);
+        let router = tonic::service::Routes::new(links.service())
+            .into_axum_router()
+            .merge(pieces.router())
+            .merge(excerpts_router(&swarm));
+        server.serve("peer", router, &tasks, ServerOptions::default());
         Self {
-            swarm: Swarm::start(parts, &tasks),
+            swarm,
             store,
             key,
             address,
@@ -247,6 +269,25 @@ impl Host {
         self.swarm.open(Want { size, ..want(task) }).await
     }
 
+    /// Reads a range as a client does that wants nothing else.
+    pub(super) async fn excerpt(
+        &self,
+        task: TaskId,
+        range: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        let excerpt = Excerpt {
+            ranges: 1,
+            bytes: range.end - range.start,
+        };
+        let want = Want {
+            excerpt: Some(excerpt),
+            ..want(task)
+        };
+        let content = self.swarm.open(want).await.unwrap();
+        let parts: Vec<Bytes> = content.reader.read(range).try_collect().await?;
+        Ok(parts.concat().into())
+    }
+
     pub(super) async fn pull(&self, task: TaskId) -> Result<Bytes, ReadError> {
         read(&self.open(task).await.unwrap()).await.0
     }
@@ -280,6 +321,7 @@ fn want(task: TaskId) -> Want {
         size: None,
         credential: None,
         purpose: Purpose::Pull,
+        excerpt: None,
     }
 }
 

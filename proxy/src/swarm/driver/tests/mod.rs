@@ -1,5 +1,6 @@
 //! Real stores, links and piece servers in one process, against a source with faults.
 
+mod excerpts;
 mod full;
 mod host;
 mod limits;
