@@ -169,6 +169,21 @@ impl Guard<'_> {
     }
 }
 
+/// Puts a blob into the storage of the registries under `dir` by renaming a file: one that is
+/// too large to be pushed by a test.
+///
+/// # Errors
+/// When it can't be written.
+pub fn plant_blob(dir: &Path, repository: &str, file: &Path, digest: &Digest) -> Result<()> {
+    let (hex, root) = (digest.hex(), dir.join("registry/docker/registry/v2"));
+    let folder = root.join(format!("blobs/sha256/{}/{hex}", &hex[..2]));
+    std::fs::create_dir_all(&folder)?;
+    std::fs::rename(file, folder.join("data"))?;
+    let link = root.join(format!("repositories/{repository}/_layers/sha256/{hex}"));
+    std::fs::create_dir_all(&link)?;
+    Ok(std::fs::write(link.join("link"), digest.to_string())?)
+}
+
 /// Puts a manifest into the storage of the registries under `dir`, past all their checks: what
 /// a registry keeps that does not look whether the one who pushes may read what he names.
 ///
