@@ -1,7 +1,7 @@
 //! Contents that are read in small parts: only the groups that somebody reads are got.
 //!
 //! Such a content has no download and no swarm. Its groups are asked of a seed, which reads them
-//! for all, or of the source; they lie in a file of their own ([`file`]) for the next who reads
+//! for all, or of the source; they lie in a file of their own ([`mod@file`]) for the next who reads
 //! them. Invariants: what is not whole can't be checked against its digest, so that it stays
 //! provisional: a group is given to this host's own clients alone, or by the seed that read it
 //! to who asked the scheduler for one; it is never stored as a piece of the content, announced,
