@@ -23,7 +23,7 @@ wanted=(
   dockerd=docker.io skopeo=skopeo podman=podman buildah=buildah iptables=iptables
   ip=iproute2 tc=iproute2 curl=curl openssl=openssl python3=python3
   unshare=util-linux update-ca-certificates=ca-certificates pg_lsclusters=postgresql
-  docker-compose=docker-compose
+  docker-compose=docker-compose ctr-remote=stargz-snapshotter busybox=busybox-static
 )
 # dockerd and friends live in sbin, which is not on everybody's PATH.
 export PATH="$PATH:/usr/sbin:/sbin"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the clients that Debian does not have, or has too old, into target/tools/bin.
 #
-#   hack/tools.sh                 all of them: containerd and ctr 2.2, nerdctl, oras, crane
+#   hack/tools.sh                 all of them: containerd and ctr 2.2, nerdctl, oras, crane, stargz
 #   hack/tools.sh containerd ctr  only these
 #
 # Go builds them, from pinned versions; what is there already in its version is left alone.
@@ -15,6 +15,8 @@ packages=(
   nerdctl=github.com/containerd/nerdctl/v2/cmd/nerdctl@v2.1.2
   oras=oras.land/oras/cmd/oras@v1.2.3
   crane=github.com/google/go-containerregistry/cmd/crane@v0.20.7
+  # A library: its program, in a module that Go's proxy does not have, is hack/tools/stargz.go.
+  stargz=github.com/containerd/stargz-snapshotter@v0.15.1
 )
 tools="${CARGO_TARGET_DIR:-$PWD/target}/tools"
 mkdir -p "$tools/bin"
@@ -22,10 +24,12 @@ export PATH="$PATH:/usr/local/go/bin" GOFLAGS=-mod=mod
 
 # Each in a module of its own: their dependencies do not agree.
 build() {
-  local name="$1" at="$2" scratch
+  local name="$1" at="$2" own="$PWD/hack/tools/$1.go" scratch what
   scratch=$(mktemp -d) || return 1
-  (cd "$scratch" && go mod init tools && go get "$at" && go build -trimpath -o "$name" "${at%@*}") \
-    >"$tools/$name.log" 2>&1 && mv "$scratch/$name" "$tools/bin/$name" && echo "$at" >"$tools/bin/$name.version"
+  what="${at%@*}"
+  if [ -f "$own" ]; then cp "$own" "$scratch/main.go" && what=.; fi
+  (cd "$scratch" && go mod init tools && go get "$at" && { [ "$what" != . ] || go mod tidy; } &&
+    go build -trimpath -o "$name" "$what") >"$tools/$name.log" 2>&1 && mv "$scratch/$name" "$tools/bin/$name" && echo "$at" >"$tools/bin/$name.version"
   local status=$?
   rm -rf "$scratch"
   return "$status"

@@ -66,6 +66,11 @@ fn version(command: &str) -> String {
     )
 }
 
+/// Says that a test is skipped, and why.
+pub fn skip(test: &str, why: &str) {
+    line(&format!("skipped {test}: {why}"));
+}
+
 /// Whether a test that needs these commands can run. Says so either way.
 pub fn can_use(test: &str, commands: &[&str], needs_root: bool) -> bool {
     if needs_root && !is_root() {

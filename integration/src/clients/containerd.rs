@@ -120,7 +120,7 @@ impl Containerd {
         Ok(Self { process, dir })
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.dir.join("sock")
     }
 

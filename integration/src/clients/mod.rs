@@ -6,6 +6,7 @@ mod dockerd;
 mod newest;
 mod reach;
 mod skopeo;
+mod stargz;
 
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
@@ -15,6 +16,7 @@ pub use skopeo::{
     buildah_pull_by, buildah_push_by, podman_pull, podman_pull_by, podman_pull_under, skopeo_copy,
     skopeo_copy_as, skopeo_copy_by,
 };
+pub use stargz::Stargz;
 
 use std::{
     ffi::OsString,
