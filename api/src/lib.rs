@@ -7,6 +7,7 @@
 
 pub mod configuration;
 pub mod digest;
+pub mod errand;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod host;

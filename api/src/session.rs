@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use crate::{
     digest::Digest,
+    errand::{ErrandOrder, ErrandReport},
     host::HostId,
     lengths::Lengths,
     origin::Origin,
@@ -61,6 +62,8 @@ pub struct Hello {
     pub cores: Option<u32>,
     /// Whether it gives pieces to others.
     pub shares: bool,
+    /// Of its software; empty is unknown.
+    pub version: String,
 }
 
 /// One task of a host's inventory.
@@ -348,6 +351,8 @@ pub enum PeerMessage {
     },
     /// How a preheat goes; for whoever ordered it.
     Preheat(PreheatReport),
+    /// What became of an errand; for whoever ordered it.
+    Errand(ErrandReport),
 }
 
 impl PeerMessage {
@@ -376,7 +381,8 @@ impl PeerMessage {
             | Self::Resting
             | Self::Observed(_)
             | Self::Lookup { .. }
-            | Self::Preheat(_) => None,
+            | Self::Preheat(_)
+            | Self::Errand(_) => None,
         }
     }
 }
@@ -492,6 +498,8 @@ pub enum SchedulerMessage {
     },
     /// Something to preheat; not the swarm's own business.
     Preheat(PreheatOrder),
+    /// Have this done, and say what became of it.
+    Errand(ErrandOrder),
 }
 
 /// Who reads small parts of a content for all.

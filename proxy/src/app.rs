@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::{
     clients::{self, Clients, UsersError},
     content::Contents,
+    errands::Errands,
     files::{self, Files, Sources},
     intercept::{self, Intercept, InterceptError},
     limits::{self, Limits},
@@ -370,6 +371,14 @@ impl Proxy {
         let preheats = preheat::Metrics::default();
         preheats.register(registry);
         if let Some(session) = line {
+            let errands = Errands {
+                store: store.clone(),
+                mirror: mirror.clone(),
+                upstreams: upstreams.clone(),
+                session: session.clone(),
+                tasks: inner.clone(),
+            };
+            errands.start();
             let preheater = Preheater {
                 swarm,
                 store: store.clone(),
@@ -512,6 +521,7 @@ impl Proxy {
             upload_slots: u32::try_from(options.transfer.upload_slots).unwrap_or(u32::MAX),
             cores: cores(),
             shares: options.swarm.share,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (sender, events) = mpsc::channel(EVENTS);
         let session = Session::start(

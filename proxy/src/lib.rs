@@ -9,6 +9,7 @@ pub mod app;
 pub mod clients;
 pub mod content;
 pub mod credential;
+pub mod errands;
 pub mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

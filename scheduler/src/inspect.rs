@@ -12,12 +12,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use darter_api::{PieceSet, TaskId};
+use darter_api::{HostId, PieceSet, TaskId};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    core::{Graph, GraphNode, Preheat, Preheated, Summary},
+    core::{Graph, GraphNode, HostSummary, Preheat, Preheated, Summary},
     service::Inbound,
 };
 
@@ -32,6 +32,12 @@ pub(crate) enum Question {
     Tasks(oneshot::Sender<(usize, Vec<Summary>)>),
     /// One task.
     Graph(TaskId, oneshot::Sender<Option<Graph>>),
+    /// A page of tasks, by name.
+    TasksAfter(Option<TaskId>, usize, oneshot::Sender<Vec<Summary>>),
+    /// Those of these that are known.
+    TasksOf(Vec<TaskId>, oneshot::Sender<Vec<Summary>>),
+    /// A page of hosts, by key.
+    Hosts(Option<HostId>, usize, oneshot::Sender<Vec<HostSummary>>),
     /// Hosts are to have a content; `None` where it has another geometry.
     Preheat(Preheat, oneshot::Sender<Option<Preheated>>),
 }

@@ -7,7 +7,9 @@ pub mod core;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod inspect;
+mod managers;
 mod metrics;
+mod operations;
 mod options;
 mod preheat;
 mod preheats;

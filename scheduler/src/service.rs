@@ -13,6 +13,7 @@ use std::{
 use darter_api::{
     HostId, Member, MemberKind, NodeKey, Origin, Place, Timestamp,
     configuration::{Configuration, SchedulerSettings},
+    errand::Errand,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
         MAX_MESSAGE_BYTES, session_challenge,
@@ -31,7 +32,7 @@ use darter_runtime::{
 };
 use futures::Stream;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -39,6 +40,8 @@ use crate::{
     Metrics, Options,
     core::{Cluster, Command, Event},
     inspect::{self, MAX_LISTED, Question},
+    managers::Managers,
+    operations::{self, Begun, Errands},
     preheat,
     preheats::{self, Runs, Wish},
 };
@@ -133,7 +136,10 @@ impl Scheduler {
             let _ = inbox.try_send(Inbound::Set(set.borrow().scheduler.clone()));
             tasks.spawn("settings", follow(set, inbox.clone()));
             let managers = membership::keep_alive(manager.clone(), member, connector, tasks);
-            sessions = sessions.merge(preheats::service(inbox.clone(), managers));
+            let managers = Managers(managers);
+            sessions = sessions
+                .merge(preheats::service(inbox.clone(), managers.clone()))
+                .merge(operations::service(inbox.clone(), managers));
         }
         server.serve("scheduler port", sessions, tasks, server_options);
         Ok(Self { address, id, inbox })
@@ -238,6 +244,7 @@ pub(crate) enum Inbound {
     Message(HostId, u64, PeerMessage),
     Preheat(Wish, preheats::Events),
     Set(SchedulerSettings),
+    Errand(Errand, oneshot::Sender<Begun>),
 }
 
 struct Outbox {
@@ -250,6 +257,7 @@ struct Actor {
     origin: Instant,
     outboxes: HashMap<HostId, Outbox>,
     runs: Runs,
+    errands: Errands,
     /// Managers' preheats are refused so long after `origin`.
     preheat_settle: Duration,
     metrics: Metrics,
@@ -267,6 +275,7 @@ impl Actor {
             origin: Instant::now(),
             outboxes: HashMap::new(),
             runs: Runs::new(rand::random()),
+            errands: Errands::new(rand::random()),
             metrics,
         }
     }
@@ -313,6 +322,23 @@ impl Actor {
                 return;
             }
             Inbound::Preheat(wish, events) => self.runs.begin(wish, self.cluster.present(), events),
+            Inbound::Errand(errand, begun) => {
+                let present = self.cluster.present();
+                let (events, commands) = self.errands.begin(now, errand, present);
+                let _ = begun.send(events);
+                commands
+            }
+            Inbound::Message(host, epoch, PeerMessage::Errand(report)) => {
+                let current = self.outboxes.get(&host);
+                if current.is_none_or(|outbox| outbox.epoch != epoch) {
+                    return;
+                }
+                if let Some(tag) = self.errands.report(host, report) {
+                    let (upstream, repository) = (&tag.upstream, &tag.repository);
+                    self.cluster.forget_tag(upstream, repository, &tag.tag);
+                }
+                Vec::new()
+            }
             Inbound::Message(host, epoch, PeerMessage::Preheat(report)) => {
                 let current = self.outboxes.get(&host);
                 if current.is_none_or(|outbox| outbox.epoch != epoch) {
@@ -326,7 +352,7 @@ impl Actor {
                 let epoch = hello.epoch;
                 let host = hello.host;
                 // What was ordered in another session, the host may not have heard.
-                let commands = self.runs.gone(host);
+                let commands = self.forget_orders(host);
                 self.say(commands);
                 let replaced = self.outboxes.insert(host, Outbox { epoch, sender });
                 if replaced.is_none() {
@@ -342,7 +368,7 @@ impl Actor {
                 {
                     self.outboxes.remove(&host);
                     self.metrics.sessions.dec();
-                    let commands = self.runs.gone(host);
+                    let commands = self.forget_orders(host);
                     self.say(commands);
                 }
                 self.cluster.handle(now, Event::HostDown { host, epoch })
@@ -369,12 +395,28 @@ impl Actor {
         self.metrics.decision.observe(begin.elapsed().as_secs_f64());
     }
 
+    /// A session has ended, and with it what was ordered in it.
+    fn forget_orders(&mut self, host: HostId) -> Vec<Command> {
+        self.errands.gone(host);
+        self.runs.gone(host)
+    }
+
     /// Who asked may have left.
     fn answer(&mut self, question: Question) {
         match question {
             Question::Tasks(answer) => {
                 let total = self.cluster.counts().tasks;
                 let _ = answer.send((total, self.cluster.summaries(MAX_LISTED)));
+            }
+            Question::TasksAfter(after, most, answer) => {
+                let _ = answer.send(self.cluster.tasks_after(after.as_ref(), most));
+            }
+            Question::TasksOf(tasks, answer) => {
+                let _ = answer.send(self.cluster.summaries_of(&tasks));
+            }
+            Question::Hosts(after, most, answer) => {
+                let hosts = self.cluster.hosts_after(self.now(), after.as_ref(), most);
+                let _ = answer.send(hosts);
             }
             Question::Graph(task, answer) => {
                 let _ = answer.send(self.cluster.graph(&task));
@@ -412,7 +454,7 @@ impl Actor {
             let epoch = outbox.epoch;
             self.outboxes.remove(&host);
             self.metrics.sessions.dec();
-            let commands = self.runs.gone(host);
+            let commands = self.forget_orders(host);
             self.say(commands);
             let now = self.now();
             let commands = self.cluster.handle(now, Event::HostDown { host, epoch });
@@ -421,6 +463,7 @@ impl Actor {
     }
 
     fn beat(&mut self) {
+        self.errands.beat(self.now());
         let commands = self.runs.beat();
         self.say(commands);
         self.metrics.show(&self.cluster.counts());

@@ -123,6 +123,7 @@ impl World {
             upload_slots: self.scenario.transfer.upload_slots as u32,
             cores: None,
             shares: true,
+            version: String::new(),
         };
         self.tell_scheduler(scheduler, scheduling::Event::HostUp(hello));
     }

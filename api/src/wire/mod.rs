@@ -6,6 +6,7 @@
 
 mod common;
 mod configuration;
+mod errand;
 mod excerpt;
 mod link;
 mod membership;

@@ -37,7 +37,7 @@ fn name(text: String, field: &'static str) -> Result<String, WireError> {
     Ok(text)
 }
 
-fn why(text: String) -> Result<String, WireError> {
+pub(super) fn why(text: String) -> Result<String, WireError> {
     if text.len() > MOST_WHY {
         return Err(WireError::Invalid("why"));
     }

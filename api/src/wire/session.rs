@@ -85,6 +85,12 @@ fn task_lengths(task: &TaskId, lengths: &Lengths) -> v1::TaskLengths {
     }
 }
 
+/// Bytes of a version, for people, are few and of one line.
+fn shown(version: &str) -> String {
+    let shown = version.chars().filter(|one| one.is_ascii_graphic());
+    shown.take(64).collect()
+}
+
 /// The hello's signature is the driver's to add: see [`super::session_challenge`].
 impl From<&Hello> for v1::Hello {
     fn from(hello: &Hello) -> Self {
@@ -103,6 +109,7 @@ impl From<&Hello> for v1::Hello {
             signature: bytes::Bytes::new(),
             cores: hello.cores.unwrap_or(0),
             withholds: !hello.shares,
+            version: hello.version.clone(),
         }
     }
 }
@@ -126,6 +133,7 @@ impl TryFrom<v1::Hello> for Hello {
             upload_slots: value.upload_slots,
             cores: Some(value.cores).filter(|cores| *cores > 0),
             shares: !value.withholds,
+            version: shown(&value.version),
         })
     }
 }
@@ -325,6 +333,7 @@ impl From<&PeerMessage> for v1::PeerMessage {
                 origin: some(origin.into()),
             }),
             PeerMessage::Preheat(report) => Up::Preheat(report.into()),
+            PeerMessage::Errand(report) => Up::Errand(report.into()),
             PeerMessage::Resting => Up::Resting(v1::Resting {}),
             PeerMessage::Observed(seen) => Up::Observed(seen.into()),
             PeerMessage::Lookup {
@@ -431,6 +440,7 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                 origin: origin(v.origin)?,
             },
             Up::Preheat(v) => Self::Preheat(v.try_into()?),
+            Up::Errand(v) => Self::Errand(v.try_into()?),
             Up::Resting(v1::Resting {}) => Self::Resting,
             Up::Observed(v) => Self::Observed(v.try_into()?),
             Up::Sizing(v) => Self::Sizing {
@@ -529,6 +539,7 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
                 })
             }
             SchedulerMessage::Preheat(order) => Down::Preheat(order.into()),
+            SchedulerMessage::Errand(order) => Down::Errand(order.into()),
             SchedulerMessage::Size { task, size, read } => Down::Size(v1::Size {
                 task: task.to_string(),
                 size: *size,
@@ -638,6 +649,7 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
                 source: v.source,
             },
             Down::Preheat(v) => Self::Preheat(v.try_into()?),
+            Down::Errand(v) => Self::Errand(v.try_into()?),
             Down::Size(v) => Self::Size {
                 task: task(&v.task)?,
                 size: v.size,

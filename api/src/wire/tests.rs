@@ -70,6 +70,7 @@ fn peer_messages() -> Vec<PeerMessage> {
             upload_slots: 4,
             cores: Some(8),
             shares: false,
+            version: "0.1.0".to_owned(),
         }),
         PeerMessage::Inventory {
             holdings: vec![Holding {

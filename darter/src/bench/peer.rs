@@ -159,6 +159,7 @@ impl Peer {
             upload_slots: 4,
             cores: None,
             shares: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Self {
             key,

@@ -38,7 +38,7 @@ use axum::{
     http::{HeaderValue, Method, Request, Response, StatusCode, header},
     response::IntoResponse as _,
 };
-use darter_api::UpstreamName;
+use darter_api::{Digest, Repository, UpstreamName};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
@@ -173,6 +173,22 @@ impl Mirror {
         Box::pin(self.answer(upstream, request))
             .instrument(span)
             .await
+    }
+
+    /// What a tag is remembered to stand for, whoever asked for it how.
+    pub(crate) fn remembered_tag(
+        &self,
+        upstream: &UpstreamName,
+        repository: &Repository,
+        tag: &str,
+    ) -> Vec<Digest> {
+        self.0.tags.remembered(upstream, repository, tag)
+    }
+
+    /// Nothing is remembered of a tag any more.
+    pub(crate) fn forget_tag(&self, upstream: &UpstreamName, repository: &Repository, tag: &str) {
+        self.0.tags.forget(upstream, repository, tag);
+        tracing::info!(%upstream, %repository, tag, "a tag is forgotten");
     }
 
     /// Takes an Authorization that is meant for this proxy off a request that is passed on as

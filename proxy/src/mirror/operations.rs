@@ -48,7 +48,6 @@ async fn forget(
     let name: UpstreamName = upstream.ok_or(unknown)?.name().clone();
     let repository = tag.repository.parse();
     let repository = repository.map_err(|_| (StatusCode::BAD_REQUEST, "no repository's name\n"))?;
-    mirror.0.tags.forget(&name, &repository, &tag.tag);
-    tracing::info!(upstream = %name, %repository, tag = tag.tag, "a tag is forgotten");
+    mirror.forget_tag(&name, &repository, &tag.tag);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -47,6 +47,23 @@ impl Tags {
         }
     }
 
+    /// What this tag stood for, whoever asked for it how.
+    pub(super) fn remembered(
+        &self,
+        upstream: &UpstreamName,
+        repository: &Repository,
+        tag: &str,
+    ) -> Vec<Digest> {
+        let all = self
+            .old
+            .iter()
+            .filter(|(key, _)| (&key.0, &key.1, key.2.as_str()) == (upstream, repository, tag));
+        let mut digests: Vec<Digest> = all.map(|(_, digest)| digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests
+    }
+
     /// Nothing is remembered of this tag any more, whoever asked for it how.
     pub(super) fn forget(&self, upstream: &UpstreamName, repository: &Repository, tag: &str) {
         fn forget<V: Clone + Send + Sync + 'static>(cache: &Cache<Key, V>, one: &Tag) {

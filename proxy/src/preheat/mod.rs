@@ -12,6 +12,8 @@
 mod have;
 pub(crate) mod resolve;
 
+pub(crate) use resolve::registry;
+
 use std::{collections::HashMap, time::Duration};
 
 use darter_api::{

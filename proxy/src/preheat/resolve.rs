@@ -20,7 +20,7 @@ use crate::{
     credential::Credential,
     mirror::{Anew, chain},
     source::SourceError,
-    upstream::{MANIFEST_TYPES, Upstream},
+    upstream::{MANIFEST_TYPES, Upstream, Upstreams},
 };
 
 #[cfg(any(test, fuzzing))]
@@ -140,7 +140,7 @@ struct Seen<'a> {
 impl Preheater {
     /// What an image is made of. Cancel-safe.
     pub(super) async fn resolve(&self, image: ImageName, authorization: &Authorization) -> Report {
-        let Some(upstream) = self.registry(&image.registry) else {
+        let Some(upstream) = registry(&self.upstreams, &image.registry) else {
             let what = format!("{} is not on the host's list of registries", image.registry);
             return Unresolved::here(what).into();
         };
@@ -159,19 +159,19 @@ impl Preheater {
             Err(unresolved) => unresolved.into(),
         }
     }
+}
 
-    /// By name or alias, else by where it is.
-    fn registry(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.upstreams.resolve(name).or_else(|| {
-            let port = |(host, port): (_, &str)| Some((host, port.parse::<u16>().ok()?));
-            match name.rsplit_once(':').and_then(port) {
-                Some((host, port)) => self.upstreams.by_address(host, port),
-                None => PORTS
-                    .iter()
-                    .find_map(|port| self.upstreams.by_address(name, *port)),
-            }
-        })
-    }
+/// By name or alias, else by where it is.
+pub(crate) fn registry<'a>(upstreams: &'a Upstreams, name: &str) -> Option<&'a Arc<Upstream>> {
+    upstreams.resolve(name).or_else(|| {
+        let port = |(host, port): (_, &str)| Some((host, port.parse::<u16>().ok()?));
+        match name.rsplit_once(':').and_then(port) {
+            Some((host, port)) => upstreams.by_address(host, port),
+            None => PORTS
+                .iter()
+                .find_map(|port| upstreams.by_address(name, *port)),
+        }
+    })
 }
 
 impl Seen<'_> {

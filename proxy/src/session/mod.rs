@@ -20,6 +20,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use darter_api::{
     NodeKey, SchedulerName,
+    errand::ErrandOrder,
     preheat::PreheatOrder,
     session::{Hello, PeerMessage, SchedulerMessage},
     wire::{
@@ -44,6 +45,8 @@ pub use lists::{List, ListError, PeerAddress, Peers, Schedulers};
 const OUTBOX: usize = 4096;
 /// Preheats that wait to be begun; more are lost, which their schedulers notice in time.
 const ORDERS: usize = 256;
+/// Errands that wait for their turn; more are lost, which their schedulers notice in time.
+const ERRANDS: usize = 16;
 /// A scheduler says something every second.
 const SILENCE: Duration = Duration::from_secs(3);
 /// For a connection and the handshake.
@@ -86,12 +89,17 @@ struct Shared {
     orders: mpsc::Sender<Ordered>,
     /// Until somebody takes them.
     ordered: Mutex<Option<mpsc::Receiver<Ordered>>>,
+    errands: mpsc::Sender<Sent>,
+    /// Until somebody takes them.
+    sent: Mutex<Option<mpsc::Receiver<Sent>>>,
     metrics: Metrics,
     tasks: Tasks,
 }
 
 /// What a scheduler orders beside the swarm's business.
 pub type Ordered = (SchedulerName, PreheatOrder);
+/// What a manager has every host do.
+pub type Sent = (SchedulerName, ErrandOrder);
 
 /// One session that is wanted.
 #[derive(Clone)]
@@ -131,7 +139,10 @@ impl Session {
     ) -> Self {
         schedulers.follow(events.clone(), tasks);
         let (orders, ordered) = mpsc::channel(ORDERS);
+        let (errands, sent) = mpsc::channel(ERRANDS);
         Self(Arc::new(Shared {
+            errands,
+            sent: Mutex::new(Some(sent)),
             orders,
             ordered: Mutex::new(Some(ordered)),
             lines: Mutex::default(),
@@ -176,6 +187,11 @@ impl Session {
         self.0.ordered.lock().take()
     }
 
+    /// Errands; the first who asks has them.
+    pub fn take_errands(&self) -> Option<mpsc::Receiver<Sent>> {
+        self.0.sent.lock().take()
+    }
+
     /// Says something, if the session stands.
     pub fn send(&self, name: &SchedulerName, message: &PeerMessage) {
         let Some(line) = self.0.lines.lock().get(name).cloned() else {
@@ -213,6 +229,7 @@ impl Session {
             upload_slots: 0,
             cores: None,
             shares: true,
+            version: String::new(),
         };
         let shared = Shared {
             lines: Mutex::new(BTreeMap::from([(name.clone(), line)])),
@@ -222,6 +239,8 @@ impl Session {
             events: mpsc::channel(1).0,
             orders: mpsc::channel(1).0,
             ordered: Mutex::default(),
+            errands: mpsc::channel(1).0,
+            sent: Mutex::default(),
             metrics: Metrics::default(),
             tasks: Tasks::new(),
         };
@@ -342,6 +361,14 @@ impl Keeper {
                 let ordered = (self.name.clone(), order);
                 if self.shared.orders.try_send(ordered).is_err() {
                     tracing::warn!(url = %self.name, run, "too many preheats wait; one is not taken");
+                }
+                return;
+            }
+            SchedulerMessage::Errand(order) => {
+                let run = order.run;
+                let sent = (self.name.clone(), order);
+                if self.shared.errands.try_send(sent).is_err() {
+                    tracing::warn!(url = %self.name, run, "too many errands wait; one is not taken");
                 }
                 return;
             }

@@ -30,6 +30,7 @@ impl Peer {
             upload_slots: 4,
             cores: None,
             shares: true,
+            version: String::new(),
         };
         let (sender, events) = mpsc::channel(64);
         let tasks = Tasks::new();

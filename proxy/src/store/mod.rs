@@ -80,6 +80,17 @@ pub struct Found {
     pub whole: bool,
 }
 
+/// What became of a content that was to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It was not here.
+    Absent,
+    /// It is not here any more.
+    Dropped,
+    /// It is being downloaded.
+    Growing,
+}
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
@@ -242,6 +253,39 @@ impl Store {
             tracing::warn!(%task, %cause, "a dropped content's pin remains");
         }
         dropped
+    }
+
+    /// Drops a content for good, its pin too. Who has it open reads on; one that is being
+    /// downloaded stays.
+    pub fn remove(&self, task: &TaskId) -> Removal {
+        let mut found = Removal::Absent;
+        self.take_out(task, |entry| {
+            let may_go = matches!(entry, Entry::Whole(_)) || entry.is_free();
+            found = if may_go {
+                Removal::Dropped
+            } else {
+                Removal::Growing
+            };
+            may_go
+        });
+        if found == Removal::Growing {
+            return found;
+        }
+        if let Err(cause) = self.unpin(task) {
+            tracing::warn!(%task, %cause, "a dropped content's pin remains");
+        }
+        found
+    }
+
+    /// Contents that are pinned, whether they are here or not.
+    pub fn pinned(&self) -> Vec<TaskId> {
+        self.0.pins.lock().all(unix_seconds())
+    }
+
+    /// Whether a content is here and counts as a manifest.
+    pub fn is_manifest(&self, task: &TaskId) -> bool {
+        let entry = self.0.index.get(task);
+        entry.is_some_and(|entry| entry.value().is_manifest())
     }
 
     /// Drops a whole content whoever reads it, unless it is another one by now.

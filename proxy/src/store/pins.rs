@@ -77,6 +77,12 @@ impl Pins {
         self.until.get(task).is_some_and(|until| *until > now)
     }
 
+    /// All of them.
+    pub(super) fn all(&self, now: u64) -> Vec<TaskId> {
+        let held = self.until.iter().filter(|(_, until)| **until > now);
+        held.map(|(task, _)| *task).collect()
+    }
+
     /// Forgets what is over; how many are left.
     pub(super) fn expire(&mut self, now: u64) -> usize {
         self.until.retain(|_, until| *until > now);

@@ -292,6 +292,7 @@ impl Play {
             upload_slots: input.arbitrary()?,
             cores: input.arbitrary()?,
             shares: name != 11,
+            version: String::new(),
         };
         self.handle(Event::HostUp(hello));
         Ok(())

@@ -107,6 +107,12 @@ impl Host {
         self.load = Some((uploads, now));
     }
 
+    /// Pieces that it sends, if it has said so lately.
+    pub(super) fn uploads(&self, now: Timestamp) -> u32 {
+        let load = self.load.filter(|(_, at)| now.since(*at) < LOAD_LASTS);
+        load.map_or(0, |(uploads, _)| uploads)
+    }
+
     /// The share of its slots that are free, from 0 to 1, if it has said so lately.
     pub(super) fn free(&self, now: Timestamp) -> Option<f64> {
         let (uploads, _) = self.load.filter(|(_, at)| now.since(*at) < LOAD_LASTS)?;

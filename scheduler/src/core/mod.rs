@@ -15,6 +15,7 @@ mod excerpts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hosts;
+mod inventory;
 mod leases;
 mod mesh;
 mod moves;
@@ -44,6 +45,7 @@ use rand::{SeedableRng as _, rngs::SmallRng};
 
 use crate::Options;
 use hosts::Host;
+pub use inventory::HostSummary;
 use observations::Observations;
 use pace::Paces;
 pub use preheat::{Preheat, Preheated, Present};
@@ -414,7 +416,7 @@ impl Cluster {
             // An event of its own, since the session ends with it.
             PeerMessage::Resting => {}
             // Not the core's concern.
-            PeerMessage::Preheat(_) => {}
+            PeerMessage::Preheat(_) | PeerMessage::Errand(_) => {}
             PeerMessage::Evicted { tasks } => {
                 for task in tasks {
                     self.forget_member(now, &task, &host);

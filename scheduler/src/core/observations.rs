@@ -41,6 +41,15 @@ impl Observations {
         }
     }
 
+    /// Forgets what a tag stood for.
+    pub(super) fn forget(&mut self, upstream: &UpstreamName, repository: &Repository, tag: &str) {
+        let reference = Reference::Tag(tag.to_owned());
+        let key = (upstream.clone(), repository.clone(), reference);
+        if self.newest.remove(&key).is_some() {
+            self.order.retain(|one| *one != key);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.newest.len().max(self.order.len())

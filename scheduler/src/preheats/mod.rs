@@ -13,7 +13,6 @@ use std::{net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
-    HostId,
     preheat::{Authorization, ImageName, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS},
     wire::{
         WireError,
@@ -23,13 +22,12 @@ use darter_api::{
         },
     },
 };
-use darter_runtime::server::PeerIdentity;
 use futures::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::service::Inbound;
+use crate::{managers::Managers, service::Inbound};
 pub(crate) use runs::Runs;
 
 /// Events that wait for a manager; a run whose manager does not read them ends.
@@ -95,10 +93,7 @@ impl TryFrom<v1::PreheatRequest> for Wish {
 }
 
 /// The gRPC service, to be served beside the sessions.
-pub(crate) fn service(
-    inbox: mpsc::Sender<Inbound>,
-    managers: watch::Receiver<Vec<HostId>>,
-) -> Router {
+pub(crate) fn service(inbox: mpsc::Sender<Inbound>, managers: Managers) -> Router {
     let service = PreheatsServer::new(Service { inbox, managers });
     let service = service.max_decoding_message_size(MOST_WISH);
     tonic::service::Routes::new(service)
@@ -108,7 +103,7 @@ pub(crate) fn service(
 
 struct Service {
     inbox: mpsc::Sender<Inbound>,
-    managers: watch::Receiver<Vec<HostId>>,
+    managers: Managers,
 }
 
 #[tonic::async_trait]
@@ -119,13 +114,7 @@ impl Preheats for Service {
         &self,
         request: Request<v1::PreheatRequest>,
     ) -> Result<Response<Self::PreheatStream>, Status> {
-        if let Some(PeerIdentity(host)) = request.extensions().get()
-            && !self.managers.borrow().contains(host)
-        {
-            tracing::warn!(?host, "a preheat that no manager asks for is refused");
-            let what = "preheats are taken from managers that this scheduler's own manager names";
-            return Err(Status::permission_denied(what));
-        }
+        self.managers.check(&request, "preheats")?;
         let wish = Wish::try_from(request.into_inner());
         let wish = wish.map_err(|cause| Status::invalid_argument(cause.to_string()))?;
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -138,7 +127,9 @@ impl Preheats for Service {
 
 #[cfg(test)]
 mod tests {
-    use darter_api::NodeKey;
+    use darter_api::{HostId, NodeKey};
+    use darter_runtime::server::PeerIdentity;
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -147,6 +138,7 @@ mod tests {
         let id = |seed| NodeKey::from_seed([seed; 32]).id();
         let (inbox, mut taken) = mpsc::channel(4);
         let (_, managers) = watch::channel(vec![id(1)]);
+        let managers = Managers(managers);
         let service = Service { inbox, managers };
         let image = v1::PreheatImage {
             registry: "docker.io".to_owned(),

@@ -62,6 +62,7 @@ async fn greet(
         upload_slots: 4,
         cores: None,
         shares: true,
+        version: String::new(),
     };
     let signature = signer.sign(&session_challenge(&challenge.nonce, hello.epoch));
     let hello = v1::Hello {

@@ -22,7 +22,7 @@ fn open(dir: &Path) -> (Store, Vec<Found>) {
 }
 
 /// Writes and seals a piece as a download does; its holder states it.
-fn store_piece(partial: &Partial, bytes: &[u8], index: u32) {
+pub(crate) fn store_piece(partial: &Partial, bytes: &[u8], index: u32) {
     let (task, lengths, index) = (partial.task(), partial.lengths(), PieceIndex(index));
     let range = lengths.piece_range(index);
     let piece = &bytes[range.start as usize..range.end as usize];

@@ -41,6 +41,7 @@ impl Node {
             // preheated is not the core's concern.
             SchedulerMessage::Heartbeat
             | SchedulerMessage::Preheat(_)
+            | SchedulerMessage::Errand(_)
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::ExcerptsFrom { .. }
             | SchedulerMessage::Size { .. } => {}

@@ -385,6 +385,7 @@ impl Node {
             | SchedulerMessage::Found { .. }
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::Preheat(_)
+            | SchedulerMessage::Errand(_)
             | SchedulerMessage::Size { .. }
             | SchedulerMessage::ExcerptsFrom { .. } => true,
         }

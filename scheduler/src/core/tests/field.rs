@@ -49,6 +49,7 @@ impl Field {
             upload_slots: 4,
             cores: None,
             shares: true,
+            version: String::new(),
         }
     }
 

@@ -43,6 +43,7 @@ pub(super) fn hello(name: u8, epoch: u64, role: Role) -> Hello {
         upload_slots: 4,
         cores: None,
         shares: true,
+        version: String::new(),
     }
 }
 
