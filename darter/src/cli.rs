@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::{
     bench::Bench, ca::Ca, config::Setting, doctor::Doctor, preheat::Preheat, setup::Setup,
-    simulate::Simulate,
+    simulate::Simulate, task::Task,
 };
 
 /// Peer-to-peer container image distribution: N nodes pull for the price of one.
@@ -88,6 +88,15 @@ Examples:
   darter preheat app:1 app:2 --platform linux/amd64 --percentage 10 --scope all_peers
   darter preheat harbor.example/team/app:1 --manager http://10.0.0.2:8080 --token-file token")]
     Preheat(Preheat),
+    /// Look at tasks and images on all hosts, and have them dropped.
+    #[command(after_help = "\
+Examples:
+  darter task ls
+  darter task show library/app:1           what it is made of, and who has it
+  darter task show sha256:..               who has what of it, and from whom
+  darter task rm library/app:1 --manager http://10.0.0.2:8080 --token-file token
+  darter task invalidate library/app:latest")]
+    Task(Task),
     /// Give a manager's administrator another password, as the user that the manager runs as.
     #[command(after_help = "\
 Examples:

@@ -19,6 +19,7 @@ mod rest;
 mod setup;
 mod simulate;
 mod standalone;
+mod task;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::man(dir.as_deref()),
         Command::Preheat(options) => preheat::run(options).await,
+        Command::Task(options) => task::run(options).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,

@@ -23,6 +23,7 @@ mod rest;
 mod scheduler;
 mod service;
 mod settings;
+mod tasks;
 
 pub use accounts::Role;
 pub use database::{DatabaseUrl, OpenError};

@@ -34,6 +34,7 @@ use crate::{
     metrics::Metrics,
     rest,
     settings::Settings,
+    tasks::Operations,
 };
 
 /// A member that misses so many beats is inactive.
@@ -189,12 +190,14 @@ impl Manager {
             drain: Duration::from_secs(1),
             ..ServerOptions::default()
         };
+        let operations = Operations::new(Arc::clone(&members), security.connector());
         let rest = rest::router(rest::Api {
             members,
             jobs,
             accounts,
             clusters,
             settings,
+            operations,
             access: options.access,
             pushes: options.pushes.into(),
             streams: Arc::new(Semaphore::new(rest::MOST_STREAMS)),

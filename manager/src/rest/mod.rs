@@ -18,6 +18,7 @@ mod page;
 mod problem;
 mod settings;
 mod tags;
+mod tasks;
 
 use std::sync::Arc;
 
@@ -40,6 +41,7 @@ use crate::{
     options::Access,
     pushes::PushRule,
     settings::Settings,
+    tasks::Operations,
 };
 use problem::Problem;
 
@@ -56,6 +58,8 @@ pub(crate) struct Api {
     pub(crate) accounts: Accounts,
     pub(crate) clusters: Clusters,
     pub(crate) settings: Settings,
+    /// What schedulers know, and have hosts do.
+    pub(crate) operations: Operations,
     /// What those are who show nothing.
     pub(crate) access: Access,
     /// Which pushes are preheated.
@@ -133,6 +137,23 @@ pub(crate) fn routes() -> Vec<Route> {
             Operator,
             delete(clusters::remove),
         ),
+        read("/api/v1/peers", Guest, get(tasks::peers)),
+        read("/api/v1/tasks", Guest, get(tasks::list)),
+        read("/api/v1/tasks/{task}", Guest, get(tasks::show)),
+        route(
+            Method::DELETE,
+            "/api/v1/tasks/{task}",
+            Operator,
+            delete(tasks::remove),
+        ),
+        read("/api/v1/images", Guest, get(tasks::show_image)),
+        route(
+            Method::DELETE,
+            "/api/v1/images",
+            Operator,
+            delete(tasks::remove_image),
+        ),
+        write("/api/v1/tags/invalidate", Operator, post(tasks::invalidate)),
         read("/api/v1/settings", Guest, get(settings::show)),
         route(
             Method::PUT,

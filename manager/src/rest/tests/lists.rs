@@ -23,7 +23,11 @@ async fn the_document_has_every_route_and_no_other() {
             let what = format!("{} {path} {role}", method.to_uppercase());
             assert_eq!(is_open(operation), role == "none", "{what}");
             assert!(!operation["summary"].as_str().unwrap().is_empty(), "{what}");
-            for (part, name) in [("{id}", "Number"), ("{name}", "PathName")] {
+            for (part, name) in [
+                ("{id}", "Number"),
+                ("{name}", "PathName"),
+                ("{task}", "PathTask"),
+            ] {
                 let parameter = json!({"$ref": format!("#/components/parameters/{name}")});
                 let named = operation["parameters"].as_array();
                 let named = named.is_some_and(|all| all.contains(&parameter));
@@ -216,4 +220,76 @@ async fn a_body_that_is_too_large_is_a_problem_too() {
         assert_eq!(reply.status, 413, "{path}");
         assert_eq!(reply.headers["content-type"], "application/problem+json");
     }
+}
+
+#[tokio::test]
+async fn without_a_scheduler_nothing_is_known_and_nothing_is_made_up() {
+    let rest = Rest::open(Access::default(), Vec::new()).await.asked_here();
+    let tasks = rest.ask(Method::GET, "/api/v1/tasks", &[], "").await;
+    assert_eq!(tasks.json(), json!({"tasks": [], "silent": []}));
+    let peers = rest.ask(Method::GET, "/api/v1/peers", &[], "").await;
+    assert_eq!(peers.json(), json!({"peers": [], "silent": []}));
+    let task = format!("/api/v1/tasks/sha256:{}", "0".repeat(64));
+    assert_eq!(rest.ask(Method::GET, &task, &[], "").await.status, 404);
+    let dropped = rest.ask(Method::DELETE, &task, &[], "").await;
+    assert_eq!(
+        (dropped.status, &dropped.json()["schedulers"]),
+        (200, &json!(0))
+    );
+    let image = "/api/v1/images?image=library/app:1";
+    assert_eq!(rest.ask(Method::DELETE, image, &[], "").await.status, 404);
+    for (path, body) in [
+        ("/api/v1/tasks/sha256:0", ""),
+        ("/api/v1/tasks?after=x", ""),
+        ("/api/v1/tasks?limit=1001", ""),
+        ("/api/v1/peers?after=x", ""),
+        ("/api/v1/images?image=..", ""),
+        ("/api/v1/images", ""),
+        ("/api/v1/peers?cluster=..%2F", ""),
+    ] {
+        let reply = rest.ask(Method::GET, path, &[], body).await;
+        assert_eq!(reply.status, 400, "{path}: {}", reply.text);
+    }
+    let digest = format!("?image=app@sha256:{}", "0".repeat(64));
+    for wish in [digest.as_str(), "?image=..", "", "?images=app:1"] {
+        let path = format!("/api/v1/tags/invalidate{wish}");
+        let reply = rest.ask(Method::POST, &path, &[], "").await;
+        assert_eq!(reply.status, 400, "{wish}: {}", reply.text);
+    }
+    let root = basic("root", PASSWORD);
+    let as_root = [("authorization", root.as_str())];
+    let audit = rest.ask(Method::GET, "/api/v1/audit", &as_root, "").await;
+    let noted = audit.json()[2]["path"].clone();
+    assert_eq!(noted, "/api/v1/tags/invalidate?image=..", "it says which");
+
+    // One that beat and is not there is named, and not taken for one that knows nothing.
+    let now = OffsetDateTime::now_utc();
+    let member = darter_api::Member {
+        kind: darter_api::MemberKind::Scheduler,
+        host: darter_api::NodeKey::from_seed([1; 32]).id(),
+        place: darter_api::Place {
+            name: "s1".to_owned(),
+            ..Default::default()
+        },
+        address: "http://127.0.0.1:9".to_owned(),
+        version: "1".to_owned(),
+    };
+    let stream = rest.api.members.new_stream(now);
+    let (members, cluster) = (&rest.api.members, Default::default());
+    members.beat(&member, &cluster, stream, now).await.unwrap();
+    let dropped = rest.ask(Method::DELETE, &task, &[], "").await.json();
+    assert_eq!(dropped["schedulers"], 0);
+    assert_eq!(dropped["silent"][0]["scheduler"], "http://127.0.0.1:9");
+
+    // Another cluster's schedulers are not asked.
+    let path = "/api/v1/tasks?cluster=edge";
+    assert_eq!(rest.ask(Method::GET, path, &[], "").await.status, 404);
+    let edge = ("/api/v1/clusters/edge", "{}");
+    let made = rest.ask(Method::PUT, edge.0, &[JSON], edge.1).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let tasks = rest.ask(Method::GET, path, &[], "").await;
+    assert_eq!(tasks.json(), json!({"tasks": [], "silent": []}));
+    let path = "/api/v1/tasks?cluster=default";
+    let tasks = rest.ask(Method::GET, path, &[], "").await.json();
+    assert_eq!(tasks["silent"][0]["scheduler"], "http://127.0.0.1:9");
 }

@@ -58,8 +58,11 @@ impl Rest {
         accounts.ensure_root(given, now).await.unwrap();
         let grace = std::time::Duration::from_secs(6);
         let clusters = Clusters::open(database.clone()).await.unwrap();
+        let members = Arc::new(Members::open(database.clone(), grace).await.unwrap());
+        let plain = darter_runtime::tls::Connector::plain();
         let api = Api {
-            members: Arc::new(Members::open(database.clone(), grace).await.unwrap()),
+            operations: Operations::new(Arc::clone(&members), plain),
+            members,
             jobs: Jobs::new(database.clone()),
             settings: Settings::new(database.clone(), clusters.clone()),
             clusters,

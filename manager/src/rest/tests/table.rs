@@ -46,7 +46,8 @@ async fn each_may_what_the_table_says() {
             let path = route
                 .path
                 .replace("{id}", "999")
-                .replace("{name}", "nobody");
+                .replace("{name}", "nobody")
+                .replace("{task}", "nothing");
             let mut headers = vec![JSON];
             headers.extend(
                 shown
