@@ -128,13 +128,6 @@ impl Subscriber {
 }
 
 impl Node {
-    pub(super) fn has_pending(&self, id: &TaskId) -> bool {
-        self.state
-            .tasks
-            .get(id)
-            .is_some_and(|task| task.announcer.has_pending())
-    }
-
     /// Announces a piece that came from a peer. At once to that peer, which learns that its
     /// offer was taken up, and to who has all that it was told of here: it may have nothing
     /// to ask for. The others hear of it with the next batch; of what came while this host's
@@ -158,6 +151,8 @@ impl Node {
             subscriber.tell_one(piece);
             if waits {
                 self.commands.extend(subscriber.batch(host, id));
+            } else {
+                self.state.untold = true;
             }
         }
         self.state.busy.insert(*id);
@@ -204,6 +199,8 @@ impl Node {
                     self.state.busy.insert(*id);
                 }
                 self.flush(id);
+            } else if task.announcer.has_pending() {
+                self.state.untold = true;
             }
         }
     }

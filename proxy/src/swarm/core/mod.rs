@@ -104,6 +104,7 @@ impl Node {
         self.redial(now);
         self.expire_early_grants(now);
         self.report_parents(now);
+        self.state.reads_beside = self.reads_beside_another();
         for task in self.state.busy.clone() {
             self.offer(now, &task);
             self.flush(&task);
@@ -112,6 +113,7 @@ impl Node {
             self.pick(now, &task);
             self.rest(&task);
         }
+        self.state.untold = false;
         self.begin_reads(now);
         self.renew_waiting(now);
         std::mem::take(&mut self.commands)
@@ -133,8 +135,7 @@ impl Node {
         if self.state.busy.is_empty() && self.state.granted.is_empty() {
             return redial;
         }
-        let pending = self.state.busy.iter().any(|task| self.has_pending(task));
-        let next = if pending {
+        let next = if self.state.untold {
             self.options.have_interval
         } else {
             TICK

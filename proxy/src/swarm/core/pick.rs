@@ -80,7 +80,7 @@ impl Node {
     /// other half.
     fn most_requests(&self) -> usize {
         let (all, alone) = (self.options.in_flight, self.options.in_flight_reading);
-        let most = match (self.state.reads.any(), self.reads_beside_another()) {
+        let most = match (self.state.reads.any(), self.state.reads_beside) {
             (false, _) => all,
             (true, false) => alone,
             (true, true) => alone.max(all / 2),
@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// Whether a neighbour reads, or gives out, what is downloaded here.
-    fn reads_beside_another(&self) -> bool {
+    pub(super) fn reads_beside_another(&self) -> bool {
         let tasks = self.state.busy.iter();
         let tasks = tasks.filter_map(|id| self.state.tasks.get(id));
         let mut downloads = tasks.filter_map(|task| task.download.as_ref());
@@ -296,6 +296,9 @@ impl Node {
 
     /// A slot that one task leaves free may serve another.
     fn pick_elsewhere(&mut self, now: Timestamp, but: &TaskId) {
+        if self.state.requests.len() >= self.most_requests() {
+            return;
+        }
         let others: Vec<TaskId> = self
             .state
             .busy

@@ -31,6 +31,8 @@ const MOST_WORDS: usize = 16;
 pub(super) struct Reads {
     begun: BTreeMap<TaskId, Begun>,
     waiting: BTreeMap<TaskId, Waiting>,
+    /// Those that wait, in the order of their places: they are looked at with every event.
+    queues: BTreeMap<UpstreamName, BTreeMap<u64, TaskId>>,
     next_place: u64,
 }
 
@@ -68,6 +70,17 @@ impl Reads {
         self.begun.contains_key(id)
     }
 
+    fn take_waiting(&mut self, id: &TaskId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(id)?;
+        if let Some(queue) = self.queues.get_mut(&waiting.upstream) {
+            queue.remove(&waiting.place);
+            if queue.is_empty() {
+                self.queues.remove(&waiting.upstream);
+            }
+        }
+        Some(waiting)
+    }
+
     fn young(&self, now: Timestamp, upstream: &UpstreamName) -> usize {
         let is_young = |one: &&Begun| one.upstream == *upstream && now.since(one.at) < YOUNG;
         self.begun.values().filter(is_young).count()
@@ -90,11 +103,16 @@ impl Node {
         let reads = &mut self.state.reads;
         let place = reads.next_place;
         reads.next_place += 1;
-        let waiting = reads.waiting.entry(*id).or_insert_with(|| Waiting {
-            place,
-            upstream: origin.upstream,
-            words: Vec::new(),
-            renewed: now,
+        let waiting = reads.waiting.entry(*id).or_insert_with(|| {
+            let upstream = origin.upstream;
+            let queue = reads.queues.entry(upstream.clone()).or_default();
+            queue.insert(place, *id);
+            Waiting {
+                place,
+                upstream,
+                words: Vec::new(),
+                renewed: now,
+            }
         });
         waiting.words.push(word);
         if waiting.words.len() > MOST_WORDS {
@@ -109,7 +127,7 @@ impl Node {
         let tasks = &state.tasks;
         state.reads.begun.retain(|id, _| is_read(tasks, id));
         while let Some(id) = self.next_to_begin(now) {
-            let Some(waiting) = self.state.reads.waiting.remove(&id) else {
+            let Some(waiting) = self.state.reads.take_waiting(&id) else {
                 return;
             };
             if !is_read(&self.state.tasks, &id) {
@@ -136,16 +154,14 @@ impl Node {
     fn next_to_begin(&self, now: Timestamp) -> Option<TaskId> {
         let most = self.options.source_begins as usize;
         let reads = &self.state.reads;
-        let mut free: BTreeMap<UpstreamName, bool> = BTreeMap::new();
-        let mut may_begin = |waiting: &Waiting| {
-            let upstream = waiting.upstream.clone();
-            *free
-                .entry(upstream)
-                .or_insert_with_key(|upstream| reads.young(now, upstream) < most)
-        };
-        let able = reads.waiting.iter().filter(|(_, one)| may_begin(one));
-        let next = able.min_by_key(|(id, one)| (self.is_behind(id), one.place));
-        next.map(|(id, _)| *id)
+        let queues = reads.queues.iter();
+        let able = queues.filter(|(upstream, _)| reads.young(now, upstream) < most);
+        let firsts = able.filter_map(|(_, queue)| {
+            let urgent = queue.iter().find(|(_, id)| !self.is_behind(id));
+            urgent.or_else(|| queue.first_key_value())
+        });
+        let next = firsts.min_by_key(|(place, id)| (self.is_behind(id), **place));
+        next.map(|(_, id)| *id)
     }
 
     fn command_read(&mut self, id: &TaskId, authority: Authority) {
