@@ -9,6 +9,7 @@ pub mod configuration;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod identity;
+mod low_water;
 pub mod membership;
 pub mod operations;
 pub mod server;

@@ -20,6 +20,7 @@ use darter_api::{
 use darter_runtime::tls::Connector;
 use http::StatusCode;
 use prost::Message as _;
+use tokio::time::timeout;
 
 mod groups;
 
@@ -31,6 +32,9 @@ use super::{
 use crate::limits::{Class, Direction, Limits};
 
 pub use groups::{GroupsReply, GroupsWanted};
+
+/// For what the kernel has to reach us.
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// A piece did not come.
 #[derive(Debug, thiserror::Error)]
@@ -205,7 +209,7 @@ impl PieceClient {
         request: &str,
     ) -> Result<(Connection, Head), FetchError> {
         let ask = self.parents.ask(address, request);
-        let (mut connection, head) = tokio::time::timeout(stall_after, ask)
+        let (mut connection, head) = timeout(stall_after, ask)
             .await
             .map_err(|_| FetchError::Stalled(stall_after))?
             .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
@@ -213,7 +217,7 @@ impl PieceClient {
             return Ok((connection, head));
         }
         let away = connection.read_away(&head);
-        if let Ok(true) = tokio::time::timeout(stall_after, away).await {
+        if let Ok(true) = timeout(stall_after, away).await {
             self.parents.give_back(address, connection, &head);
         }
         Err(match head.status {
@@ -239,17 +243,25 @@ impl Reply {
         let left = self.left.checked_sub(length as u64);
         self.left = left.ok_or(FetchError::Rot(Rot::Length))?;
         loop {
-            let read = self.connection.read_towards(length);
-            let got = tokio::time::timeout(self.stall_after, read)
-                .await
-                .map_err(|_| FetchError::Stalled(self.stall_after))?
-                .map_err(|cause| FetchError::Unreachable(Box::new(cause)))?;
+            let got = self.read_towards(length).await?;
             if got == 0 {
                 return Ok(self.connection.next(length));
             }
             // Nothing more is read until these have passed, so that the parent waits.
             self.limits.pass(Direction::Download, self.class, got).await;
         }
+    }
+
+    async fn read_towards(&mut self, length: usize) -> Result<u64, FetchError> {
+        let read = self.connection.read_towards(length);
+        let got = match timeout(self.stall_after, read).await {
+            Ok(got) => got,
+            // A few bytes don't wake us, but whoever sends them does not stall.
+            Err(_) => timeout(A_MOMENT, self.connection.read_any(length))
+                .await
+                .map_err(|_| FetchError::Stalled(self.stall_after))?,
+        };
+        got.map_err(|cause| FetchError::Unreachable(Box::new(cause)))
     }
 
     /// Returns when so many bytes may be written.

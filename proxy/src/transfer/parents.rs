@@ -112,6 +112,7 @@ impl Parents {
         }
         connection.buffer = Vec::new();
         connection.given = 0;
+        connection.wake_after(1);
         let mut all = self.unused.lock();
         all.retain(|_, unused| {
             unused.retain(|unused| unused.since.elapsed() < KEPT);
@@ -132,6 +133,8 @@ pub(super) struct Connection {
     buffer: Vec<u8>,
     /// Bytes of the buffer that were given out.
     given: usize,
+    /// So many bytes wake a reader.
+    low_water: u32,
 }
 
 impl Connection {
@@ -141,6 +144,7 @@ impl Connection {
             socket,
             buffer: Vec::new(),
             given: 0,
+            low_water: 1,
         })
     }
 
@@ -175,9 +179,29 @@ impl Connection {
         }
     }
 
-    /// Waits until `length` bytes that were not given out are there, and says how many came
-    /// new; 0 when they all are. Cancel-safe.
+    /// Waits until `length` bytes that were not given out are there, or the end, and says how
+    /// many came new; 0 when they all are. Cancel-safe.
     pub(super) async fn read_towards(&mut self, length: usize) -> io::Result<u64> {
+        let there = self.buffer.len() - self.given;
+        self.wake_after(length.saturating_sub(there));
+        self.read_some(length).await
+    }
+
+    /// As [`Connection::read_towards`], without waiting for all of them.
+    pub(super) async fn read_any(&mut self, length: usize) -> io::Result<u64> {
+        self.wake_after(1);
+        self.read_some(length).await
+    }
+
+    fn wake_after(&mut self, bytes: usize) {
+        let bytes = bytes.clamp(1, GROUP_BYTES as usize) as u32;
+        if self.low_water != bytes {
+            self.socket.wake_after(bytes);
+            self.low_water = bytes;
+        }
+    }
+
+    async fn read_some(&mut self, length: usize) -> io::Result<u64> {
         let there = self.buffer.len() - self.given;
         if there >= length {
             return Ok(0);

@@ -35,6 +35,7 @@ use crate::{
 };
 
 mod secured;
+mod slow;
 
 struct Parent {
     _dir: tempfile::TempDir,

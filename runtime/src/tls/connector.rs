@@ -5,6 +5,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    os::fd::AsFd as _,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -28,6 +29,7 @@ use tonic::transport::Endpoint;
 use tower::Service;
 
 use super::{Credentials, NODE_NAME, host_of};
+use crate::low_water;
 
 /// For TCP and TLS together.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -208,6 +210,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Wakes a reader when so many bytes have come, or the end, and not for each packet. A hint:
+    /// over TLS, whose records are read ahead, nothing changes.
+    pub fn wake_after(&self, bytes: u32) {
+        if let Self::Plain(socket) = self {
+            let _ = low_water::set(socket.as_fd(), bytes);
+        }
+    }
+
     /// Whether nothing came that was not read, not even the end.
     pub fn is_quiet(&mut self) -> bool {
         match self {
