@@ -13,7 +13,8 @@ use crate::{host::HostId, origin::Origin};
 pub enum Priority {
     /// No download at all.
     Forbid,
-    /// From peers and seeds alone, never from the source. Says nothing to seeds.
+    /// From peers and seeds alone, never from the source. Says nothing to hosts that a rule
+    /// makes seeds; what a host calls itself does not count.
     NeverSource,
     /// Who asks reads the source, seeds only if it can't.
     PeerFirst,
@@ -26,7 +27,8 @@ pub enum Priority {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    /// Names or ids of hosts; a `*` at the end stands for any rest. Default: all.
+    /// Names or ids of hosts; a `*` at the end stands for any rest. A host gives itself its
+    /// name; its id is proved. Default: all.
     pub hosts: Vec<String>,
     /// Names of registries. Default: all.
     pub upstreams: Vec<String>,

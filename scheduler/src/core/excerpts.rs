@@ -22,15 +22,14 @@ impl Cluster {
         lengths: Lengths,
         origin: &Origin,
     ) {
-        let is_seed = self.seeds.contains(&host);
         let (asks, source) = match self.priority(&host, Some(origin)) {
-            _ if is_seed => (true, true),
+            _ if self.is_made_seed(&host) => (true, true),
             Priority::Forbid => (false, false),
             Priority::NeverSource => (true, false),
             Priority::PeerFirst => (false, true),
             Priority::SeedFirst => (true, true),
         };
-        let seed = asks.then(|| self.excerpt_seed(now, &host, &task, lengths));
+        let seed = asks.then(|| self.excerpt_seed(now, &host, (&task, lengths), origin));
         let seed = seed.flatten();
         let answer = SchedulerMessage::ExcerptsFrom { task, seed, source };
         self.send(host, answer);
@@ -42,14 +41,18 @@ impl Cluster {
         &self,
         now: Timestamp,
         host: &HostId,
-        id: &TaskId,
-        lengths: Lengths,
+        (id, lengths): (&TaskId, Lengths),
+        origin: &Origin,
     ) -> Option<ExcerptSeed> {
         let known = self.tasks.get(id);
         if lengths.pieces() == 0 || known.is_some_and(|task| task.lengths != lengths) {
             return None;
         }
-        let reads = |seed: &HostId| known.is_none_or(|task| self.may_read(now, task, seed));
+        let reads = |seed: &HostId| {
+            let priority = self.priority(seed, Some(origin));
+            !self.is_kept_from(seed, priority)
+                && known.is_none_or(|task| self.may_read(now, task, seed))
+        };
         let seed = self.ranked_seeds(id).into_iter().find(reads)?;
         if seed == *host {
             return None;

@@ -37,7 +37,11 @@ pub(super) struct Host {
     /// Its id: tasks keep this one where they have many.
     pub(super) id: Arc<HostId>,
     pub(super) place: Arc<Locality>,
+    /// A rule makes it a seed, whatever it says.
+    pub(super) is_made_seed: bool,
     pub(super) tasks: BTreeSet<Arc<TaskId>>,
+    /// Pieces of the contents that it holds in part.
+    pub(super) claimed: u64,
     /// Since when its session rests.
     pub(super) resting: Option<Timestamp>,
     /// What it has named since it came back from a rest, until it has named all.
@@ -77,7 +81,9 @@ impl Host {
             place: Arc::new(hello.locality.clone()),
             declared: hello.role,
             hello,
+            is_made_seed: false,
             tasks: BTreeSet::new(),
+            claimed: 0,
             resting: None,
             listed: None,
             sweep_at: now,

@@ -118,7 +118,9 @@ impl Cluster {
 
     /// The seed that a cold task is asked of.
     pub(super) fn seed_of(&self, id: &TaskId) -> Option<HostId> {
-        self.ranked_seeds(id).first().copied()
+        let known = self.tasks.get(id);
+        let fits = |seed: &HostId| known.is_none_or(|task| self.may_be_reader(task, seed));
+        self.ranked_seeds(id).into_iter().find(fits)
     }
 
     pub(super) fn ranked_seeds(&self, id: &TaskId) -> Vec<HostId> {

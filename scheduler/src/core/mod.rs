@@ -56,6 +56,10 @@ use task::{Member, Task};
 
 /// Tasks known at the same time; the inventory of a host beyond it is not taken in.
 const MAX_TASKS: usize = 1_000_000;
+/// Pieces of the contents that one host holds in part: what it holds of more contents is not
+/// taken in. A piece costs 4 B to count and up to 4 B a member, and a word is enough to claim
+/// 2^20 of them (16 TiB). Contents aim at 800: these are those of 5,000 contents.
+const MAX_CLAIMED: u64 = 4 << 20;
 /// Leases are looked at so often.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -312,7 +316,7 @@ impl Cluster {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let zone = task.zone_of(host);
+        let (zone, claim) = (task.zone_of(host), task.claim_of(host));
         let neighbours = task.remove(host);
         if task.leases.iter().any(|lease| lease.holder == *host) {
             task.heirs.clone_from(&neighbours);
@@ -340,6 +344,7 @@ impl Cluster {
         }
         if let Some(known) = self.hosts.get_mut(host) {
             known.tasks.remove(id);
+            known.claimed -= claim;
         }
         if empty {
             self.tasks.remove(id);
@@ -568,12 +573,19 @@ impl Cluster {
         self.ensure_source(now, &id);
     }
 
-    /// Notes what a host holds; what it keeps to itself is nobody's concern.
-    fn note_held(&mut self, host: HostId, id: &TaskId, held: PieceSet) {
+    /// Notes what a host holds; what it keeps to itself is nobody's concern, and nor is what
+    /// would be too much to count.
+    fn note_held(&mut self, host: HostId, id: &TaskId, mut held: PieceSet) {
         let counts = self.shares(&host);
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.set_held(host, if counts { held } else { PieceSet::new() });
+        let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
+            return;
+        };
+        known.claimed -= task.claim_of(&host);
+        if !counts || known.claimed + task.claim(&held) > MAX_CLAIMED {
+            held = PieceSet::new();
         }
+        task.set_held(host, held);
+        known.claimed += task.claim_of(&host);
     }
 
     /// An answer though there is nobody to name: the scheduler lives and knows.

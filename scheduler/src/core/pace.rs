@@ -286,10 +286,10 @@ impl Cluster {
             return;
         };
         for id in known.tasks.clone() {
+            self.note_held(*host, &id, PieceSet::new());
             let Some(task) = self.tasks.get_mut(&id) else {
                 continue;
             };
-            task.set_held(*host, PieceSet::new());
             task.sources.remove(host);
             let mut left = PieceSet::new();
             for lease in task.leases.iter().filter(|lease| lease.holder == *host) {

@@ -26,12 +26,14 @@ impl Cluster {
             return;
         };
         let hello = &mut known.hello;
-        hello.role = match Rule::seed_of(&self.options.rules, host, &hello.name) {
+        let made = Rule::seed_of(&self.options.rules, host, &hello.name);
+        hello.role = match made {
             _ if !hello.shares => Role::Peer,
             Some(true) => Role::Seed,
             Some(false) => Role::Peer,
             None => known.declared,
         };
+        known.is_made_seed = made == Some(true) && hello.shares;
         if hello.role == Role::Seed && known.resting.is_none() {
             self.seeds.insert(*host);
         } else {
@@ -50,6 +52,11 @@ impl Cluster {
             .unwrap_or_default()
     }
 
+    /// Whether a rule makes it a seed: what a host says of itself widens no right.
+    pub(super) fn is_made_seed(&self, host: &HostId) -> bool {
+        self.hosts.get(host).is_some_and(|known| known.is_made_seed)
+    }
+
     fn priority_for(&self, task: &Task, host: &HostId) -> Priority {
         if self.options.rules.is_empty() {
             return Priority::default();
@@ -65,11 +72,12 @@ impl Cluster {
 
     /// Whether a rule keeps a host from the source.
     pub(super) fn is_barred(&self, task: &Task, host: &HostId) -> bool {
-        if self.seeds.contains(host) {
-            return false;
-        }
-        let priority = self.priority_for(task, host);
-        matches!(priority, Priority::Forbid | Priority::NeverSource)
+        self.is_kept_from(host, self.priority_for(task, host))
+    }
+
+    /// Whether a host with this priority may not read a source.
+    pub(super) fn is_kept_from(&self, host: &HostId, priority: Priority) -> bool {
+        matches!(priority, Priority::Forbid | Priority::NeverSource) && !self.is_made_seed(host)
     }
 
     /// Whether a host that waits is to read the source before any seed does.

@@ -62,6 +62,8 @@ pub(super) struct Task {
     waiting: usize,
     /// Members that hold all of it.
     whole: usize,
+    /// Members that hold a part of it: only while there are any are pieces counted.
+    partial: usize,
     /// How many hold each piece, those that hold all left out.
     copies: Vec<u32>,
     /// Pieces that one of those holds.
@@ -217,6 +219,7 @@ impl Task {
             newcomers: VecDeque::new(),
             waiting: 0,
             whole: 0,
+            partial: 0,
             copies: Vec::new(),
             somewhere: PieceSet::new(),
         }
@@ -283,13 +286,37 @@ impl Task {
         if self.is_whole(&before) || self.is_whole(&held) {
             self.uncount(&before);
             self.count(&held);
-            return;
+        } else {
+            let (mut gained, mut lost) = (held.clone(), before.clone());
+            gained.subtract(&before);
+            lost.subtract(&held);
+            self.count(&gained);
+            self.uncount(&lost);
         }
-        let (mut gained, mut lost) = (held.clone(), before.clone());
-        gained.subtract(&before);
-        lost.subtract(&held);
-        self.count(&gained);
-        self.uncount(&lost);
+        let (was, is) = (self.is_part(&before), self.is_part(&held));
+        self.partial = self.partial + usize::from(is) - usize::from(was);
+        if self.partial == 0 {
+            self.copies = Vec::new();
+        }
+    }
+
+    /// Whether these are some pieces and not all.
+    fn is_part(&self, set: &PieceSet) -> bool {
+        !set.is_empty() && !self.is_whole(set)
+    }
+
+    /// Pieces that have to be counted for a host that holds these.
+    pub(super) fn claim(&self, held: &PieceSet) -> u64 {
+        match self.is_part(held) {
+            true => u64::from(self.lengths.pieces()),
+            false => 0,
+        }
+    }
+
+    /// Pieces that are counted for what a member holds.
+    pub(super) fn claim_of(&self, host: &HostId) -> u64 {
+        let member = self.members.get(host);
+        member.map_or(0, |member| self.claim(member.held()))
     }
 
     /// Whether these are all pieces; of a content without any, nobody's are.

@@ -111,4 +111,13 @@ fn the_operators_rules_stand() {
     assert_eq!(with(Priority::NeverSource), (Some(host(1)), false));
     assert_eq!(with(Priority::PeerFirst), (None, true));
     assert_eq!(with(Priority::SeedFirst), (Some(host(1)), true));
+    // Who calls itself a seed is held by them, too: it gets no grant.
+    let rule = Rule {
+        hosts: vec!["1".to_owned()],
+        priority: Some(Priority::NeverSource),
+        ..Rule::default()
+    };
+    let mut lab = Lab::new(&[1], vec![rule]);
+    assert_eq!(lab.asks(3), (None, true));
+    assert_eq!(lab.asks(1), (None, false));
 }

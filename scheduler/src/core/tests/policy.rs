@@ -3,7 +3,7 @@
 use darter_api::{
     HostId, PieceSet,
     configuration::SchedulerSettings,
-    session::{LeaseEnd, PeerMessage, Role, SchedulerMessage},
+    session::{Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 
 use super::{
@@ -89,6 +89,68 @@ fn who_may_not_go_to_the_source_waits_for_one_who_may() {
     );
     field.in_zone(2, "");
     assert_eq!(granted(&field.joins(2)), [id(2)]);
+}
+
+#[test]
+fn who_calls_itself_a_seed_is_held_by_the_rules_and_who_is_made_one_is_not() {
+    let everybody = Rule {
+        priority: Some(Priority::NeverSource),
+        ..Rule::default()
+    };
+    let mut field = with(vec![everybody.clone()]);
+    field.seed_in_zone(9, "");
+    assert_eq!(forbidden(&field.joins(9)), [(id(9), true)]);
+    let made = Rule {
+        hosts: vec![id(9).to_string()],
+        seed: Some(true),
+        ..Rule::default()
+    };
+    let mut field = with(vec![made, everybody]);
+    field.seed_in_zone(8, "");
+    field.in_zone(9, "");
+    assert_eq!(granted(&field.joins(8)), [id(9)], "by its id, and no other");
+}
+
+#[test]
+fn what_would_be_too_much_to_count_is_not_taken_in() {
+    const LARGEST: u64 = 1 << 44;
+    let mut field = with(vec![]);
+    let lengths = Lengths::of(LARGEST).unwrap();
+    let counted = |field: &Field, name: u16| field.cluster.hosts[&id(name)].claimed;
+    for (name, contents) in [(1, 1..=9), (2, 1..=2)] {
+        field.in_zone(name, "");
+        for content in contents {
+            let join = Join {
+                task: task(content),
+                lengths,
+                held: PieceSet::from_range(0..1),
+                origin: origin(),
+                purpose: Purpose::Pull,
+            };
+            field.says(name, PeerMessage::Join(join));
+        }
+    }
+    assert_eq!(counted(&field, 1), MAX_CLAIMED, "four of nine");
+    assert_eq!(
+        counted(&field, 2),
+        MAX_CLAIMED / 2,
+        "nobody else pays for it"
+    );
+    assert_eq!(field.cluster.counts().tasks, 9, "it is served all the same");
+    let evicted = (1..=4).map(task).collect();
+    field.says(1, PeerMessage::Evicted { tasks: evicted });
+    assert_eq!(counted(&field, 1), 0);
+    field.says(1, PeerMessage::Done { task: task(9) });
+    assert_eq!(counted(&field, 1), 0, "all of it needs no counting");
+    let held = PieceSet::from_range(3..5);
+    field.says(
+        1,
+        PeerMessage::Progress {
+            task: task(8),
+            held,
+        },
+    );
+    assert_eq!(counted(&field, 1), MAX_CLAIMED / 4, "there is room again");
 }
 
 #[test]
