@@ -158,6 +158,11 @@ impl Options {
         !self.peers.is_empty() && self.schedulers.is_empty()
     }
 
+    /// Whether it speaks with other nodes.
+    const fn has_fellows(&self) -> bool {
+        !self.peers.is_empty() || !self.schedulers.is_empty() || self.manager.is_some()
+    }
+
     /// What is wrong with the list of peers.
     pub fn check_peers(&self) -> Vec<String> {
         let entries = self.peers.iter();
@@ -277,6 +282,8 @@ impl Proxy {
                 return Err(StartError::PlainText(options.peer));
             }
             tracing::warn!(address = %options.peer, "peers connect in plain text, which others can read and join");
+        } else if security.is_plain() && options.has_fellows() {
+            tracing::warn!(address = %options.peer, "peers connect in plain text, from this host alone: [cluster] is empty");
         }
         let (clients, inner) = wind_down(tasks);
         let upstreams = Upstreams::new(&options.upstreams, &inner)

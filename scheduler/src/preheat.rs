@@ -9,14 +9,14 @@
 //! asked. Only a client on the host itself may ask, wherever the port listens. Nothing here owns state.
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
     routing::post,
 };
 use darter_api::{Digest, Lengths, Origin, OriginKind};
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::CallerAddress;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -64,11 +64,10 @@ type Refusal = (StatusCode, String);
 
 async fn preheat(
     State(inbox): State<mpsc::Sender<Inbound>>,
-    client: Option<Extension<ClientAddress>>,
+    client: CallerAddress,
     body: Bytes,
 ) -> Result<Json<Value>, Refusal> {
-    let local = client.is_some_and(|client| client.0.0.ip().to_canonical().is_loopback());
-    if !local {
+    if !client.is_here() {
         let what = "contents are preheated from the host itself\n";
         return Err((StatusCode::FORBIDDEN, what.to_owned()));
     }
@@ -127,6 +126,8 @@ mod tests {
     use darter_runtime::{Tasks, tls::Security};
     use prometheus_client::registry::Registry;
     use tower::ServiceExt as _;
+
+    use darter_runtime::server::ClientAddress;
 
     use super::*;
     use crate::{Options, Scheduler};

@@ -106,6 +106,8 @@ impl Scheduler {
                 return Err(StartError::PlainText(options.listen));
             }
             tracing::warn!(address = %options.listen, "peers connect in plain text, which others can read and join");
+        } else if security.is_plain() {
+            tracing::warn!(address = %options.listen, "peers connect in plain text, from this host alone: [cluster] is empty");
         }
         let key = identity::load_or_create(&options.data)?;
         let id = key.id();

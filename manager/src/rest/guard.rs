@@ -14,7 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::{ClientAddress, PASSED_ON};
 use time::OffsetDateTime;
 
 use super::{Api, problem::Problem};
@@ -22,8 +22,6 @@ use crate::accounts::{Caller, Credential, Role, SignInError};
 
 /// Where tools that can't set `Authorization` show a token: Harbor's CUSTOM kind.
 const TOKEN_HEADER: &str = "x-darter-token";
-/// What proxies add: the caller is not on this host then.
-const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
 /// Lets nobody past who may not.
 pub(super) async fn guard(
@@ -158,7 +156,7 @@ fn nobody(api: &Api, from: IpAddr) -> Caller {
 /// Why a request from this host may be somebody else's: a page that a browser here shows, also
 /// one whose name was pointed here (DNS rebinding), or a proxy's client.
 fn sent_by_others(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
-    if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
+    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
         return Some("the request was forwarded");
     }
     let site = headers.get("sec-fetch-site");

@@ -11,7 +11,6 @@ pub(crate) mod fuzzing;
 mod htpasswd;
 
 use std::{
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,6 +21,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use darter_runtime::server::CallerAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
@@ -39,7 +39,7 @@ const TOKEN: &str = "darter.";
 pub struct Options {
     /// An htpasswd file with bcrypt hashes (`htpasswd -B`), read anew when it changes. Default
     /// none: clients on this host whose requests no proxy in front has passed on (Forwarded,
-    /// X-Forwarded-For), and no others.
+    /// X-Forwarded-For, X-Real-IP, Via), and no others.
     pub htpasswd: Option<PathBuf>,
 }
 
@@ -98,11 +98,10 @@ impl Clients {
     pub async fn admit(
         &self,
         shown: Option<&Credential>,
-        address: Option<IpAddr>,
+        address: CallerAddress,
     ) -> Result<Admitted, Denied> {
         let Some(users) = &self.0.users else {
-            let is_here = address.is_some_and(|address| address.to_canonical().is_loopback());
-            return if is_here {
+            return if address.is_here() {
                 Ok(Admitted::Local)
             } else {
                 Err(Denied::Remote)
@@ -183,6 +182,8 @@ fn pair_of(encoded: &str) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use http::HeaderValue;
 
     use super::*;
@@ -209,7 +210,7 @@ mod tests {
     async fn without_names_only_this_host_is_let_in() {
         let clients = Clients::new(&Options::default()).unwrap();
         let admit = |address: Option<&str>| {
-            let address = address.map(|text| text.parse().unwrap());
+            let address = CallerAddress(address.map(|text| text.parse().unwrap()));
             let clients = clients.clone();
             async move { clients.admit(Some(&basic("me:pw")), address).await }
         };
@@ -224,11 +225,12 @@ mod tests {
     async fn names_passwords_and_tokens_for_them() {
         let dir = tempfile::tempdir().unwrap();
         let clients = with_users(dir.path(), &[("me", "right"), ("you", "yours")]);
-        let local = Some(IpAddr::from([127, 0, 0, 1]));
+        let local = CallerAddress(Some(IpAddr::from([127, 0, 0, 1])));
+        let nowhere = CallerAddress(None);
         let right = basic("me:right");
         for _ in 0..2 {
             assert_eq!(
-                clients.admit(Some(&right), None).await,
+                clients.admit(Some(&right), nowhere).await,
                 Ok(Admitted::ByName)
             );
         }
@@ -249,7 +251,7 @@ mod tests {
         let (token, _) = clients.token(&right).unwrap();
         let bearer = |token: &str| shown(&format!("Bearer {token}"));
         assert_eq!(
-            clients.admit(Some(&bearer(&token)), None).await,
+            clients.admit(Some(&bearer(&token)), nowhere).await,
             Ok(Admitted::ByName)
         );
         let later = SystemTime::now() + TOKEN_LIFE;

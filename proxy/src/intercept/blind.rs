@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::CallerAddress;
 use futures::future::BoxFuture;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -63,11 +63,10 @@ impl Exit {
     /// Connects to a target for a client, if the rules allow it.
     pub(super) async fn dial(
         &self,
-        client: Option<ClientAddress>,
+        client: CallerAddress,
         target: &Target,
     ) -> Result<TcpStream, Refusal> {
-        let local = client.is_some_and(|client| client.0.ip().to_canonical().is_loopback());
-        if !local {
+        if !client.is_here() {
             return Err(Refusal::Remote);
         }
         if target.port != self.port {

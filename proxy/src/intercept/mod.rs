@@ -25,7 +25,7 @@ mod refusal;
 mod target;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -34,7 +34,7 @@ use std::{
 use axum::{Router, body::Body};
 use darter_api::UpstreamName;
 use darter_runtime::{
-    server::{ClientAddress, ServerOptions, serve_connection},
+    server::{CallerAddress, ServerOptions, serve_connection},
     tasks::Tasks,
 };
 use http::{Method, Request, Response, Version};
@@ -273,7 +273,8 @@ impl Inner {
             return Err(Refusal::Malformed);
         }
         let target = Target::of_connect(request.uri()).ok_or(Refusal::Malformed)?;
-        let client = request.extensions().get::<ClientAddress>().copied();
+        // Inside the tunnel nothing says that it was passed on.
+        let client = CallerAddress::of(request.headers(), request.extensions());
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| Refusal::TooMany)?;
         let upgrade = hyper::upgrade::on(&mut request);
@@ -316,7 +317,7 @@ struct Session {
     inner: Arc<Inner>,
     upstream: UpstreamName,
     target: Target,
-    client: Option<ClientAddress>,
+    client: CallerAddress,
     tunnel: OpenTunnel,
 }
 
@@ -330,8 +331,8 @@ impl Session {
             Ok(Err(cause)) => return self.no_handshake(&cause.to_string()),
             Err(_) => return self.no_handshake("the client does not answer"),
         };
-        let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let address = self.client.map_or(unknown, |client| client.0);
+        let unknown = IpAddr::from(Ipv4Addr::UNSPECIFIED);
+        let address = SocketAddr::from((self.client.0.unwrap_or(unknown), 0));
         let tasks = self.inner.tasks.clone();
         let (router, tunnel) = self.router();
         let options = Arc::new(ServerOptions {

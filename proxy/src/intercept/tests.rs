@@ -318,6 +318,15 @@ async fn blind_tunnels_pass_bytes_and_obey_the_rules() {
         (&b"ask"[..], &b"answer"[..])
     );
 
+    for name in ["forwarded", "x-forwarded-for", "via"] {
+        let request = format!(
+            "CONNECT far.example:{port} HTTP/1.1\r\nhost: x\r\n{name}: 10.0.0.9\r\nconnection: close\r\n\r\n"
+        );
+        let reply = proxy.ask(&request).await;
+        assert!(reply.starts_with("HTTP/1.1 403"), "{reply}");
+        assert!(reply.contains(r#""reason":"remote""#), "{reply}");
+    }
+
     for (target, status) in [
         ("far.example:22", "403"),
         (&format!("inside.example:{port}"), "403"),

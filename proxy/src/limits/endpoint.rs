@@ -6,14 +6,14 @@
 use std::{collections::BTreeMap, num::NonZeroU64, sync::atomic::Ordering};
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
     http::StatusCode,
     routing::get,
 };
 use bytesize::ByteSize;
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::CallerAddress;
 use serde::{Deserialize, Serialize};
 
 use super::{Class, Direction, Limits, TooLow};
@@ -58,11 +58,10 @@ async fn show(State(limits): State<Limits>) -> Answer {
 
 async fn change(
     State(limits): State<Limits>,
-    client: Option<Extension<ClientAddress>>,
+    client: CallerAddress,
     body: Bytes,
 ) -> Result<Answer, (StatusCode, String)> {
-    let local = client.is_some_and(|client| client.0.0.ip().to_canonical().is_loopback());
-    if !local {
+    if !client.is_here() {
         let what = "limits are changed from the host itself\n";
         return Err((StatusCode::FORBIDDEN, what.to_owned()));
     }

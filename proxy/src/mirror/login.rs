@@ -6,12 +6,12 @@
 //! repository, a token of the proxy's for upstreams that the proxy has credentials for, and to
 //! who shows nothing one that stands for nothing, without asking anybody.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::body::Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use darter_api::Repository;
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::CallerAddress;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
@@ -29,8 +29,6 @@ pub(super) const PATH: &str = "/token";
 const NOTHING: &str = "anonymous";
 /// The service of a challenge that does not say which upstream is meant: the path does.
 const SERVICE: &str = "darter";
-/// What a proxy in front says of the client that it passes on (RFC 7239).
-const PASSED_ON: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 /// Tokens that stand for a name and a password, for registries that know no tokens.
 const PAIR: &str = "basic.";
 
@@ -53,19 +51,6 @@ pub(super) fn shown(headers: &HeaderMap) -> Option<Credential> {
     Some(Credential::new(value.clone()))
 }
 
-/// Where the client is. Who it is whose request a proxy in front passes on, nobody can know: the
-/// address is then that proxy's, and no proof of being on this host.
-pub(super) fn address(parts: &Parts) -> Option<IpAddr> {
-    if PASSED_ON
-        .iter()
-        .any(|name| parts.headers.contains_key(*name))
-    {
-        return None;
-    }
-    let client = parts.extensions.get::<ClientAddress>();
-    client.map(|client| client.0.ip())
-}
-
 impl Inner {
     /// The credential for the upstream that this client's request goes with, if the client is
     /// let in at all.
@@ -74,7 +59,7 @@ impl Inner {
         upstream: &Upstream,
         kind: &Kind,
         headers: &HeaderMap,
-        address: Option<IpAddr>,
+        address: CallerAddress,
     ) -> Result<Option<Credential>, Denied> {
         let shown = shown(headers);
         if !upstream.has_own_credentials() {
@@ -94,7 +79,7 @@ impl Inner {
     async fn admit(
         &self,
         shown: Option<&Credential>,
-        address: Option<IpAddr>,
+        address: CallerAddress,
     ) -> Result<Admitted, Denied> {
         let admitted = self.clients.admit(shown, address);
         let admitted = tokio::time::timeout(self.options.upstream_timeout, admitted).await;
@@ -216,7 +201,8 @@ impl Inner {
         let (upstream, path) = self.meant(&service, path)?;
         let (is_own, has_names) = (upstream.has_own_credentials(), self.clients.have_names());
         if self.clients.is_ours(&shown) || is_own {
-            let admitted = self.admit(Some(&shown), address(request)).await;
+            let address = CallerAddress::of(&request.headers, &request.extensions);
+            let admitted = self.admit(Some(&shown), address).await;
             let token = match admitted {
                 Ok(_) => self.clients.token(&shown).filter(|_| has_names),
                 Err(Denied::Busy) => return Err(busy()),

@@ -39,6 +39,7 @@ use axum::{
     response::IntoResponse as _,
 };
 use darter_api::{Digest, Repository, UpstreamName};
+use darter_runtime::server::CallerAddress;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
@@ -210,7 +211,7 @@ impl Mirror {
             self.0.metrics.answered(&method, "token", response.status());
             return response;
         }
-        let address = login::address(&parts);
+        let address = CallerAddress::of(&parts.headers, &parts.extensions);
         let routed = route::route(&self.0.upstreams, upstream.as_ref(), &parts.uri);
         let (kind, mut response) = match routed {
             Ok((found, target)) => {

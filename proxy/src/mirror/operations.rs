@@ -1,13 +1,13 @@
 //! What people do to a running mirror: have a tag looked up anew.
 
 use axum::{
-    Extension, Router,
+    Router,
     extract::{Query, State},
     http::StatusCode,
     routing::delete,
 };
 use darter_api::UpstreamName;
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::CallerAddress;
 use serde::Deserialize;
 
 use super::Mirror;
@@ -32,11 +32,10 @@ impl Mirror {
 
 async fn forget(
     State(mirror): State<Mirror>,
-    client: Option<Extension<ClientAddress>>,
+    client: CallerAddress,
     Query(tag): Query<Tag>,
 ) -> Result<StatusCode, (StatusCode, &'static str)> {
-    let local = client.is_some_and(|client| client.0.0.ip().to_canonical().is_loopback());
-    if !local {
+    if !client.is_here() {
         let what = "tags are forgotten from the host itself\n";
         return Err((StatusCode::FORBIDDEN, what));
     }

@@ -178,6 +178,128 @@ async fn dockers_configuration_a_helper_and_a_token_file_open_it_too() {
     }
 }
 
+/// A refresh token, as `docker login` leaves it behind where a registry gives such.
+fn identity(dir: &Path, token: &str) -> OwnOptions {
+    let path = dir.join("identity.json");
+    let text = format!(r#"{{"auths": {{"registry.test": {{"identitytoken": "{token}"}}}}}}"#);
+    std::fs::write(&path, text).expect("a file");
+    OwnOptions {
+        docker_config: Some(path),
+        ..OwnOptions::default()
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_shown_to_the_token_server_alone() {
+    for (token, is_right) in [("s3cret+refresh&token", true), ("another", false)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let tasks = Tasks::new();
+        let shelf = Shelf::new()
+            .blob("app", &blob())
+            .access("app", Access::Bearer("Bearer of-the-proxy".to_owned()));
+        let registry = Registry::twisted(shelf, &tasks, |seen: &Seen, good| {
+            if seen.path != "/token" {
+                return good;
+            }
+            let wanted = "refresh_token=s3cret%2Brefresh%26token";
+            match seen.method == "POST" && seen.body.split('&').any(|pair| pair == wanted) {
+                true => Reply::new(200).body(r#"{"access_token":"of-the-proxy","expires_in":120}"#),
+                false => Reply::new(401),
+            }
+        })
+        .await;
+        let bench = bench(tasks, &registry, identity(dir.path(), token), None).await;
+        let answer = bench.get(blob_path("app", &blob())).await;
+        match is_right {
+            true => answer.is_whole(&blob()),
+            false => assert_eq!(
+                (answer.status.as_u16(), answer.code().as_str()),
+                (403, "DENIED")
+            ),
+        }
+        let asked = registry.asked("POST", "/token");
+        let asked = asked.first().expect("the token server is asked");
+        assert_eq!(
+            asked.header("content-type"),
+            Some("application/x-www-form-urlencoded")
+        );
+        for pair in [
+            "grant_type=refresh_token",
+            "client_id=darter",
+            "scope=repository%3Aapp%3Apull",
+        ] {
+            assert!(asked.body.split('&').any(|one| one == pair), "{pair}");
+        }
+        let elsewhere = |seen: &Seen| seen.path != "/token" && seen.body.contains("refresh");
+        assert!(!registry.seen().iter().any(elsewhere));
+        assert!(
+            registry
+                .seen()
+                .iter()
+                .all(|seen| !seen.query.contains("s3cret"))
+        );
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_403_renews_a_token_that_the_proxys_own_name_got_before() {
+    let tasks = Tasks::new();
+    let shelf = Shelf::new().blob("app", &blob());
+    let registry = Registry::twisted(shelf, &tasks, |seen: &Seen, good| {
+        if seen.path == "/token" {
+            let token = if seen.before == 0 { "small" } else { "large" };
+            return Reply::new(200).body(format!(r#"{{"token":"{token}","expires_in":120}}"#));
+        }
+        match seen.header("authorization") {
+            Some("Bearer small") if seen.path.contains("/blobs/") => Reply::new(403),
+            Some("Bearer small" | "Bearer large") => good,
+            _ => {
+                let host = seen.header("host").unwrap_or_default();
+                let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+                Reply::new(401).header("WWW-Authenticate", challenge)
+            }
+        }
+    })
+    .await;
+    let bench = bench(tasks, &registry, said("proxy", "right"), None).await;
+    bench.get("/v2/app/manifests/none").await;
+    assert_eq!(registry.asked("GET", "/token").len(), 1);
+    // A younger one is what the registry means to give.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    bench.get(blob_path("app", &blob())).await.is_whole(&blob());
+    assert_eq!(registry.asked("GET", "/token").len(), 2);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_in_front_passes_on_is_from_nobody_on_this_host() {
+    let tasks = Tasks::new();
+    let password = Arc::new(Mutex::new("right".to_owned()));
+    let registry = guarded(&tasks, true, password).await;
+    let bench = bench(tasks, &registry, said("proxy", "right"), None).await;
+    let path = blob_path("app", &blob());
+    bench.get(&*path).await.is_whole(&blob());
+    for (name, value) in [
+        ("Forwarded", "for=192.0.2.7"),
+        ("Forwarded", "for=127.0.0.1"),
+        ("X-Forwarded-For", "127.0.0.1"),
+        ("X-Real-IP", "127.0.0.1"),
+        ("Via", "1.1 front"),
+    ] {
+        for path in [path.as_str(), "/v2/app/manifests/latest"] {
+            let answer = bench.ask(path).header(name, value).send().await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.code().as_str()),
+                (403, "DENIED"),
+                "{path} {name}: {value}"
+            );
+        }
+    }
+    bench.get(&*path).await.is_whole(&blob());
+    bench.stop().await;
+}
+
 /// A file of users, with hashes that are cheap.
 fn users(dir: &Path, users: &[(&str, &str)]) -> std::path::PathBuf {
     let path = dir.join("htpasswd");

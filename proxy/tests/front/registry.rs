@@ -50,6 +50,7 @@ pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
     /// Which connection brought it.
     pub(crate) connection: usize,
     /// How many of this method and path came before.
@@ -421,7 +422,10 @@ impl Registry {
                 seen.before = all.iter().filter(same).count();
                 all.push(seen.clone());
             }
-            let good = self.0.shelf.reply(&seen, self.0.address);
+            let good = match seen.method.as_str() {
+                HELLO => Reply::new(400).framing(Framing::UntilEnd),
+                _ => self.0.shelf.reply(&seen, self.0.address),
+            };
             let reply = (self.0.twist)(&seen, good);
             if !self.play(&mut socket, &seen, reply).await? {
                 return Ok(());
@@ -503,6 +507,10 @@ fn head(reply: &Reply) -> String {
     head + "\r\n"
 }
 
+/// The method of who begins with TLS. Real servers tell them at once that this is none; who is
+/// told nothing tries for as long as its handshake may take.
+const HELLO: &str = "ClientHello";
+
 async fn read_head(
     socket: &mut TcpStream,
     buffer: &mut Vec<u8>,
@@ -515,6 +523,17 @@ async fn read_head(
         if socket.read_buf(buffer).await? == 0 {
             return Ok(None);
         }
+        if buffer.first() == Some(&0x16) {
+            return Ok(Some(Seen {
+                method: HELLO.to_owned(),
+                path: String::new(),
+                query: String::new(),
+                headers: Vec::new(),
+                body: String::new(),
+                connection,
+                before: 0,
+            }));
+        }
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     buffer.drain(..end + 4);
@@ -524,14 +543,27 @@ async fn read_head(
     let target = words.next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let headers = lines.filter_map(|line| line.split_once(": "));
-    Ok(Some(Seen {
+    let mut seen = Seen {
         method,
         path: path.to_owned(),
         query: query.to_owned(),
         headers: headers
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
+        body: String::new(),
         connection,
         before: 0,
-    }))
+    };
+    let length = seen
+        .header("content-length")
+        .and_then(|text| text.parse().ok());
+    let length: usize = length.unwrap_or(0);
+    while buffer.len() < length {
+        if socket.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let body: Vec<u8> = buffer.drain(..length).collect();
+    seen.body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Some(seen))
 }

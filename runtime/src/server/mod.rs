@@ -10,6 +10,7 @@
 //! kernel sends files' pages as they are ([`span`]).
 
 mod body;
+mod caller;
 mod direct;
 mod executor;
 #[cfg(any(test, fuzzing))]
@@ -48,6 +49,7 @@ use tower::ServiceExt as _;
 
 use crate::{tasks::Tasks, tls::Acceptor};
 pub use body::FlushBeforeError;
+pub use caller::{CallerAddress, ClientAddress, PASSED_ON};
 use direct::{Direct, Left};
 use executor::InTasks;
 use rewound::Rewound;
@@ -115,10 +117,6 @@ impl Default for ServerOptions {
         }
     }
 }
-
-/// The address of a connection's other end, as a request extension.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientAddress(pub SocketAddr);
 
 /// Which node is at a connection's other end, proven by its certificate, as a request
 /// extension.
