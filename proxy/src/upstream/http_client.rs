@@ -50,12 +50,23 @@ const ATTEMPTS: usize = 3;
 type Inner = Client<HttpsConnector<Way>, Body>;
 
 /// Three clients: one for what is listed, which alone shows the proxy's certificate; one for
-/// clients' own requests, which never does; one that connects to public addresses only.
+/// clients' own requests and for other upstreams, which never does; one that connects to public addresses only.
 #[derive(Debug, Clone)]
 pub(super) struct HttpClient {
     listed: Inner,
     relayed: Inner,
     public: Inner,
+}
+
+/// Whom a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The upstream, its token servers, and what is listed of it: shown the proxy's certificate.
+    Own,
+    /// Another upstream.
+    Fellow,
+    /// Whatever has a public address.
+    Public,
 }
 
 /// A request that got no reply.
@@ -95,19 +106,20 @@ fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
 impl HttpClient {
     pub(super) fn new(options: &UpstreamOptions) -> Result<Self, String> {
         let via = options.proxy.as_ref().map(|text| Via::parse(text.reveal()));
-        let via = via.transpose()?.map(Arc::new);
+        let via = via.transpose()?;
         let roots = roots(options.ca.as_deref())?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|cause| cause.to_string())?
             .with_root_certificates(roots);
-        let nobody = config.clone().with_no_client_auth();
+        let nobody = without_sessions(config.clone().with_no_client_auth());
+        let via = via.map(|via| Arc::new(via.trusting(&Arc::new(nobody.clone()))));
         let listed = match (&options.client_certificate, &options.client_key) {
             (Some(certificate), Some(key)) => {
                 let (chain, key) = identity(certificate, key)?;
                 let wrong = |cause| format!("the client's certificate: {cause}");
-                config.with_client_auth_cert(chain, key).map_err(wrong)?
+                without_sessions(config.with_client_auth_cert(chain, key).map_err(wrong)?)
             }
             (None, None) => nobody.clone(),
             _ => return Err("`client_certificate` goes with `client_key`".to_owned()),
@@ -119,16 +131,16 @@ impl HttpClient {
         })
     }
 
-    /// Sends a GET or HEAD, to a listed target or to whatever public one.
+    /// Sends a GET or HEAD.
     pub(super) async fn send(
         &self,
         request: &Request<()>,
-        public_only: bool,
+        reach: Reach,
     ) -> Result<Response<Incoming>, SendError> {
-        let client = if public_only {
-            &self.public
-        } else {
-            &self.listed
+        let client = match reach {
+            Reach::Own => &self.listed,
+            Reach::Fellow => &self.relayed,
+            Reach::Public => &self.public,
         };
         tokio::time::timeout(HEADER_TIMEOUT, persist(client, request))
             .await
@@ -233,10 +245,14 @@ pub(super) fn connector(public_only: bool) -> HttpConnector<Resolver> {
     connector
 }
 
-fn client(mut config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) -> Inner {
-    // Sessions are remembered by name and not by port: a token server beside its registry was
-    // shown the registry's ticket, and hung up. Connections are kept, so that little is lost.
+/// Sessions are remembered by name and not by port: a token server beside its registry was
+/// shown the registry's ticket, and hung up. Connections are kept, so that little is lost.
+fn without_sessions(mut config: ClientConfig) -> ClientConfig {
     config.resumption = Resumption::disabled();
+    config
+}
+
+fn client(config: ClientConfig, public_only: bool, via: Option<Arc<Via>>) -> Inner {
     let connector = Way {
         straight: connector(public_only),
         via: via.map(|via| (via, connector(false))),

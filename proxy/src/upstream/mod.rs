@@ -119,10 +119,8 @@ impl Upstreams {
         let mut errors = Vec::new();
         let mut by_name: HashMap<String, Arc<Upstream>> = HashMap::new();
         let mut default = None;
-        let listed: Vec<String> = options
-            .iter()
-            .filter_map(UpstreamOptions::authority)
-            .collect();
+        let bases = options.iter().map(|one| one.base().parse().ok());
+        let listed: Vec<Uri> = bases.flatten().collect();
         for one in options {
             match one.build(&listed, tasks) {
                 Ok(upstream) => {

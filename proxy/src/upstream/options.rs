@@ -34,14 +34,16 @@ pub struct UpstreamOptions {
     /// private or plain HTTP.
     pub redirects: Vec<String>,
     /// A PEM file with a certificate, and its chain, for a registry that asks clients for one.
-    /// It is shown to the registry and to what is listed of it, not where redirects lead, and
+    /// It is shown to the registry and to what is listed of it, not where else redirects lead
+    /// (another upstream among it), and
     /// counts as a credential of the proxy's own: what it opens is for callers that the proxy
     /// knows itself (`[proxy.clients]`).
     pub client_certificate: Option<PathBuf>,
     /// The PEM file with its key.
     pub client_key: Option<PathBuf>,
     /// An HTTP proxy that tunnels to the registry, if that is https://, and to where it
-    /// redirects: `http://[name:password@]host:port`. Default none.
+    /// redirects: `http[s]://[name:password@]host:port`; over https its certificate is checked
+    /// by the system's authorities and `ca`. Default none.
     pub proxy: Option<Secret>,
     /// Credentials of the proxy's own, for callers that it knows itself (`[proxy.clients]`).
     /// Default none: callers show theirs to the registry.
@@ -81,7 +83,7 @@ impl UpstreamOptions {
         names
     }
 
-    fn base(&self) -> String {
+    pub(super) fn base(&self) -> String {
         match &self.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None if self.name == "docker.io" => "https://registry-1.docker.io".to_owned(),
@@ -90,12 +92,12 @@ impl UpstreamOptions {
     }
 
     /// `host:port` of its URL, if that is one.
-    pub(super) fn authority(&self) -> Option<String> {
+    fn authority(&self) -> Option<String> {
         let uri: Uri = self.base().parse().ok()?;
         Some(uri.authority()?.to_string())
     }
 
-    pub(super) fn build(&self, listed: &[String], tasks: &Tasks) -> Result<Upstream, ConfigError> {
+    pub(super) fn build(&self, listed: &[Uri], tasks: &Tasks) -> Result<Upstream, ConfigError> {
         let wrong = |what: String| ConfigError {
             name: self.name.clone(),
             what,

@@ -14,15 +14,18 @@ pub(super) struct Policy {
     realms: Vec<String>,
     redirect_hosts: Vec<String>,
     redirect_ranges: Vec<IpNet>,
-    /// `host:port` of all upstreams.
-    listed: Vec<String>,
+    base: Uri,
+    /// Where all upstreams are.
+    fellows: Vec<Uri>,
 }
 
 /// How a redirect may be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Follow {
-    /// As it is: the target is on a list.
+    /// As it is: the target is the upstream's own, or on its list.
     Listed,
+    /// To another upstream, as anybody: what is the proxy's own for one opens nothing there.
+    Fellow,
     /// Only to a public address.
     Public,
     /// Not at all.
@@ -35,7 +38,7 @@ impl Policy {
         plain: bool,
         realms: &[String],
         redirects: &[String],
-        listed: &[String],
+        fellows: &[Uri],
     ) -> Result<Self, String> {
         let mut redirect_hosts = Vec::new();
         let mut redirect_ranges = Vec::new();
@@ -56,7 +59,8 @@ impl Policy {
             realms: realms.iter().map(|realm| realm.to_lowercase()).collect(),
             redirect_hosts,
             redirect_ranges,
-            listed: listed.to_vec(),
+            base: base.clone(),
+            fellows: fellows.to_vec(),
         })
     }
 
@@ -110,20 +114,18 @@ impl Policy {
         }
         let host = host.trim_matches(['[', ']']).to_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
-        let listed =
-            self.listed
-                .iter()
-                .any(|listed| listed.eq_ignore_ascii_case(authority.as_str()))
-                || self.redirect_hosts.iter().any(|listed| {
-                    *listed == host || listed.eq_ignore_ascii_case(authority.as_str())
-                })
-                || address.is_some_and(|address| {
-                    self.redirect_ranges
-                        .iter()
-                        .any(|range| range.contains(&address))
-                });
-        if listed {
+        let mut hosts = self.redirect_hosts.iter();
+        let same = |listed: &String| listed.eq_ignore_ascii_case(authority.as_str());
+        let listed = hosts.any(|listed| *listed == host || same(listed))
+            || address.is_some_and(|address| {
+                let mut ranges = self.redirect_ranges.iter();
+                ranges.any(|range| range.contains(&address))
+            });
+        if listed || is_same_origin(&self.base, target) {
             return Follow::Listed;
+        }
+        if self.fellows.iter().any(|one| is_same_origin(one, target)) {
+            return Follow::Fellow;
         }
         let https = target.scheme_str() == Some("https");
         if https && address.is_none_or(is_public) && host != "localhost" {
@@ -132,6 +134,13 @@ impl Policy {
             Follow::Never
         }
     }
+}
+
+/// Whether scheme, host and port are the same (RFC 6454, section 5): what is listed as https is
+/// not listed as http.
+fn is_same_origin(one: &Uri, other: &Uri) -> bool {
+    let host = |uri: &Uri| uri.host().map(str::to_lowercase);
+    one.scheme() == other.scheme() && host(one) == host(other) && port_of(one) == port_of(other)
 }
 
 /// The port, said or not.
@@ -211,7 +220,7 @@ mod tests {
             plain,
             &own(realms),
             &own(redirects),
-            &own(&["10.0.0.5:5000"]),
+            &["http://10.0.0.5:5000".parse().unwrap(), base.clone()],
         )
         .unwrap()
     }
@@ -288,7 +297,10 @@ mod tests {
             ("https://[::1]/", Follow::Never),
             ("https://[::ffff:10.0.0.1]/", Follow::Never),
             ("https://169.254.169.254/latest/meta-data", Follow::Never),
-            ("http://10.0.0.5:5000/x", Follow::Listed),
+            ("http://10.0.0.5:5000/x", Follow::Fellow),
+            ("https://10.0.0.5:5000/x", Follow::Never),
+            ("https://r.example.com:443/x", Follow::Listed),
+            ("http://r.example.com/x", Follow::Never),
             ("http://10.0.0.5:5001/x", Follow::Never),
             ("http://cdn.internal/x", Follow::Listed),
             ("http://192.168.7.9:9000/x", Follow::Listed),

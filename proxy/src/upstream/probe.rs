@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use http::{Request, StatusCode, header};
 
-use super::Upstream;
+use super::{Upstream, http_client::Reach};
 use crate::source::SourceError;
 
 /// The answer to an anonymous `GET /v2/`, redirects not followed.
@@ -27,7 +27,7 @@ impl Upstream {
         let request = Request::get(format!("{}/v2/", base.trim_end_matches('/')))
             .body(())
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
-        let reply = self.client.send(&request, false).await;
+        let reply = self.client.send(&request, Reach::Own).await;
         let reply = reply.map_err(|cause| SourceError::broken("GET /v2/", cause))?;
         let date = reply.headers().get(header::DATE);
         let date = date.and_then(|date| date.to_str().ok());

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     Upstream,
-    http_client::{HEADER_TIMEOUT, SendError},
+    http_client::{HEADER_TIMEOUT, Reach, SendError},
     policy::Follow,
     token::Challenge,
 };
@@ -150,7 +150,7 @@ impl Upstream {
         let mut target: Uri = format!("{}{}", base.trim_end_matches('/'), ask.path)
             .parse()
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
-        let mut public_only = false;
+        let mut reach = Reach::Own;
         for hop in 0..=MAX_REDIRECTS {
             let mut request = Request::builder()
                 .method(ask.method.clone())
@@ -167,7 +167,7 @@ impl Upstream {
             let reply = if hop == 0 {
                 self.send_home(&request, ask.insists).await
             } else {
-                self.client.send(&request, public_only).await
+                self.client.send(&request, reach).await
             };
             let reply = reply.map_err(broken)?;
             if !is_redirect(reply.status()) {
@@ -178,8 +178,9 @@ impl Upstream {
             let same = next.scheme() == target.scheme() && next.authority() == target.authority();
             if !same {
                 match self.policy.follow(&next) {
-                    Follow::Listed => public_only = false,
-                    Follow::Public => public_only = true,
+                    Follow::Listed => reach = Reach::Own,
+                    Follow::Fellow => reach = Reach::Fellow,
+                    Follow::Public => reach = Reach::Public,
                     Follow::Never => {
                         tracing::warn!(upstream = %self.name, host = next.host(), "a redirect is not followed: its target is neither public https nor listed");
                         return Err(SourceError::Protocol(

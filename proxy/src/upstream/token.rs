@@ -22,7 +22,11 @@ use moka::{Expiry, future::Cache};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Upstream, http_client::HEADER_TIMEOUT, own::Login};
+use super::{
+    Upstream,
+    http_client::{HEADER_TIMEOUT, Reach},
+    own::Login,
+};
 use crate::{
     credential::{Credential, Secret},
     source::SourceError,
@@ -318,7 +322,11 @@ impl Upstream {
         let request = request.map_err(|_| SourceError::Protocol("the request makes no sense"))?;
         // The semaphore is never closed.
         let _turn = self.questions.acquire().await.ok();
-        let reply = self.client.send(&request, false).await.map_err(broken)?;
+        let reply = self
+            .client
+            .send(&request, Reach::Own)
+            .await
+            .map_err(broken)?;
         let reply = super::request::checked(reply).await?;
         let reply = bounded(reply).await.and_then(|reply| {
             let life = reply.expires_in.unwrap_or(DEFAULT_LIFE).min(3600);
@@ -370,7 +378,7 @@ impl Upstream {
                     request = request.header(header::AUTHORIZATION, value);
                 }
                 let request = request.body(()).ok()?;
-                self.client.send(&request, false).await.ok()?
+                self.client.send(&request, Reach::Own).await.ok()?
             }
         };
         if !reply.status().is_success() {

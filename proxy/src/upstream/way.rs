@@ -1,4 +1,5 @@
-//! The way to an upstream: straight, or through an HTTP proxy that tunnels.
+//! The way to an upstream: straight, or through an HTTP proxy that tunnels, which may itself be
+//! spoken to over TLS: its certificate is checked by the upstream's authorities.
 //!
 //! Only TLS goes through the proxy (CONNECT, RFC 9110, section 9.3.6): what is plain is near.
 //! The proxy resolves names then, so that which addresses they may have is for its own rules;
@@ -15,12 +16,16 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use darter_runtime::tls::Stream;
 use http::{HeaderValue, Uri};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
+use tokio_rustls::TlsConnector;
 use tower::Service;
 
 use super::{
@@ -40,14 +45,18 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Via {
     proxy: Uri,
     authorization: Option<HeaderValue>,
+    /// Its name in its certificate, if it speaks TLS, and how that is checked.
+    tls: Option<(ServerName<'static>, Option<Arc<ClientConfig>>)>,
 }
 
 impl Via {
-    /// `http://[name:password@]host:port`. A mistake does not repeat the text.
+    /// `http[s]://[name:password@]host:port`. A mistake does not repeat the text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "`proxy` is `http://[name:password@]host:port`".to_owned();
+        let wrong = || "`proxy` is `http[s]://[name:password@]host:port`".to_owned();
         let url = url::Url::parse(text).map_err(|_| wrong())?;
-        let (Some(host), "http", "" | "/") = (url.host_str(), url.scheme(), url.path()) else {
+        let (Some(host), scheme @ ("http" | "https"), "" | "/") =
+            (url.host_str(), url.scheme(), url.path())
+        else {
             return Err(wrong());
         };
         let port = url.port_or_known_default().ok_or_else(wrong)?;
@@ -67,23 +76,52 @@ impl Via {
             }
             _ => None,
         };
+        let bare = host.trim_matches(['[', ']']).to_owned();
+        let name = (scheme == "https").then(|| ServerName::try_from(bare));
         Ok(Self {
-            proxy: format!("http://{host}:{port}")
+            proxy: format!("{scheme}://{host}:{port}")
                 .parse()
                 .map_err(|_| wrong())?,
             authorization,
+            tls: name
+                .transpose()
+                .map_err(|_| wrong())?
+                .map(|name| (name, None)),
         })
+    }
+
+    /// Checks the proxy's certificate by these authorities.
+    pub(super) fn trusting(mut self, config: &Arc<ClientConfig>) -> Self {
+        if let Some((_, checked)) = &mut self.tls {
+            *checked = Some(Arc::clone(config));
+        }
+        self
     }
 
     /// Opens a tunnel, within [`CONNECT_TIMEOUT`]: the connection is made for whoever needs one
     /// next, and would else wait for as long as the proxy is silent.
-    async fn tunnel(&self, socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
-        let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.ask(socket, target)).await;
+    async fn tunnel(&self, socket: TcpStream, target: &Uri) -> Result<Stream, Error> {
+        let open = async {
+            let stream = self.shake(socket).await?;
+            self.ask(stream, target).await
+        };
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, open).await;
         let silent = || std::io::Error::new(ErrorKind::TimedOut, "the proxy's reply to CONNECT");
         opened.map_err(|_| silent())?
     }
 
-    async fn ask(&self, mut socket: TcpStream, target: &Uri) -> Result<TcpStream, Error> {
+    async fn shake(&self, socket: TcpStream) -> Result<Stream, Error> {
+        let Some((name, config)) = &self.tls else {
+            return Ok(Stream::Plain(socket));
+        };
+        let config = config
+            .clone()
+            .ok_or("nothing checks the proxy's certificate")?;
+        let shaken = TlsConnector::from(config).connect(name.clone(), socket);
+        Ok(Stream::Tls(Box::new(shaken.await?)))
+    }
+
+    async fn ask(&self, mut socket: Stream, target: &Uri) -> Result<Stream, Error> {
         let host = target.host().ok_or("the target has no host")?;
         let port = target.port_u16().unwrap_or(443);
         let mut head =
@@ -141,7 +179,7 @@ async fn is_inside(target: &Uri) -> bool {
 }
 
 impl Service<Uri> for Way {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Stream>;
     type Error = Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>> + Send>>;
 
@@ -164,7 +202,10 @@ impl Service<Uri> for Way {
             }
             _ => {
                 let connecting = self.straight.call(target);
-                Box::pin(async move { Ok(connecting.await?) })
+                Box::pin(async move {
+                    let socket = connecting.await?.into_inner();
+                    Ok(TokioIo::new(Stream::Plain(socket)))
+                })
             }
         }
     }
@@ -218,7 +259,13 @@ mod tests {
                 .authorization
                 .is_none()
         );
-        for wrong in ["proxy.test:3128", "https://p", "http://p/x", "s3cret", ""] {
+        for (text, proxy) in [
+            ("https://proxy.test", "https://proxy.test:443"),
+            ("https://[::1]:3128", "https://[::1]:3128"),
+        ] {
+            assert_eq!(Via::parse(text).unwrap().proxy, proxy);
+        }
+        for wrong in ["proxy.test:3128", "ftp://p", "http://p/x", "s3cret", ""] {
             let mistake = Via::parse(wrong).unwrap_err();
             assert!(!mistake.contains("s3cret"), "{mistake}");
         }
