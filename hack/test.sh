@@ -91,6 +91,7 @@ echo
 echo
 echo "Clients the tests really used:"
 grep '^used ' "$report" | sort -u | sed 's/^used /  /' || echo "  none"
+awk '/^searched /{logs++; bytes += $2} END {printf "Logs of Darter searched for secrets, none found: %d, %d kB\n", logs, bytes / 1000}' "$report"
 skipped=$(grep -c '^skipped ' "$report" || true)
 echo "Skipped tests: $skipped"
 grep '^skipped ' "$report" | sort -u | sed 's/^skipped /  /' || true

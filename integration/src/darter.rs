@@ -12,11 +12,18 @@ use anyhow::{Context as _, Result};
 use crate::{
     http,
     process::{Process, free_port},
+    report, secrets,
 };
+
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Whether this is the binary under test, and was asked for.
+pub(crate) fn is_binary(program: &Path) -> bool {
+    BINARY.get().is_some_and(|binary| binary == program)
+}
 
 /// The binary under test: `DARTER_BIN`, or the workspace's, built now if it is stale.
 pub fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(given) = std::env::var_os("DARTER_BIN") {
             return given.into();
@@ -167,25 +174,17 @@ impl Part {
     }
 }
 
-/// What no log may have, whatever test wrote it: tests call their passwords `s3cret`, tokens
-/// begin like JSON in Base64, and signed URLs have a signature.
-const SECRETS: [&str; 5] = [
-    "s3cret",
-    "czNjcmV0",
-    "Bearer ey",
-    "X-Amz-Signature=",
-    "PRIVATE KEY",
-];
-
 impl Drop for Part {
     /// Every log of every part of the whole suite is searched.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
         }
-        if let Some(line) = self.process.line_with(&SECRETS) {
+        let log = self.process.log_bytes();
+        if let Some(line) = secrets::line_in(&log) {
             panic!("a secret in the log of {}: {line}", self.name);
         }
+        report::searched(log.len());
     }
 }
 

@@ -4,7 +4,7 @@
 //! directory, and dies with the test ([`process`]). [`registry`] runs distribution as
 //! the upstream and reads from its log which bytes left it; [`image`] makes and pushes
 //! images; [`guarded`] asks for users, tokens and certificates; [`darter`] runs the parts of
-//! Darter; [`clients`] pulls as people do.
+//! Darter; [`clients`] pulls as people do; [`secrets`] must be in no log.
 
 pub mod clients;
 pub mod darter;
@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod process;
 pub mod registry;
 pub mod report;
+pub mod secrets;
 pub mod throttle;
 
 /// How many times a repetition runs: `long` with `hack/test.sh --long`, else `short`.

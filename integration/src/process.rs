@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tokio::process::{Child, Command};
 
+use crate::{darter, report, secrets};
+
 /// A daemon with its log file. Killed when dropped, and by the kernel when the test
 /// process dies (`setpriv --pdeathsig`, from util-linux).
 pub struct Process {
@@ -59,20 +61,17 @@ impl Process {
 
     /// All it has printed so far.
     pub fn log(&self) -> String {
-        let bytes = std::fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
     }
 
     /// A line of its log that has one of these texts.
     pub fn line_with<S: AsRef<str>>(&self, texts: &[S]) -> Option<String> {
-        let log = std::fs::read(&self.log).unwrap_or_default();
-        texts.iter().find_map(|text| {
-            // Logs at trace level are long: this search is fast in a debug build, too.
-            let at = memchr::memmem::find(&log, text.as_ref().as_bytes())?;
-            let start = memchr::memrchr(b'\n', &log[..at]).map_or(0, |start| start + 1);
-            let end = memchr::memchr(b'\n', &log[at..]).map_or(log.len(), |end| at + end);
-            Some(String::from_utf8_lossy(&log[start..end]).into_owned())
-        })
+        secrets::first_line_with(&self.log_bytes(), texts.iter().map(AsRef::as_ref))
+    }
+
+    /// All it has printed so far, which may be no text.
+    pub fn log_bytes(&self) -> Vec<u8> {
+        std::fs::read(&self.log).unwrap_or_default()
     }
 
     /// Waits until `condition` holds for its log.
@@ -148,7 +147,8 @@ impl Process {
     }
 }
 
-/// Runs a command to its end: standard output, or an error with all it said.
+/// Runs a command to its end: standard output, or an error with all it said. What Darter's own
+/// says beside its result is searched for secrets.
 ///
 /// # Errors
 /// When it can't be started, fails, or takes longer than three minutes.
@@ -159,6 +159,12 @@ pub async fn run(command: &mut Command) -> Result<String> {
         .await
         .with_context(|| format!("{shown}: takes too long"))?
         .with_context(|| shown.clone())?;
+    if darter::is_binary(Path::new(command.as_std().get_program())) {
+        if let Some(line) = secrets::line_in(&output.stderr) {
+            bail!("{shown}: a secret in what it says: {line}");
+        }
+        report::searched(output.stderr.len());
+    }
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

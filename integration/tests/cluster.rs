@@ -14,6 +14,7 @@ use darter_integration::{
     registry::Registry,
     repetitions,
     report::can_use,
+    secrets,
 };
 use tokio::process::Command;
 
@@ -46,7 +47,9 @@ impl Cluster {
         let mut command = Command::new(binary());
         command.args(["ca", "token", "--data", &data, "--uses", &uses.to_string()]);
         let token = dir.join("token");
-        std::fs::write(&token, run(&mut command).await?)?;
+        let said = run(&mut command).await?;
+        secrets::keep(&said);
+        std::fs::write(&token, said)?;
         Ok(Self { authority, token })
     }
 

@@ -8,6 +8,7 @@ use darter_integration::{
     darter::{Part, binary},
     http,
     report::{has_tools, tool},
+    secrets,
 };
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -30,6 +31,7 @@ async fn standalone(dir: &Path, upstream: &str) -> Result<Part> {
         arguments.extend(["--set", setting]);
     }
     let password = dir.join("password");
+    secrets::keep(PASSWORD);
     std::fs::write(&password, PASSWORD)?;
     let password = format!("manager.root_password_file={}", password.display());
     arguments.extend(["--set", &password]);
@@ -50,7 +52,9 @@ async fn token(manager: &Part) -> Result<String> {
     let reply = http::send(::http::Method::POST, &url, &headers, wish.into()).await?;
     ensure!(reply.status() == 201, "{reply:?}");
     let made: Value = serde_json::from_slice(reply.body())?;
-    Ok(made["token"].as_str().context("a token")?.to_owned())
+    let token = made["token"].as_str().context("a token")?;
+    secrets::keep(token);
+    Ok(token.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

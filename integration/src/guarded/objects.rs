@@ -22,6 +22,7 @@ use time::{
 };
 
 use super::{Authority, Body, Server, full};
+use crate::secrets;
 
 const KEY_ID: &str = "AKIDARTERTEST";
 const KEY: &str = "s3cret-object-store-key";
@@ -105,6 +106,7 @@ impl Objects {
         let path = format!("/bucket/{name}");
         let host = self.0.server.authority();
         let signature = signature("GET", &path, &query, &host, &date);
+        secrets::keep(&signature);
         let url = self.0.server.url();
         Ok(format!("{url}{path}?{query}&X-Amz-Signature={signature}"))
     }

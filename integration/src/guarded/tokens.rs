@@ -23,6 +23,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde_json::json;
 
 use super::{Authority, Body, Identity, Server, full};
+use crate::secrets;
 
 /// What the registry's tokens are for.
 pub const SERVICE: &str = "guarded";
@@ -37,8 +38,6 @@ struct State {
     readable: BTreeMap<Option<String>, BTreeSet<String>>,
     issued: Vec<Issued>,
     refused: usize,
-    /// Asked in place of an answer.
-    flood: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -79,11 +78,7 @@ impl Tokens {
         let shared = Arc::clone(&state);
         let tls = authority.server(&identity, false)?;
         let server = Server::start(Some(tls), move |request| {
-            let mut state = lock(&shared);
-            if let Some(size) = state.flood {
-                return Response::new(full(vec![b' '; size]));
-            }
-            answer(&mut state, &signer, life, &request)
+            answer(&mut lock(&shared), &signer, life, &request)
         });
         Ok(Self(Arc::new(Inner {
             state,
@@ -109,6 +104,8 @@ impl Tokens {
 
     /// Lets a user in.
     pub fn user(&self, name: &str, password: &str) {
+        secrets::keep(password);
+        secrets::keep(&format!("{name}:{password}"));
         lock(&self.0.state)
             .passwords
             .insert(name.to_owned(), password.to_owned());
@@ -131,11 +128,6 @@ impl Tokens {
         {
             all.remove(repository);
         }
-    }
-
-    /// From now on the answer is so many bytes of nothing.
-    pub fn flood(&self, size: usize) {
-        lock(&self.0.state).flood = Some(size);
     }
 
     /// Tokens given, to a user or to nobody in particular.
@@ -215,6 +207,8 @@ fn answer(
     let Ok(token) = signer.token(user.as_deref(), &repositories, life) else {
         return status(StatusCode::INTERNAL_SERVER_ERROR);
     };
+    // A token's signature is its own.
+    secrets::keep(token.rsplit('.').next().unwrap_or_default());
     let body = json!({"token": token, "expires_in": life.as_secs()}).to_string();
     state.issued.push(Issued {
         token,

@@ -6,13 +6,16 @@ use std::sync::{
 };
 
 use anyhow::{Context as _, Result};
+use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::basic;
+use crate::secrets;
 
 /// Runs until it is dropped.
 pub struct Tunnel {
@@ -24,14 +27,15 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// One that asks for this name and password.
+    /// One that asks for this name and password, and may speak TLS.
     ///
     /// # Errors
     /// When it can't listen.
-    pub async fn start(name: &str, password: &str) -> Result<Self> {
+    pub async fn start(name: &str, password: &str, tls: Option<Arc<ServerConfig>>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (opened, refused) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        secrets::keep(&format!("{name}:{password}"));
         let wanted = format!("Proxy-Authorization: {}", basic(name, password));
         let (open, refuse) = (Arc::clone(&opened), Arc::clone(&refused));
         let mut accepting = JoinSet::new();
@@ -40,8 +44,16 @@ impl Tunnel {
             while let Ok((socket, _)) = listener.accept().await {
                 let (wanted, open, refuse) =
                     (wanted.clone(), Arc::clone(&open), Arc::clone(&refuse));
+                let tls = tls.clone().map(TlsAcceptor::from);
                 tunnels.spawn(async move {
-                    let counter = match tunnel(socket, &wanted).await {
+                    let ended = match tls {
+                        None => tunnel(socket, &wanted).await,
+                        Some(tls) => match tls.accept(socket).await {
+                            Ok(stream) => tunnel(stream, &wanted).await,
+                            Err(cause) => Err(cause.into()),
+                        },
+                    };
+                    let counter = match ended {
                         Ok(true) => open,
                         _ => refuse,
                     };
@@ -69,7 +81,7 @@ impl Tunnel {
     }
 }
 
-async fn tunnel(mut socket: TcpStream, wanted: &str) -> Result<bool> {
+async fn tunnel(mut socket: impl AsyncRead + AsyncWrite + Unpin, wanted: &str) -> Result<bool> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if socket.read_buf(&mut head).await? == 0 {
@@ -90,6 +102,7 @@ async fn tunnel(mut socket: TcpStream, wanted: &str) -> Result<bool> {
     socket
         .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
         .await?;
-    tokio::io::copy_bidirectional(&mut socket, &mut to).await?;
+    // Who is killed ends it in any way.
+    let _ = tokio::io::copy_bidirectional(&mut socket, &mut to).await;
     Ok(true)
 }
