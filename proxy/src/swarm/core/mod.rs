@@ -104,7 +104,6 @@ impl Node {
         self.redial(now);
         self.expire_early_grants(now);
         self.report_parents(now);
-        self.state.reads_beside = self.reads_beside_another();
         for task in self.state.busy.clone() {
             self.offer(now, &task);
             self.flush(&task);

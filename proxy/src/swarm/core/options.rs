@@ -19,8 +19,8 @@ pub struct Options {
     pub pipeline: u32,
     /// Requests in flight in all. More only wait in parents' queues. Default 16.
     pub in_flight: u32,
-    /// The same while this host alone reads a source, whose bytes must not wait behind others;
-    /// half of `in_flight` while a neighbour reads as well. Default 2.
+    /// The same while this host reads a source, whose bytes must not wait behind others. Default 8;
+    /// with 2, hosts that read beside slow or rotten ones starved in the simulator.
     pub in_flight_reading: u32,
     /// Readings of one upstream that begin within a second. More drown each other where an
     /// image has hundreds of small layers; fewer cost a round trip each. Default 16.
@@ -61,7 +61,7 @@ impl Default for Options {
             window: 128,
             pipeline: 4,
             in_flight: 16,
-            in_flight_reading: 2,
+            in_flight_reading: 8,
             source_begins: 16,
             have_interval: Duration::from_millis(60),
             reveal_after: Duration::from_millis(500),

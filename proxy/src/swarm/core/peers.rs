@@ -219,9 +219,7 @@ impl Node {
                 self.read_elsewhere(now, &task, &host, &pieces);
                 if let Some(download) = self.download(&task).filter(|one| !one.is_disputed()) {
                     download.last_news = now;
-                    let reads = !pieces.is_empty();
                     download.read_by.insert(host, pieces);
-                    self.state.reads_beside |= reads;
                 }
             }
         }

@@ -75,25 +75,15 @@ impl Node {
         download.filter(|one| !one.completing && one.abandoned.is_none())
     }
 
-    /// Requests that may be under way now: hardly any while this host alone reads the source,
-    /// which brings what nobody else has; half of them beside another reader, who brings the
-    /// other half.
+    /// Requests that may be under way now: fewer while this host reads a source, which brings
+    /// what nobody else has.
     fn most_requests(&self) -> usize {
-        let (all, alone) = (self.options.in_flight, self.options.in_flight_reading);
-        let most = match (self.state.reads.any(), self.state.reads_beside) {
-            (false, _) => all,
-            (true, false) => alone,
-            (true, true) => alone.max(all / 2),
+        let most = if self.state.reads.any() {
+            self.options.in_flight_reading
+        } else {
+            self.options.in_flight
         };
         most as usize
-    }
-
-    /// Whether a neighbour reads, or gives out, what is downloaded here.
-    pub(super) fn reads_beside_another(&self) -> bool {
-        let tasks = self.state.busy.iter();
-        let tasks = tasks.filter_map(|id| self.state.tasks.get(id));
-        let mut downloads = tasks.filter_map(|task| task.download.as_ref());
-        downloads.any(|one| one.read_by.values().any(|pieces| !pieces.is_empty()))
     }
 
     /// Whether a task that nobody waits for has all the requests that it may have while

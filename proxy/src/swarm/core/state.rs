@@ -228,9 +228,6 @@ pub(super) struct State {
     pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) reads: Reads,
-    /// Whether a neighbour reads, or gives out, what is downloaded here, as of the last tick or
-    /// of what was heard since: every choice of a piece asks.
-    pub(super) reads_beside: bool,
     /// Whether there may be something to tell with the next batch.
     pub(super) untold: bool,
 }
