@@ -192,9 +192,11 @@ impl Node {
                 subscribers,
                 ..
             } = &mut task.announcer;
+            offers.count(&mut self.state.open_offers);
             if !offers.own.is_empty() {
                 offers.expire(now, after, subscribers);
-                offers.make(now, subscribers, &mut self.rng);
+                offers.make(now, subscribers, self.state.open_offers, &mut self.rng);
+                offers.count(&mut self.state.open_offers);
                 if offers.is_open() {
                     self.state.busy.insert(*id);
                 }

@@ -331,7 +331,7 @@ impl Node {
     }
 
     fn evicted(&mut self, id: &TaskId) {
-        let Some(task) = self.state.tasks.remove(id) else {
+        let Some(task) = self.forget_task(id) else {
             return;
         };
         self.state.busy.remove(id);
@@ -393,7 +393,7 @@ impl Node {
             .get(id)
             .is_some_and(|task| task.held.is_empty())
         {
-            self.state.tasks.remove(id);
+            self.forget_task(id);
         }
         self.rest(id);
     }
@@ -513,7 +513,16 @@ impl Node {
         });
         if !busy {
             self.state.busy.remove(id);
+            if let Some(task) = self.state.tasks.get_mut(id) {
+                task.announcer.offers.discount(&mut self.state.open_offers);
+            }
         }
+    }
+
+    fn forget_task(&mut self, id: &TaskId) -> Option<Task> {
+        let mut task = self.state.tasks.remove(id)?;
+        task.announcer.offers.discount(&mut self.state.open_offers);
+        Some(task)
     }
 }
 

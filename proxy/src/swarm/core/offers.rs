@@ -7,7 +7,8 @@
 //! idle. All of it counts as promised ([`super::lease`]), so that nobody reads it again.
 //!
 //! An offer is open until its subscriber has announced the piece. Enough are open to keep
-//! each subscriber asking; offers of what is to be had elsewhere wait until hardly any is.
+//! each subscriber asking; offers of what is to be had elsewhere wait until hardly any is, of
+//! any task: all of them share one uplink.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +19,7 @@ use super::state::Subscriber;
 
 /// Open offers of pieces that nobody else has, a subscriber: twice what it asks for at once.
 const OPEN_EACH: usize = 4;
-/// Fewer open offers than this leave an uplink idle.
+/// Fewer open offers than this, of all tasks, leave an uplink idle.
 const IDLE_BELOW: usize = 4;
 /// Pieces that nobody has are offered in order, but for a choice among so many, so that
 /// several hosts that hold all don't offer the same.
@@ -34,6 +35,8 @@ pub(super) struct Offers {
     open: BTreeMap<u32, Offer>,
     /// How long an offer takes to be taken up, on average.
     taken_after: Option<Duration>,
+    /// So many open ones are counted among all tasks'.
+    counted: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -148,13 +151,26 @@ impl Offers {
         }
     }
 
-    /// Makes as many offers as the uplink bears.
+    /// Brings the number of all tasks' open offers up to date.
+    pub(super) fn count(&mut self, all: &mut usize) {
+        *all = all.saturating_sub(self.counted) + self.open.len();
+        self.counted = self.open.len();
+    }
+
+    /// Its task is gone, or rests.
+    pub(super) fn discount(&mut self, all: &mut usize) {
+        *all = all.saturating_sub(std::mem::take(&mut self.counted));
+    }
+
+    /// Makes as many offers as the uplink bears, for which `all` are open of all tasks.
     pub(super) fn make(
         &mut self,
         now: Timestamp,
         others: &mut BTreeMap<HostId, Subscriber>,
+        all: usize,
         rng: &mut SmallRng,
     ) {
+        let elsewhere = all.saturating_sub(self.counted);
         if others.len() == 1 {
             for only in others.values_mut() {
                 only.tell(&self.own);
@@ -162,7 +178,7 @@ impl Offers {
             return;
         }
         while self.open.len() < others.len() * OPEN_EACH {
-            let idle = self.open.len() < IDLE_BELOW;
+            let idle = elsewhere + self.open.len() < IDLE_BELOW;
             let next = self.unknown_piece(others, rng);
             let next = next.or_else(|| idle.then(|| self.rarest_piece(others, rng)).flatten());
             let Some((piece, host)) = next else {

@@ -228,6 +228,8 @@ pub(super) struct State {
     pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) reads: Reads,
+    /// Offers that are open, of all tasks that have something to do.
+    pub(super) open_offers: usize,
     /// Whether there may be something to tell with the next batch.
     pub(super) untold: bool,
 }

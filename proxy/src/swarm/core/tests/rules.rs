@@ -634,10 +634,33 @@ fn pieces_that_nobody_takes_do_not_hold_up_the_others() {
     }
     let mut offers = Offers::default();
     offers.add(&PieceSet::from_range(0..64), &others);
-    offers.make(now, &mut others, &mut rng);
+    offers.make(now, &mut others, 0, &mut rng);
     for name in [1, 2, 3] {
         let open = offers.open_to(&host(name));
         assert_eq!(open.len(), 4, "to {name}: {open:?}");
         assert!(open.iter().all(|piece| piece >= 32), "to {name}: {open:?}");
     }
+}
+
+#[test]
+fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let mut others: BTreeMap<HostId, Subscriber> = BTreeMap::new();
+    for name in [1, 2] {
+        others.entry(host(name)).or_default();
+    }
+    if let Some(first) = others.get_mut(&host(1)) {
+        first.known.insert_range(0..64);
+    }
+    let mut offers = Offers::default();
+    offers.add(&PieceSet::from_range(0..64), &others);
+    offers.make(now, &mut others, 4, &mut rng);
+    assert!(!offers.is_open(), "the uplink has enough to do");
+    offers.make(now, &mut others, 3, &mut rng);
+    assert_eq!(offers.open_to(&host(2)).len(), 1);
+    let mut all = 3;
+    offers.count(&mut all);
+    assert_eq!(all, 4);
+    offers.discount(&mut all);
+    assert_eq!(all, 3);
 }
