@@ -1,12 +1,7 @@
 //! Lazy pullers: random and multi-range reads of a cold blob cost what they touch, and little
 //! more, at the registry.
 
-use std::{
-    io::Write as _,
-    ops::Range,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{io::Write as _, ops::Range, path::Path, time::Duration};
 
 use ::http::{Method, Response};
 use anyhow::{Context as _, Result, ensure};
@@ -37,9 +32,10 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The bytes of a blob that is nowhere in memory as a whole.
 fn pattern(range: Range<u64>) -> Vec<u8> {
     let words = range.start / 8..range.end.div_ceil(8);
-    let bytes: Vec<u8> = words
-        .flat_map(|word| (word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
-        .collect();
+    let mut bytes = vec![0; (words.end - words.start) as usize * 8];
+    for (word, place) in words.zip(bytes.chunks_exact_mut(8)) {
+        place.copy_from_slice(&(word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    }
     let skipped = (range.start % 8) as usize;
     bytes[skipped..skipped + (range.end - range.start) as usize].to_vec()
 }
@@ -128,6 +124,15 @@ async fn came(part: &Part, from: &str) -> Result<f64> {
     part.metric(name, &format!("from=\"{from}\"")).await
 }
 
+/// Waits until a node has its scheduler.
+async fn session(part: &Part) -> Result<()> {
+    eventually("a session", LIMIT, || async {
+        let sessions = part.metric("darter_proxy_peer_sessions", "").await;
+        sessions.is_ok_and(|count| count == 1.0).then_some(())
+    })
+    .await
+}
+
 /// What left the registry, once its log says as much as the nodes do.
 async fn left(registry: &Registry, digest: &Digest, nodes: f64) -> Result<u64> {
     eventually("the registry's log", LIMIT, || async {
@@ -163,11 +168,7 @@ async fn random_reads_of_a_cold_blob_cost_less_than_three_per_cent() -> Result<(
     // Two nodes that read the same cost what one does: the seed's reading.
     let cluster = Cluster::start(dir, &registry.url(), 2).await?;
     for part in cluster.peers.iter().chain([&cluster.seed]) {
-        eventually("a session", LIMIT, || async {
-            let sessions = part.metric("darter_proxy_peer_sessions", "").await;
-            sessions.is_ok_and(|count| count == 1.0).then_some(())
-        })
-        .await?;
+        session(part).await?;
     }
     for peer in &cluster.peers {
         random_reads(peer, &digest, load, 2).await?;
@@ -268,39 +269,93 @@ async fn hang_up(part: &Part, digest: &Digest) -> Result<()> {
     Ok(())
 }
 
+/// A registry behind a slow link, and a blob of 64 MB in it.
+struct Slow {
+    dir: tempfile::TempDir,
+    _registry: Registry,
+    link: Throttle,
+    blob: Blob,
+}
+
+impl Slow {
+    async fn start() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let registry = Registry::start(dir.path()).await?;
+        let blob = Blob::layer(1, 64_000_000);
+        push_blob(&registry, "library/app", &blob).await?;
+        let link = Throttle::start(&registry.url(), 5_000_000).await?;
+        Ok(Self {
+            dir,
+            _registry: registry,
+            link,
+            blob,
+        })
+    }
+
+    /// A client of `node` hangs up early: none of `nodes` has a download any more before half of
+    /// the blob has left the registry.
+    async fn abort(&self, node: &Part, nodes: &[&Part]) -> Result<()> {
+        hang_up(node, &self.blob.digest).await?;
+        // One that has just begun is counted within a second.
+        for (what, count) in [("a download", 1.0), ("the download's end", 0.0)] {
+            for node in nodes {
+                eventually(what, LIMIT, || async {
+                    let under_way = node.metric("darter_proxy_swarm_downloads", "").await;
+                    (under_way.ok()? == count).then_some(())
+                })
+                .await?;
+            }
+        }
+        let sent = self.link.sent_of(&self.blob.digest.to_string());
+        let size = self.blob.bytes.len();
+        println!("{sent} of {size} bytes left the registry");
+        // It goes on for two seconds, since clients that fetch in chunks hang up after each.
+        ensure!(sent < 32_000_000, "{sent} bytes");
+        Ok(())
+    }
+
+    /// What there is of it is gone on with.
+    async fn go_on(&self, node: &Part, nodes: &[&Part]) -> Result<()> {
+        self.link.set_rate(100_000_000);
+        let reply = http::get(&url(node, &self.blob.digest)).await?;
+        ensure!(reply.body() == &self.blob.bytes);
+        let mut read = 0.0;
+        for node in nodes {
+            read += came(node, "Source").await?;
+        }
+        ensure!(read <= self.blob.bytes.len() as f64 + 1e6, "{read}");
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_aborted_read_of_a_cold_blob_stops_its_download() -> Result<()> {
     let test = "an_aborted_read_of_a_cold_blob_stops_its_download";
     if !can_use(test, &["docker-registry"], false) {
         return Ok(());
     }
-    let dir = tempfile::tempdir()?;
-    let registry = Registry::start(dir.path()).await?;
-    let blob = Blob::layer(1, 64_000_000);
-    push_blob(&registry, "library/app", &blob).await?;
-    let link = Throttle::start(&registry.url(), 5_000_000).await?;
-    let upstream = format!("docker.io={}", link.url());
-    let proxy = start_proxy(dir.path(), "alone", &upstream, None, &[]).await?;
-    hang_up(&proxy, &blob.digest).await?;
-    let digest = blob.digest.to_string();
-    // Nothing more has come for as long as ten of the link's chunks would take.
-    let (mut sent, mut since) = (0, Instant::now());
-    while since.elapsed() < Duration::from_millis(500) {
-        let now = link.sent_of(&digest);
-        if now != sent {
-            (sent, since) = (now, Instant::now());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let slow = Slow::start().await?;
+    let upstream = format!("docker.io={}", slow.link.url());
+    let node = start_proxy(slow.dir.path(), "alone", &upstream, None, &[]).await?;
+    slow.abort(&node, &[&node]).await?;
+    slow.go_on(&node, &[&node]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_read_stops_the_seed_that_reads_for_it() -> Result<()> {
+    let test = "an_aborted_read_stops_the_seed_that_reads_for_it";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
     }
-    println!("{sent} of {} bytes left the registry", blob.bytes.len());
-    // It goes on for two seconds, since clients that fetch in chunks hang up after each.
-    ensure!(sent < 32_000_000, "{sent} bytes");
-    link.set_rate(100_000_000);
-    // What there is of it is gone on with.
-    let reply = http::get(&url(&proxy, &blob.digest)).await?;
-    ensure!(reply.body() == &blob.bytes);
-    ensure!(came(&proxy, "Source").await? <= blob.bytes.len() as f64 + 1e6);
-    Ok(())
+    let slow = Slow::start().await?;
+    let cluster = Cluster::start(slow.dir.path(), &slow.link.url(), 1).await?;
+    let node = &cluster.peers[0];
+    for part in [node, &cluster.seed] {
+        session(part).await?;
+    }
+    slow.abort(node, &[node, &cluster.seed]).await?;
+    ensure!(came(&cluster.seed, "Source").await? > 0.0, "the seed read");
+    slow.go_on(node, &[node, &cluster.seed]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,6 +79,7 @@ impl World {
             }
             Command::Fail { task, .. } => self.fail(host, task),
             Command::Fetch { task, purpose, .. } => self.fetch(host, task, purpose),
+            Command::Forsaken { task } => self.forsaken(host, task),
             Command::Delete { .. } | Command::Found { .. } | Command::Trust(_) => {}
         }
     }
@@ -108,6 +109,22 @@ impl World {
             local.purpose = purpose;
         }
         self.start(host, task);
+    }
+
+    /// What is fetched for others alone, and wanted by none of them, stops.
+    fn forsaken(&mut self, host: Place, task: TaskId) {
+        let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
+            return;
+        };
+        let fetched = local.purpose == Purpose::Seed && local.fetching && !local.is_whole();
+        if !fetched {
+            return;
+        }
+        local.fetching = false;
+        if local.started && !local.is_wanted() {
+            local.started = false;
+            self.handle(host, Event::Stop { task });
+        }
     }
 
     fn fail(&mut self, host: Place, task: TaskId) {

@@ -277,6 +277,12 @@ pub enum Command {
         /// Why.
         purpose: Purpose,
     },
+    /// What a scheduler had this seed fetch is waited for by nobody any more: what holds it for
+    /// the scheduler's sake lets it go.
+    Forsaken {
+        /// The task.
+        task: TaskId,
+    },
     /// The scheduler asks to drop this from the store.
     Delete {
         /// The task.

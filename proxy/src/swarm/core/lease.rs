@@ -306,6 +306,7 @@ impl Node {
 
     /// Whether the download can go on as it is, and what to do if not.
     pub(super) fn review(&mut self, now: Timestamp, id: &TaskId) {
+        self.look_for_children(now, id);
         let Some(task) = self.state.tasks.get(id) else {
             return;
         };
@@ -359,6 +360,28 @@ impl Node {
                 download.read_by.clear();
                 download.last_gain = now;
             }
+        }
+    }
+
+    /// Whether any neighbour still waits for what a scheduler had this seed fetch.
+    fn look_for_children(&mut self, now: Timestamp, id: &TaskId) {
+        let linger = self.options.linger;
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let is_waited_for = !task.announcer.subscribers.is_empty();
+        let Some(download) = &mut task.download else {
+            return;
+        };
+        if download.purpose != Purpose::Seed {
+            return;
+        }
+        let over = |since| now.since(since) >= linger;
+        if is_waited_for {
+            download.unwaited = Some(now);
+        } else if download.unwaited.is_some_and(over) {
+            download.unwaited = None;
+            self.commands.push(Command::Forsaken { task: *id });
         }
     }
 

@@ -368,8 +368,9 @@ impl Node {
             return;
         };
         // A client that comes back in a moment finds everything as it was; what the store
-        // did not take is not waited with.
-        if download.failed.is_none() {
+        // did not take, or no child has waited for in that moment, is not waited with.
+        let is_forsaken = download.is_forsaken() && task.announcer.subscribers.is_empty();
+        if download.failed.is_none() && !is_forsaken {
             download.abandoned = Some(now);
             self.lose_interest(id);
             return;

@@ -58,6 +58,9 @@ impl Node {
                 purpose,
             } => {
                 self.asked_by(from, task);
+                if let Some(download) = self.download(&task) {
+                    download.asked_for(now);
+                }
                 self.commands.push(Command::Fetch {
                     task,
                     lengths,

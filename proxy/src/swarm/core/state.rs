@@ -18,6 +18,9 @@ use super::{
     reports::Tally,
 };
 
+/// The children of what a scheduler had this seed fetch come within this, or never.
+const CHILDREN_WITHIN: Duration = Duration::from_secs(10);
+
 /// A task of which this host holds, or wants, something.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -54,6 +57,9 @@ pub(super) struct Download {
     pub(super) purpose: Purpose,
     /// Nobody on the host wants it any more, but children do.
     pub(super) abandoned: Option<Timestamp>,
+    /// Of what a scheduler had this seed fetch: since when no neighbour waits for it. `None`
+    /// once the driver was told that nobody does.
+    pub(super) unwaited: Option<Timestamp>,
     pub(super) readers: BTreeMap<ReaderId, Range<u32>>,
     pub(super) in_flight: BTreeMap<u32, Vec<RequestId>>,
     pub(super) available: BTreeMap<HostId, PieceSet>,
@@ -105,6 +111,7 @@ impl Download {
         Self {
             purpose,
             abandoned: None,
+            unwaited: Some(now + CHILDREN_WITHIN),
             readers: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             available: BTreeMap::new(),
@@ -129,6 +136,16 @@ impl Download {
             corrupted: 0,
             failed: None,
         }
+    }
+
+    /// A scheduler has this seed fetch it: its children are waited for anew.
+    pub(super) fn asked_for(&mut self, now: Timestamp) {
+        self.unwaited = Some(now + CHILDREN_WITHIN);
+    }
+
+    /// Whether a scheduler had this seed fetch it, and nobody waits for it any more.
+    pub(super) fn is_forsaken(&self) -> bool {
+        self.purpose == Purpose::Seed && self.unwaited.is_none()
     }
 
     /// Whether no neighbour has told anything of the task.

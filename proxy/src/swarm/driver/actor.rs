@@ -343,6 +343,11 @@ impl Actor {
                 let fetch = fetch(Arc::clone(&self.shared), want);
                 self.shared.tasks.spawn("fetch", fetch);
             }
+            Command::Forsaken { task } => {
+                if let Some(download) = self.shared.live.download(&task) {
+                    download.forsake();
+                }
+            }
             Command::Delete { task } => self.delete(task),
             Command::Found { id, observation } => {
                 if let Some(answer) = self.shared.lookups.lock().remove(&id) {

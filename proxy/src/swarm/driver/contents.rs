@@ -455,12 +455,16 @@ impl Swarm {
     }
 }
 
-/// Has a content without reading it, for a scheduler that asked for it.
+/// Has a content without reading it, for a scheduler that asked for it: all of it for a preheat,
+/// and for pulls as long as another host waits for it.
 pub(super) async fn fetch(shared: Arc<Shared>, want: Want) {
     let (task, purpose) = (want.task, want.purpose);
     match join(&shared, want).await {
         Ok(Joined::Growing(hold, download)) => {
-            download.judged().await;
+            tokio::select! {
+                _ = download.judged() => {}
+                () = download.forsaken(), if purpose == Purpose::Seed => {}
+            }
             drop(hold);
         }
         Ok(_) => {}

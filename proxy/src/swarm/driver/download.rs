@@ -55,6 +55,7 @@ pub(super) struct Download {
     urgent: Mutex<Option<Urgent>>,
     growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
+    forsaken: Notify,
 }
 
 /// How far it is.
@@ -229,6 +230,7 @@ impl Download {
             urgent: Mutex::default(),
             growth: Mutex::new(growth),
             attempts: Mutex::new(Attempts::new()),
+            forsaken: Notify::new(),
         }
     }
 
@@ -407,6 +409,16 @@ impl Download {
             }
             watch.changed().await;
         }
+    }
+
+    /// No other host waits for it any more.
+    pub(super) fn forsake(&self) {
+        self.forsaken.notify_waiters();
+    }
+
+    /// Waits until no other host does. Cancel-safe.
+    pub(super) async fn forsaken(&self) {
+        self.forsaken.notified().await;
     }
 
     /// It is committed, or can't be.

@@ -361,6 +361,45 @@ fn a_client_that_comes_back_in_a_moment_finds_the_lease() {
 }
 
 #[test]
+fn what_a_seed_fetches_ends_when_no_child_waits_for_it() {
+    let forsaken = |said: &[Command]| said.contains(&Command::Forsaken { task: task() });
+    let seeding = || {
+        let mut lab = Lab::with_session();
+        let Event::Start { task, lengths, .. } = start(PieceSet::new()) else {
+            unreachable!("it is a start");
+        };
+        lab.handle(Event::Start {
+            task,
+            lengths,
+            origin: origin(),
+            held: PieceSet::new(),
+            purpose: Purpose::Seed,
+        });
+        lab.handle(neighbours(&[1], &[]));
+        lab.handle(grant(0..PIECES));
+        lab
+    };
+    // Children that never come are waited for longer than those that leave.
+    let mut lab = seeding();
+    assert!(!forsaken(&lab.pass(9000)));
+    assert!(forsaken(&lab.pass(4000)));
+
+    let mut lab = seeding();
+    lab.handle(Event::LinkUp(host(1)));
+    subscribe(&mut lab, 1);
+    assert!(!forsaken(&lab.pass(30_000)), "a child waits");
+    let unsubscribe = LinkMessage::Unsubscribe { task: task() };
+    let (host, message) = (host(1), unsubscribe);
+    let mut said = lab.handle(Event::Link { host, message });
+    said.extend(lab.pass(1500));
+    assert!(!forsaken(&said) && !stops(&said));
+    assert!(forsaken(&lab.pass(1000)));
+    let said = lab.handle(Event::Stop { task: task() });
+    assert!(stops(&said) && says(&said, &PeerMessage::Leave { task: task() }));
+    assert_eq!(lab.node.next_deadline(lab.now), None);
+}
+
+#[test]
 fn a_reader_s_next_piece_is_asked_for_first() {
     let mut lab = Lab::with_session();
     lab.handle(start(PieceSet::new()));
