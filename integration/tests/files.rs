@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -25,7 +25,7 @@ use futures::{future::try_join_all, stream};
 use http::{Method, Request, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::process::Command;
+use tokio::{process::Command, sync::watch};
 
 const CHUNK: u64 = 64 * 1024;
 
@@ -43,7 +43,9 @@ struct State {
     sent: AtomicU64,
     gets: AtomicUsize,
     /// Bodies stop in their middle while it is set.
-    held: AtomicBool,
+    held: watch::Sender<bool>,
+    /// The next body gives nothing.
+    stuck: AtomicBool,
     /// Bodies end in their middle, once.
     cut: AtomicBool,
     secrets: AtomicUsize,
@@ -56,7 +58,8 @@ impl Web {
             at: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
             gets: AtomicUsize::new(0),
-            held: AtomicBool::new(false),
+            held: watch::Sender::new(false),
+            stuck: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             secrets: AtomicUsize::new(0),
         });
@@ -131,15 +134,18 @@ fn answer(state: &Arc<State>, request: &Request<Bytes>) -> Response<Body> {
 
 /// The bytes of whichever version is there when each of them leaves.
 fn body(state: Arc<State>, range: Range<u64>) -> Body {
-    let chunks = stream::unfold((state, range), |(state, range)| async move {
+    let stuck = state.stuck.swap(false, Ordering::SeqCst);
+    let chunks = stream::unfold((state, range), move |(state, range)| async move {
+        if stuck {
+            std::future::pending::<()>().await;
+        }
         if range.is_empty() {
             return None;
         }
         let middle = state.versions[0].len() as u64 / 2;
         if (middle..middle + CHUNK).contains(&range.start) {
-            while state.held.load(Ordering::SeqCst) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            // The sender is part of the state.
+            let _ = state.held.subscribe().wait_for(|held| !held).await;
             if state.cut.swap(false, Ordering::SeqCst) {
                 let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
                 return Some((Err(broken), (state, range.end..range.end)));
@@ -257,6 +263,30 @@ async fn one_copy_of_a_file_leaves_its_source_for_four_nodes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_gives_nothing_holds_nobody_up() -> Result<()> {
+    let test = "a_reading_that_gives_nothing_holds_nobody_up";
+    if !can_use(test, &["curl"], false) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let web = Web::start(4_000_000).await?;
+    let (rule, upstream) = (web.rule(), "docker.io=http://127.0.0.1:1");
+    let node = start_proxy(dir.path(), "node", upstream, None, &["--set", &rule]).await?;
+    web.state.stuck.store(true, Ordering::SeqCst);
+    let (to, began) = (dir.path().join("got"), Instant::now());
+    let (code, got) = curl(&node, &web.url("/dist/file.bin"), to, &[]).await?;
+    let took = began.elapsed();
+    ensure!(code == 0 && got == web.state.versions[0], "{code}");
+    ensure!(
+        !web.state.stuck.load(Ordering::SeqCst),
+        "a reading was stuck"
+    );
+    println!("{took:?} with a source whose first body gives nothing");
+    ensure!(took < Duration::from_secs(15), "{took:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_file_is_made_of_two_versions() -> Result<()> {
     if !can_use("no_file_is_made_of_two_versions", &["curl"], false) {
         return Ok(());
@@ -266,7 +296,7 @@ async fn no_file_is_made_of_two_versions() -> Result<()> {
         let web = Web::start(8_000_000).await?;
         let cluster = Cluster::start(dir.path(), &web, 2).await?;
         let (state, url) = (&web.state, web.url("/dist/file.bin"));
-        state.held.store(true, Ordering::SeqCst);
+        state.held.send_replace(true);
         state.cut.store(cut, Ordering::SeqCst);
         let pulls = cluster.nodes.iter().enumerate().map(|(at, node)| {
             let to = dir.path().join(format!("got-{at}"));
@@ -278,7 +308,7 @@ async fn no_file_is_made_of_two_versions() -> Result<()> {
             })
             .await?;
             state.at.store(1, Ordering::SeqCst);
-            state.held.store(false, Ordering::SeqCst);
+            state.held.send_replace(false);
             Ok(())
         };
         let (pulls, changed) = tokio::join!(try_join_all(pulls), change);

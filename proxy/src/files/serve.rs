@@ -1,6 +1,6 @@
 //! Answering for the hosts of the rules: from the swarm, or as their source does.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{BoxError, body::Body};
 use darter_api::{Lengths, Origin, OriginKind, TaskId, session::Purpose};
@@ -9,10 +9,11 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
 };
+use tokio::time::timeout;
 
 use super::{Files, Place, rule::Rule, version::Version};
 use crate::{
-    content::{Content, Contents, Want},
+    content::{Content, Contents, Progress, Want},
     mirror::range::{self, Wanted},
     source::SourceError,
     upstream::strip_hop_by_hop,
@@ -22,8 +23,11 @@ use crate::{
 const REPOSITORY: &str = "file";
 /// For a source to say which version it has; then it is asked for the file itself.
 const WHICH: Duration = Duration::from_secs(2);
-/// For a file's first bytes to come out of the swarm; then its source is asked.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// For a file's first bytes to come out of the swarm; then its source is asked, which would
+/// have given them.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// The same while bytes of the file arrive, before which the wanted ones may have to come.
+const FIRST_BYTE_ARRIVING: Duration = Duration::from_secs(10);
 /// What a client asks of a version that the source itself can best say.
 const CONDITIONS: [http::HeaderName; 4] = [
     header::IF_MATCH,
@@ -75,7 +79,7 @@ impl Host {
             return None;
         }
         let asked = self.rule.client.ask(Method::HEAD, url, HeaderMap::new());
-        let reply = tokio::time::timeout(WHICH, asked).await.ok()?.ok()?;
+        let reply = timeout(WHICH, asked).await.ok()?.ok()?;
         let version = Version::of(reply.status(), reply.headers())?;
         let pieces = Lengths::of(version.length).ok()?.pieces();
         // What is one piece has nothing but its own digest to prove it.
@@ -112,7 +116,7 @@ impl Host {
             purpose: Purpose::Pull,
             excerpt: None,
         };
-        let begun = tokio::time::timeout(FIRST_BYTE, async {
+        let begun = async {
             let opened = self.contents.open(want).await;
             let content = match opened {
                 Ok(content) => content,
@@ -122,8 +126,23 @@ impl Host {
                 }
             };
             body(content, place, headers).await
-        });
-        begun.await.ok().flatten()
+        };
+        self.in_time(&place.task, begun).await
+    }
+
+    /// What comes of a task by the time at which the source had better be asked.
+    async fn in_time<T>(&self, task: &TaskId, work: impl Future<Output = Option<T>>) -> Option<T> {
+        let mut work = pin!(work);
+        if let Ok(output) = timeout(FIRST_BYTE, &mut work).await {
+            return output;
+        }
+        if self.contents.progress(task) == Progress::Arriving
+            && let Ok(output) = timeout(FIRST_BYTE_ARRIVING - FIRST_BYTE, work).await
+        {
+            return output;
+        }
+        tracing::info!(%task, "a file's first bytes are late; its source is asked");
+        None
     }
 
     /// Sends the request to the source, and its reply back.
