@@ -137,6 +137,18 @@ impl Part {
         arguments
     }
 
+    /// The most memory that its process has had, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let pid = self.process.pid().context("it runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(kib.context("it has a peak")?.parse::<u64>()? * 1024)
+    }
+
     /// An address of the `ready` line: `mirror`, `peer`, `operations`, `scheduler`, `manager`.
     pub fn address(&self, part: &str) -> &str {
         self.addresses.get(part).unwrap_or_else(|| {

@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use bytes::Bytes;
 use darter_api::{Algorithm, Digest, Hasher};
-use darter_integration::darter::{Part, start_proxy};
+use darter_integration::darter::start_proxy;
 use darter_runtime::Tasks;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -92,15 +92,6 @@ async fn answer(stream: TcpStream, size: u64) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-/// The most memory that a process has had, in bytes.
-fn peak(part: &Part) -> Result<u64> {
-    let pid = part.process.pid().context("it runs")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kib.context("it has a peak")?.parse::<u64>()? * 1024)
-}
-
 /// The digest of what arrives, and how much did.
 async fn pull(url: &str) -> Result<(Digest, u64)> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
@@ -128,11 +119,11 @@ async fn a_blob_larger_than_the_store_goes_through_with_flat_memory() -> Result<
     let bound = format!("proxy.store.capacity={capacity}");
     let proxy = start_proxy(dir.path(), "proxy", &upstream, None, &["--set", &bound]).await?;
     let digest = Generated::digest(size);
-    let before = peak(&proxy)?;
+    let before = proxy.peak_memory()?;
     let began = Instant::now();
     let url = format!("{}/v2/library/large/blobs/{digest}", proxy.mirror());
     assert_eq!(pull(&url).await?, (digest, size));
-    let (took, after) = (began.elapsed(), peak(&proxy)?);
+    let (took, after) = (began.elapsed(), proxy.peak_memory()?);
     println!(
         "{} MiB in {took:.1?}: {} MiB at most, {} before",
         size / MIB,

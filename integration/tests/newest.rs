@@ -8,10 +8,11 @@ use darter_api::Digest;
 use darter_integration::{
     clients::{NewContainerd, through},
     darter::{Part, start_proxy},
+    guarded::Authority,
     http,
     image::{Blob, Flavour, Image},
     process::run,
-    registry::Registry,
+    registry::{Guard, Registry, Setup},
     report::{can_use, has_tools},
 };
 use tokio::process::Command;
@@ -71,23 +72,66 @@ async fn nerdctl_pulls_each_layer_once() -> Result<()> {
     Ok(())
 }
 
+/// What a registry speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Plain,
+    /// TLS, and HTTP/2 with who offers it.
+    Tls,
+}
+
 /// A registry that is called `registry.test`, and a proxy that opens it.
 struct Pushing {
     dir: tempfile::TempDir,
+    /// The registry, as the test itself looks into it.
     registry: Registry,
     proxy: Part,
+    _tls: Option<Registry>,
 }
 
 impl Pushing {
-    async fn start() -> Result<Self> {
+    async fn start(speaks: Speaks) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let registry = Registry::start(dir.path()).await?;
-        let upstream = format!("registry.test={}", registry.url());
-        let proxy = start_proxy(dir.path(), "alone", &upstream, None, &[]).await?;
+        let authority = Authority::new(&dir.path().join("authority"))?;
+        let (mut url, mut tls) = (registry.url(), None);
+        if speaks == Speaks::Tls {
+            let setup = Setup {
+                name: "tls",
+                guard: Guard::Nobody,
+                identity: Some(&authority.issue("registry")?),
+                clients: None,
+            };
+            let front = Registry::start_as(dir.path(), setup).await?;
+            url = front.url();
+            tls = Some(front);
+        }
+        let ca = authority.file();
+        let upstreams = format!(
+            "proxy.upstreams=[{{name = \"registry.test\", url = \"{url}\", ca = \"{}\"}}]",
+            ca.display()
+        );
+        let data = dir.path().join("alone").display().to_string();
+        let any = "127.0.0.1:0";
+        let arguments = [
+            "proxy",
+            "--listen",
+            any,
+            "--operations-listen",
+            any,
+            "--set",
+            "proxy.peer=\"127.0.0.1:0\"",
+            "--data",
+            &data,
+            "--set",
+            &upstreams,
+        ];
+        let proxy = Part::start("alone", dir.path(), &arguments).await?;
         Ok(Self {
             dir,
             registry,
             proxy,
+            _tls: tls,
         })
     }
 
@@ -133,18 +177,20 @@ async fn what_oras_pushes_through_the_proxy_arrives_byte_for_byte() -> Result<()
     if !can_use(test, &["docker-registry"], false) || !has_tools(test, &["oras"]) {
         return Ok(());
     }
-    let lab = Pushing::start().await?;
-    let blob = Blob::layer(5, 40_000_000);
-    std::fs::write(lab.path("data.bin"), &blob.bytes)?;
-    let mut push = lab.tool("oras")?;
-    push.args(["push", "registry.test/files/data:1"]);
-    run(push.arg("data.bin:application/octet-stream")).await?;
-    assert_eq!(lab.layer("files/data", "1").await?, blob.bytes);
+    for speaks in [Speaks::Plain, Speaks::Tls] {
+        let lab = Pushing::start(speaks).await?;
+        let blob = Blob::layer(5, 40_000_000);
+        std::fs::write(lab.path("data.bin"), &blob.bytes)?;
+        let mut push = lab.tool("oras")?;
+        push.args(["push", "registry.test/files/data:1"]);
+        run(push.arg("data.bin:application/octet-stream")).await?;
+        assert_eq!(lab.layer("files/data", "1").await?, blob.bytes);
 
-    let mut pull = lab.tool("oras")?;
-    pull.args(["pull", "registry.test/files/data:1", "--output", "back"]);
-    run(&mut pull).await?;
-    assert_eq!(std::fs::read(lab.path("back/data.bin"))?, blob.bytes);
+        let mut pull = lab.tool("oras")?;
+        pull.args(["pull", "registry.test/files/data:1", "--output", "back"]);
+        run(&mut pull).await?;
+        assert_eq!(std::fs::read(lab.path("back/data.bin"))?, blob.bytes);
+    }
     Ok(())
 }
 
@@ -154,23 +200,33 @@ async fn what_crane_pushes_through_the_proxy_arrives_byte_for_byte() -> Result<(
     if !can_use(test, &["docker-registry"], false) || !has_tools(test, &["crane"]) {
         return Ok(());
     }
-    let lab = Pushing::start().await?;
-    let blob = Blob::layer(6, 20_000_000);
-    std::fs::write(lab.path("layer.tar"), &blob.bytes)?;
-    let name = "registry.test/team/app:1";
-    let mut append = lab.tool("crane")?;
-    run(append.args(["append", "--new_layer", "layer.tar", "--new_tag", name])).await?;
-    let pushed = lab.layer("team/app", "1").await?;
-    let digest = Digest::sha256(&pushed);
+    for speaks in [Speaks::Plain, Speaks::Tls] {
+        let lab = Pushing::start(speaks).await?;
+        let blob = Blob::layer(6, 20_000_000);
+        std::fs::write(lab.path("layer.tar"), &blob.bytes)?;
+        let name = "registry.test/team/app:1";
+        let mut append = lab.tool("crane")?;
+        run(append.args(["append", "--new_layer", "layer.tar", "--new_tag", name])).await?;
+        let pushed = lab.layer("team/app", "1").await?;
+        let digest = Digest::sha256(&pushed);
 
-    // What comes back through the proxy is what the registry has.
-    let mut get = lab.tool("crane")?;
-    let blob = format!("registry.test/team/app@{digest}");
-    get.args(["blob", &blob]);
-    let back = lab.path("back.bin");
-    get.stdout(std::fs::File::create(&back)?);
-    let status = get.status().await?;
-    assert!(status.success());
-    assert_eq!(std::fs::read(&back)?, pushed);
+        // What comes back through the proxy is what the registry has.
+        let mut get = lab.tool("crane")?;
+        let blob = format!("registry.test/team/app@{digest}");
+        get.args(["blob", &blob]);
+        let back = lab.path("back.bin");
+        get.stdout(std::fs::File::create(&back)?);
+        let status = get.status().await?;
+        assert!(status.success());
+        assert_eq!(std::fs::read(&back)?, pushed);
+
+        // `crane push` of what `crane pull` wrote.
+        let mut pull = lab.tool("crane")?;
+        run(pull.args(["pull", name, "image.tar"])).await?;
+        let mut push = lab.tool("crane")?;
+        let again = "registry.test/team/again:1";
+        run(push.args(["push", "image.tar", again])).await?;
+        assert_eq!(lab.layer("team/again", "1").await?, pushed);
+    }
     Ok(())
 }

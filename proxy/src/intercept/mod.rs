@@ -66,6 +66,11 @@ use target::Target;
 /// What an HTTP/2 client inside a tunnel may push before the registry has taken it: enough for
 /// 1 Gbit/s over 30 ms.
 const TUNNEL_WINDOW: u32 = 4 << 20;
+/// Tunnels in which all of that may wait to be passed on; what the others may push in all of
+/// their requests is [`NARROW_WINDOW`]: 186 MiB in 512 tunnels, and not 2 GiB.
+const WIDE_TUNNELS: usize = 16;
+/// See [`WIDE_TUNNELS`]: enough for 1 Gbit/s over 2 ms.
+const NARROW_WINDOW: u32 = 256 << 10;
 /// For it to answer a ping: people suspend clients, and laptops.
 const TUNNEL_PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a client's TLS handshake inside a tunnel.
@@ -89,7 +94,8 @@ pub struct Options {
     /// (Basic). Default none: anybody who reaches it. The mirror is not asked for it.
     pub users: Option<PathBuf>,
     /// Tunnels at the same time; more are answered 503. Default 512. Costs up to two
-    /// sockets and 32 KiB each.
+    /// sockets and 32 KiB each, and 256 KiB where HTTP/2 is pushed through it, 4 MiB in the
+    /// first 16 such.
     pub max_tunnels: usize,
     /// A blind tunnel in which neither side says anything for so long is closed.
     /// Default 5 min.
@@ -150,6 +156,8 @@ struct Inner {
     /// Absent where anybody may.
     callers: Option<Callers>,
     places: Arc<Semaphore>,
+    /// Tunnels whose client may push much ahead.
+    wide: Arc<Semaphore>,
     idle: Duration,
     tasks: Tasks,
     metrics: Metrics,
@@ -201,6 +209,7 @@ impl Intercept {
             unlisted: options.unlisted,
             callers: options.users.as_deref().map(Callers::read).transpose()?,
             places: Arc::new(Semaphore::new(options.max_tunnels)),
+            wide: Arc::new(Semaphore::new(WIDE_TUNNELS)),
             idle: options.tunnel_idle,
             tasks: tasks.clone(),
             metrics,
@@ -334,14 +343,19 @@ impl Session {
         let unknown = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let address = SocketAddr::from((self.client.0.unwrap_or(unknown), 0));
         let tasks = self.inner.tasks.clone();
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let wide = is_h2.then(|| Arc::clone(&self.inner.wide).try_acquire_owned());
+        let wide = wide.and_then(Result::ok);
+        let in_all = wide.as_ref().map_or(NARROW_WINDOW, |_| TUNNEL_WINDOW);
         let (router, tunnel) = self.router();
         let options = Arc::new(ServerOptions {
             window: Some(TUNNEL_WINDOW),
+            connection_window: Some(in_all),
             ping_timeout: TUNNEL_PING_TIMEOUT,
             ..ServerOptions::default()
         });
         Box::pin(serve_connection(stream, address, router, tasks, options)).await;
-        drop(tunnel);
+        drop((tunnel, wide));
     }
 
     fn no_handshake(self, cause: &str) {

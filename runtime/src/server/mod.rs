@@ -91,9 +91,11 @@ pub struct ServerOptions {
     /// Bytes that the kernel takes of a connection before it has sent them
     /// (`TCP_NOTSENT_LOWAT`); without it, as many as its buffer holds.
     pub unsent_bytes: Option<u32>,
-    /// Bytes of a request's body that an HTTP/2 client may send before they are passed on, for
-    /// each stream and in all; 1 MiB where it is not said (hyper's own).
+    /// Bytes of a request's body that an HTTP/2 client may send before they are passed on; 1 MiB
+    /// where it is not said (hyper's own).
     pub window: Option<u32>,
+    /// The same for all requests of a connection, which may hold so much memory.
+    pub connection_window: Option<u32>,
     /// For an HTTP/2 client to answer a ping, which is sent every half of it.
     pub ping_timeout: Duration,
     /// Shakes hands on every connection; without it, the port speaks plain text. Requests of
@@ -112,6 +114,7 @@ impl Default for ServerOptions {
             answer_tls: true,
             unsent_bytes: None,
             window: None,
+            connection_window: None,
             ping_timeout: Duration::from_secs(4),
             tls: None,
         }
@@ -377,7 +380,7 @@ fn builder(tasks: &Tasks, options: &ServerOptions) -> auto::Builder<InTasks> {
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(options.window)
-        .initial_connection_window_size(options.window)
+        .initial_connection_window_size(options.connection_window)
         .keep_alive_interval(Some(options.ping_timeout / 2))
         .keep_alive_timeout(options.ping_timeout)
         .max_header_list_size(options.header_bytes)
