@@ -15,6 +15,7 @@ mod manual;
 mod parts;
 mod passwd;
 mod preheat;
+mod progress;
 mod rest;
 mod setup;
 mod simulate;

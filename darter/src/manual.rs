@@ -44,21 +44,52 @@ fn print(text: &[u8]) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{Command, Parser as _, ValueEnum as _};
 
     use super::*;
+
+    /// Commands without `--json`: they run until a signal, or what they print is one thing, or
+    /// nothing.
+    const PLAIN: [&str; 14] = [
+        "standalone",
+        "proxy",
+        "scheduler",
+        "manager",
+        "ca init",
+        "ca token",
+        "ca serve",
+        "ca issue",
+        "ca remove",
+        "ca interception export",
+        "ca interception install",
+        "ca interception remove",
+        "passwd",
+        "completions",
+    ];
+
+    /// All commands that people see, by their whole names, those without commands of their own
+    /// marked.
+    fn commands() -> Vec<(String, Command, bool)> {
+        fn walk(of: &Command, name: &str, found: &mut Vec<(String, Command, bool)>) {
+            let seen = |sub: &&Command| !sub.is_hide_set() && sub.get_name() != "help";
+            for sub in of.get_subcommands().filter(seen) {
+                let whole = format!("{name} {}", sub.get_name()).trim().to_owned();
+                found.push((whole.clone(), sub.clone(), !sub.has_subcommands()));
+                walk(sub, &whole, found);
+            }
+        }
+        let mut root = Cli::command();
+        root.build();
+        let mut found = Vec::new();
+        walk(&root, "", &mut found);
+        found
+    }
 
     #[test]
     fn every_command_shows_how_it_is_used() {
         Cli::command().debug_assert();
-        let mut command = Cli::command();
-        command.build();
-        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-            let name = sub.get_name();
-            if name == "help" {
-                continue;
-            }
-            let after = sub.get_after_help().map(ToString::to_string);
+        for (name, command, _) in commands() {
+            let after = command.get_after_help().map(ToString::to_string);
             let after = after.unwrap_or_default();
             assert!(after.contains("Examples:"), "{name}: {after}");
             // What the examples say is really a command line.
@@ -73,13 +104,44 @@ mod tests {
     }
 
     #[test]
+    fn scripts_read_json_wherever_there_is_something_to_read() {
+        for (name, command, is_leaf) in commands() {
+            if !is_leaf || name == "man" {
+                continue;
+            }
+            let has = command
+                .get_arguments()
+                .any(|arg| arg.get_id().as_str() == "json");
+            assert_ne!(has, PLAIN.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
     fn a_page_for_each_command() {
         let dir = tempfile::tempdir().unwrap();
         let pages = dir.path().join("man1");
         man(Some(&pages)).unwrap();
         let page = std::fs::read_to_string(pages.join("darter-setup.1")).unwrap();
         assert!(page.contains("hosts.toml"), "{page}");
-        assert!(pages.join("darter.1").is_file());
+        let page = std::fs::read_to_string(pages.join("darter.1")).unwrap();
+        assert!(page.contains("Exit codes"), "{page}");
+        for (name, ..) in commands() {
+            let page = pages.join(format!("darter-{}.1", name.replace(' ', "-")));
+            assert!(page.is_file(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_shell_completes_every_command() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "darter", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for (name, ..) in commands() {
+                let last = name.rsplit(' ').next().unwrap();
+                assert!(script.contains(last), "{shell}: {name}");
+            }
+        }
     }
 
     #[test]

@@ -13,8 +13,9 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use darter_simulator::{Spec, Summary, svg};
-use indicatif::ProgressBar;
 use serde::Serialize;
+
+use crate::progress::Turning;
 
 /// Plays a swarm with the real scheduler and download cores over modelled links, in virtual
 /// time. Rates are Mbit/s, shares percent; flags win over the file.
@@ -126,11 +127,9 @@ pub(crate) async fn run(options: Simulate) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    // On a terminal, that something goes on; nothing elsewhere.
-    let turning = ProgressBar::new_spinner().with_message("simulating");
-    turning.enable_steady_tick(Duration::from_millis(200));
+    let turning = Turning::new("simulating");
     let played = tokio::task::spawn_blocking(move || play(&spec)).await;
-    turning.finish_and_clear();
+    drop(turning);
     let (summary, wall) = played??;
     let timing = Timing {
         wall_seconds: wall.as_secs_f64(),

@@ -37,19 +37,33 @@ pub(crate) struct Task {
 #[derive(Debug, Subcommand)]
 enum What {
     /// List the tasks that hosts hold or want.
+    #[command(after_help = "\
+Examples:
+  darter task ls
+  darter task ls --json | jq .tasks")]
     Ls,
     /// Show a task's swarm, or what an image is made of and who has it.
+    #[command(after_help = "\
+Examples:
+  darter task show library/app:1
+  darter task show library/app:1 --json")]
     Show {
         /// A digest, `sha256:..`, or an image, `library/app:1`.
         name: String,
     },
     /// Drop a task or an image from all hosts. Of an image stays what other images need that
     /// are pinned; what is being downloaded stays.
+    #[command(after_help = "\
+Examples:
+  darter task rm library/app:1")]
     Rm {
         /// A digest, `sha256:..`, or an image, `library/app:1`.
         name: String,
     },
     /// Have all hosts ask the registry what a tag stands for, the next time.
+    #[command(after_help = "\
+Examples:
+  darter task invalidate library/app:latest")]
     Invalidate {
         /// An image with a tag, `library/app:1`.
         image: String,

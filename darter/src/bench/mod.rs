@@ -20,7 +20,7 @@ use darter_runtime::{
     tls::{Authority, Certificate, Credentials, DEFAULT_LIFE, Security},
 };
 
-use crate::demo::processes::Part;
+use crate::{demo::processes::Part, progress::Turning};
 use joins::Joins;
 use measure::{Usage, usage};
 use peer::{Crowd, Peer};
@@ -38,6 +38,10 @@ Examples:
   darter bench scheduler --sessions 2000 --tasks 100 --json")]
 pub(crate) enum Bench {
     /// A scheduler, by peers that hold and join contents without moving a byte.
+    #[command(after_help = "\
+Examples:
+  darter bench scheduler                   a thousand peers, over mutual TLS
+  darter bench scheduler --sessions 2000 --tasks 100 --json")]
     Scheduler(Scheduler),
 }
 
@@ -73,10 +77,12 @@ pub(crate) async fn run(bench: Bench) -> Result<ExitCode> {
     let Bench::Scheduler(options) = bench;
     let tasks = Tasks::new();
     let work = scheduler(&options, &tasks);
+    let turning = Turning::new("measuring");
     let report = tokio::select! {
         report = work => report?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
     };
+    drop(turning);
     tasks.stop(Duration::from_secs(5)).await;
     if options.json {
         println!("{}", serde_json::to_string(&report)?);

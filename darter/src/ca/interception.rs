@@ -19,8 +19,16 @@ use crate::{
 
 /// The CA under which listed registries are intercepted (HTTPS_PROXY).
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  darter ca interception show
+  darter ca interception install           for clients with HTTPS_PROXY")]
 pub(crate) enum Interception {
     /// Show it: files, fingerprint, end, and whether this system trusts it.
+    #[command(after_help = "\
+Examples:
+  darter ca interception show --data /var/lib/darter
+  darter ca interception show --json | jq -r .fingerprint")]
     Show {
         #[command(flatten)]
         place: Place,
@@ -29,6 +37,10 @@ pub(crate) enum Interception {
         json: bool,
     },
     /// Print its certificate (PEM), for who is to trust it.
+    #[command(after_help = "\
+Examples:
+  darter ca interception export > darter.pem
+  darter ca interception export --out /etc/docker/certs.d/ghcr.io/ca.crt")]
     Export {
         #[command(flatten)]
         place: Place,
@@ -37,8 +49,16 @@ pub(crate) enum Interception {
         out: Option<PathBuf>,
     },
     /// Put its certificate into the system's trust store.
+    #[command(after_help = "\
+Examples:
+  darter ca interception install
+  darter ca interception install --config /etc/darter.toml")]
     Install(Place),
     /// Take its certificate out of the system's trust store.
+    #[command(after_help = "\
+Examples:
+  darter ca interception remove
+  darter ca interception remove --all      also what earlier proxies left")]
     Remove {
         #[command(flatten)]
         place: Place,

@@ -7,7 +7,13 @@
 mod interception;
 mod trust;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -34,9 +40,16 @@ Examples:
   darter ca interception install           for clients with HTTPS_PROXY
   darter ca interception export > darter.pem")]
 pub(crate) enum Ca {
-    /// Make an authority.
+    /// Make an authority, and print its fingerprint.
+    #[command(after_help = "\
+Examples:
+  darter ca init --data /var/lib/darter/ca")]
     Init(Place),
     /// Make a token that lets nodes in, and print it.
+    #[command(after_help = "\
+Examples:
+  darter ca token > token                  for one node, within an hour
+  darter ca token --valid 1day --uses 100 > token")]
     Token {
         #[command(flatten)]
         place: Place,
@@ -48,6 +61,9 @@ pub(crate) enum Ca {
         uses: u32,
     },
     /// Give certificates to who has a token, and new ones to members, until a signal.
+    #[command(after_help = "\
+Examples:
+  darter ca serve --data /var/lib/darter/ca --listen 10.0.0.2:8003")]
     Serve {
         #[command(flatten)]
         place: Place,
@@ -62,6 +78,9 @@ pub(crate) enum Ca {
         exit_with_stdin: bool,
     },
     /// Make a certificate by hand: for `cluster.certificate`, where no authority is served.
+    #[command(after_help = "\
+Examples:
+  darter ca issue --node /var/lib/darter")]
     Issue {
         #[command(flatten)]
         place: Place,
@@ -77,6 +96,10 @@ pub(crate) enum Ca {
         life: Duration,
     },
     /// Show the authority, its tokens and its members.
+    #[command(after_help = "\
+Examples:
+  darter ca show
+  darter ca show --json | jq .members")]
     Show {
         #[command(flatten)]
         place: Place,
@@ -89,6 +112,9 @@ pub(crate) enum Ca {
     #[command(subcommand)]
     Interception(Interception),
     /// Give a member no new certificates; the one it has counts until its end.
+    #[command(after_help = "\
+Examples:
+  darter ca remove 3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29")]
     Remove {
         #[command(flatten)]
         place: Place,
@@ -109,6 +135,13 @@ fn humantime(text: &str) -> Result<Duration, String> {
     humantime_serde::deserialize(value).map_err(|cause| cause.to_string())
 }
 
+fn load(data: &Path) -> Result<Authority> {
+    Authority::load(data).with_context(|| {
+        let data = data.display();
+        format!("no authority in {data}: `darter ca init` makes one, --data says where it is")
+    })
+}
+
 pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
     match command {
         Ca::Init(place) => {
@@ -116,7 +149,7 @@ pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
             println!("{}", authority.fingerprint());
         }
         Ca::Token { place, valid, uses } => {
-            let authority = Authority::load(&place.data)?;
+            let authority = load(&place.data)?;
             println!("{}", token(&authority, valid, uses)?.reveal());
         }
         Ca::Serve {
@@ -130,11 +163,11 @@ pub(crate) async fn run(command: Ca) -> Result<ExitCode> {
             host,
             node,
             life,
-        } => issue(&Authority::load(&place.data)?, host, node, life)?,
+        } => issue(&load(&place.data)?, host, node, life)?,
         Ca::Interception(command) => return interception::run(command).await,
-        Ca::Show { place, json } => show(&Authority::load(&place.data)?, json)?,
+        Ca::Show { place, json } => show(&load(&place.data)?, json)?,
         Ca::Remove { place, host } => {
-            let authority = Authority::load(&place.data)?;
+            let authority = load(&place.data)?;
             let was = Register::new(authority.dir()).remove(&host)?;
             anyhow::ensure!(was, "{host} is no member");
         }

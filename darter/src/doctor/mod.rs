@@ -21,6 +21,7 @@ use clap::Args;
 use crate::{
     cli::Common,
     config::{self, Config},
+    progress::Turning,
     setup::Root,
 };
 use finding::{Finding, Report};
@@ -98,10 +99,18 @@ async fn examine(patient: &Patient, report: &mut Report) {
     report.extend(ports::check(patient).await);
     report.extend(storage::check(&patient.config));
     report.extend(certificates::check(&patient.config));
+    let turning = Turning::new("asking the registries");
     let (upstreams, skews) = network::upstreams(&patient.config).await;
+    drop(turning);
     report.extend(upstreams);
     report.add(network::clock(&skews));
-    report.extend(network::cluster(patient).await);
+    let turning = Turning::new("asking the cluster");
+    let cluster = network::cluster(patient).await;
+    drop(turning);
+    report.extend(cluster);
     report.extend(clients::check(patient));
-    report.add(pull::check(patient).await);
+    let turning = Turning::new("pulling an image");
+    let pulled = pull::check(patient).await;
+    drop(turning);
+    report.add(pulled);
 }
