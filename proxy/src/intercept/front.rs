@@ -135,6 +135,7 @@ impl Front for Registry {
     ) -> BoxFuture<'static, Response<Body>> {
         self.mirror.keep_own(request.headers_mut());
         let upstream = self.upstreams.resolve(upstream.as_str()).cloned();
+        let (mirror, written) = (self.mirror.clone(), written_tag(&request));
         Box::pin(async move {
             let method = request.method().clone();
             let Some(upstream) = upstream else {
@@ -142,6 +143,11 @@ impl Front for Registry {
             };
             match upstream.forward(request).await {
                 Ok(mut response) => {
+                    if let Some((repository, tag)) = &written
+                        && response.status().is_success()
+                    {
+                        mirror.forget_tag(upstream.name(), repository, tag);
+                    }
                     own_location(&mut response, &upstream, &target);
                     response
                 }
@@ -149,6 +155,18 @@ impl Front for Registry {
             }
         })
     }
+}
+
+/// The tag that a request writes or takes away: what was known of it counts no more.
+fn written_tag(request: &Request<Body>) -> Option<(Repository, String)> {
+    if !matches!(*request.method(), Method::PUT | Method::DELETE) {
+        return None;
+    }
+    let path = request.uri().path().strip_prefix("/v2/")?;
+    let (name, reference) = path.rsplit_once("/manifests/")?;
+    let is_tag = !reference.contains([':', '/']);
+    is_tag.then_some(())?;
+    Some((name.parse().ok()?, reference.to_owned()))
 }
 
 /// By `host:port`, by host where the port is the scheme's own, or by where it really is.
@@ -206,6 +224,25 @@ mod tests {
             "/token",
         ] {
             assert!(!get(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_tags_that_are_written_are_forgotten() {
+        let written = |method: Method, path: &str| {
+            let request = Request::builder().method(method).uri(path);
+            written_tag(&request.body(Body::empty()).unwrap())
+        };
+        let one = Some(("a/b".parse().unwrap(), "1".to_owned()));
+        assert_eq!(written(Method::PUT, "/v2/a/b/manifests/1?x=y"), one);
+        assert_eq!(written(Method::DELETE, "/v2/a/b/manifests/1"), one);
+        for (method, path) in [
+            (Method::GET, "/v2/a/b/manifests/1"),
+            (Method::PUT, "/v2/a/b/manifests/sha256:12"),
+            (Method::PUT, "/v2/a/b/blobs/uploads/1"),
+            (Method::PUT, "/v2/A/manifests/1"),
+        ] {
+            assert_eq!(written(method, path), None, "{path}");
         }
     }
 
