@@ -38,7 +38,7 @@ use crate::{
     preheat::{self, Preheater},
     rights::{self, Proofs, Rights},
     session::{List, ListError, PeerAddress, Peers, Schedulers, Session, SessionEvent},
-    settings::Settings,
+    settings::{Own, Settings},
     store::{self, Found, Store},
     swarm::{
         core,
@@ -296,11 +296,15 @@ impl Proxy {
         let limits = open_limits(&options.limits, registry);
         let slots = Slots::new(options.transfer.upload_slots, options.transfer.upload_queue);
         let settings = Settings::new(
-            options.limits.rates(),
-            options.transfer.clone(),
-            options.seed,
+            Own {
+                rates: options.limits.rates(),
+                transfer: options.transfer.clone(),
+                seed: options.seed,
+                prefetch: options.prefetch,
+            },
             limits.clone(),
             slots.clone(),
+            upstreams.clone(),
         );
         let mut proxy = Self {
             listen: mirror_port.local_addr(),
@@ -351,7 +355,7 @@ impl Proxy {
                 link_events,
                 session,
                 spool: options.data.join("spool"),
-                prefetch: options.prefetch,
+                prefetch: settings.prefetch(),
                 limits: limits.clone(),
                 metrics,
                 transfers,

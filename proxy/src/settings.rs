@@ -2,18 +2,20 @@
 //!
 //! Owner of state: [`Settings`] has the last word of both; limits, slots and the host's place among
 //! the seeds follow it. Failure: what makes no sense does not come so far. Addresses, directories,
-//! keys and registries are the file's alone, and so is what shapes a swarm (`[proxy.swarm]`):
+//! keys, and what a registry is and how it is signed in to, are the file's
+//! alone (a manager may only say which of the registries are spoken to), and so is what shapes a swarm (`[proxy.swarm]`):
 //! pieces under way were asked for by it.
 
 use std::sync::Arc;
 
-use darter_api::configuration::Configuration;
+use darter_api::configuration::{Configuration, Prefetch};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
     limits::{Limits, Rates},
     transfer::{self, fair::Slots},
+    upstream::Upstreams,
 };
 
 /// See the module. Cheap to clone.
@@ -25,38 +27,48 @@ struct Inner {
     said: Mutex<Said>,
     limits: Limits,
     slots: Slots,
+    upstreams: Upstreams,
     seed: watch::Sender<bool>,
+    prefetch: watch::Sender<Prefetch>,
+}
+
+/// What the file says.
+#[derive(Debug, Clone, Default)]
+pub struct Own {
+    /// Bytes a second.
+    pub rates: Rates,
+    /// Slots, among others.
+    pub transfer: transfer::Options,
+    /// Whether the host is a seed.
+    pub seed: bool,
+    /// What becomes of contents that are read in small parts.
+    pub prefetch: Prefetch,
 }
 
 #[derive(Debug)]
 struct Said {
-    rates: Rates,
-    transfer: transfer::Options,
-    seed: bool,
+    own: Own,
     set: Configuration,
 }
 
 impl Settings {
     /// Nothing is set yet: all is as the file has it.
-    pub fn new(
-        rates: Rates,
-        transfer: transfer::Options,
-        seed: bool,
-        limits: Limits,
-        slots: Slots,
-    ) -> Self {
-        let said = Said {
-            rates,
-            transfer,
-            seed,
-            set: Configuration::default(),
-        };
+    pub fn new(own: Own, limits: Limits, slots: Slots, upstreams: Upstreams) -> Self {
+        let (seed, prefetch) = (own.seed, own.prefetch);
+        let set = Configuration::default();
         Self(Arc::new(Inner {
-            said: Mutex::new(said),
+            said: Mutex::new(Said { own, set }),
             limits,
             slots,
+            upstreams,
             seed: watch::Sender::new(seed),
+            prefetch: watch::Sender::new(prefetch),
         }))
+    }
+
+    /// What becomes of contents that are read in small parts.
+    pub fn prefetch(&self) -> watch::Receiver<Prefetch> {
+        self.0.prefetch.subscribe()
     }
 
     /// Whether the host is a seed, and every change of it.
@@ -74,22 +86,25 @@ impl Settings {
     /// The file says other rates now.
     pub fn reread(&self, rates: Rates) -> Rates {
         let mut said = self.0.said.lock();
-        said.rates = rates;
+        said.own.rates = rates;
         self.apply(&said);
-        said.rates.overlaid(&said.set.peer.rates)
+        said.own.rates.overlaid(&said.set.peer.rates)
     }
 
     /// Under the lock, so that the last word stays.
     fn apply(&self, said: &Said) {
         let peer = &said.set.peer;
-        self.0.limits.set(said.rates.overlaid(&peer.rates));
+        self.0.limits.set(said.own.rates.overlaid(&peer.rates));
         let count = |set: Option<u32>, own: usize| set.map_or(own, |set| set as usize);
-        let own = &said.transfer;
+        let own = &said.own.transfer;
         self.0.slots.set(
             count(peer.upload_slots, own.upload_slots),
             count(peer.upload_queue, own.upload_queue),
         );
-        let seed = said.set.seed.unwrap_or(said.seed);
+        self.0.upstreams.restrict(peer.upstreams.as_deref());
+        let prefetch = peer.prefetch.unwrap_or(said.own.prefetch);
+        self.0.prefetch.send_replace(prefetch);
+        let seed = said.set.seed.unwrap_or(said.own.seed);
         self.0.seed.send_if_modified(|known| {
             let is_news = *known != seed;
             if is_news {
@@ -116,6 +131,7 @@ mod tests {
     use darter_api::configuration::{PeerSettings, RateSettings};
 
     use super::*;
+    use crate::upstream::UpstreamOptions;
 
     #[test]
     fn what_is_set_counts_over_the_file_until_it_is_not() {
@@ -125,9 +141,16 @@ mod tests {
         };
         let limits = Limits::default();
         let slots = Slots::new(4, 4);
-        let own = transfer::Options::default();
-        let settings = Settings::new(rate(1 << 20), own, true, limits.clone(), slots);
-        let seed = settings.seed();
+        let own = Own {
+            rates: rate(1 << 20),
+            seed: true,
+            ..Own::default()
+        };
+        let list = ["docker.io", "quay.io"].map(UpstreamOptions::parse);
+        let upstreams = Upstreams::new(&list, &darter_runtime::Tasks::new()).unwrap();
+        let settings = Settings::new(own, limits.clone(), slots, upstreams.clone());
+        let (seed, prefetch) = (settings.seed(), settings.prefetch());
+        let is_open = |name| upstreams.resolve(name).is_some();
         let holds = || *limits.configured().borrow();
         settings.set(Configuration {
             seed: Some(false),
@@ -136,13 +159,23 @@ mod tests {
                     upload: Some(1 << 22),
                     ..RateSettings::default()
                 },
+                prefetch: Some(Prefetch::AfterFirstRange),
+                upstreams: Some(vec!["quay.io".to_owned(), "ghcr.io".to_owned()]),
                 ..PeerSettings::default()
             },
             ..Configuration::default()
         });
         assert_eq!((holds(), *seed.borrow()), (rate(1 << 22), false));
+        assert_eq!(*prefetch.borrow(), Prefetch::AfterFirstRange);
+        // None is added.
+        let open = ["docker.io", "quay.io", "ghcr.io"].map(is_open);
+        assert_eq!(open, [false, true, false]);
+        assert!(upstreams.default_upstream().is_none());
+        assert!(upstreams.by_address("docker.io", 443).is_none());
         assert_eq!(settings.reread(rate(1 << 21)), rate(1 << 22));
         settings.set(Configuration::default());
         assert_eq!((holds(), *seed.borrow()), (rate(1 << 21), true));
+        assert_eq!(*prefetch.borrow(), Prefetch::Off);
+        assert!(is_open("docker.io") && upstreams.default_upstream().is_some());
     }
 }

@@ -65,8 +65,19 @@ fn within(
     }
 }
 
-/// Of a peer or a seed.
+/// What becomes of a content of which clients read small parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prefetch {
+    /// Nothing more of it is got than is read, until that is a quarter of it.
+    #[default]
+    Off,
+    /// All of it is got in the background, as for a preheat.
+    AfterFirstRange,
+}
+
+/// Of a peer or a seed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeerSettings {
     /// What may be moved a second.
@@ -76,6 +87,11 @@ pub struct PeerSettings {
     pub upload_slots: Option<u32>,
     /// Requests that wait for a slot, at most 4096.
     pub upload_queue: Option<u32>,
+    /// What becomes of contents that are read in small parts. What was begun is ended.
+    pub prefetch: Option<Prefetch>,
+    /// Of the registries in a node's own file only these are spoken to, by the names that they
+    /// have there; at most 1000. None is added: what a node dials is its own host's to say.
+    pub upstreams: Option<Vec<String>>,
 }
 
 impl PeerSettings {
@@ -84,7 +100,15 @@ impl PeerSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
         self.rates.check()?;
         within("upload_slots", self.upload_slots, 1, 1024)?;
-        within("upload_queue", self.upload_queue, 0, 4096)
+        within("upload_queue", self.upload_queue, 0, 4096)?;
+        let names = self.upstreams.as_deref().unwrap_or_default();
+        let fits = |name: &String| (1..=MOST_PATTERN).contains(&name.len());
+        if names.len() > MOST_PATTERNS || !names.iter().all(fits) {
+            let what = format!("are at most {MOST_PATTERNS} names of 1 to {MOST_PATTERN} bytes");
+            let field = "upstreams";
+            return Err(SettingsError { field, what });
+        }
+        Ok(())
     }
 }
 
@@ -245,6 +269,13 @@ mod tests {
             ..PeerSettings::default()
         };
         assert!(slots.check().is_err());
+        let upstreams = |name: &str| PeerSettings {
+            upstreams: Some(vec![name.to_owned()]),
+            ..PeerSettings::default()
+        };
+        assert!(upstreams("").check().is_err());
+        assert!(upstreams(&"x".repeat(256)).check().is_err());
+        assert_eq!(upstreams("docker.io").check(), Ok(()));
         assert_eq!(set().check(), Ok(()));
     }
 }

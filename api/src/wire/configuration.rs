@@ -57,7 +57,7 @@ mod tests {
             Configuration::try_from(v1::Configuration { json })
         };
         // A newer manager's.
-        let newer = r#"{"version":1,"mode":"x","peer":{"disk":0,"prefetch":true}}"#;
+        let newer = r#"{"version":1,"mode":"x","peer":{"disk":0,"later":true}}"#;
         assert_eq!(json(newer).map(|set| set.peer.rates.disk), Ok(Some(0)));
         for (nonsense, field) in [
             ("", "json"),

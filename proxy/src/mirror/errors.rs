@@ -34,6 +34,8 @@ pub enum Failure {
     BlobUnknown,
     /// The upstream's own refusal.
     Refused(Box<Refusal>),
+    /// The cluster's rules keep it from this host.
+    Forbidden,
     /// A client on another host, where the proxy's own credentials are for this host's.
     NotHere,
     /// The upstream asks for patience.
@@ -49,6 +51,7 @@ impl Failure {
     pub(crate) fn from_source(error: &SourceError, manifest: bool) -> Self {
         match error {
             SourceError::Refused(refusal) => Self::Refused(refusal.clone()),
+            SourceError::Forbidden => Self::Forbidden,
             SourceError::Missing if manifest => Self::ManifestUnknown,
             SourceError::Missing => Self::BlobUnknown,
             SourceError::Throttled { retry_after, .. } => Self::Throttled(*retry_after),
@@ -114,6 +117,11 @@ impl Failure {
                 };
                 (refusal.status, code, "the registry refuses".to_owned())
             }
+            Self::Forbidden => plain(
+                StatusCode::FORBIDDEN,
+                "DENIED",
+                "the cluster's rules forbid it to this host",
+            ),
             Self::NotHere => plain(
                 StatusCode::FORBIDDEN,
                 "DENIED",

@@ -68,6 +68,9 @@ pub enum SourceError {
     /// The source asks for other credentials.
     #[error("the source refused with {}", .0.status)]
     Refused(Box<Refusal>),
+    /// The source was not asked: the rules of the cluster's operators say so.
+    #[error("the cluster's rules forbid it to this host")]
+    Forbidden,
     /// The source does not have it.
     #[error("the source has no such content")]
     Missing,
@@ -110,7 +113,7 @@ impl SourceError {
         match self {
             Self::Throttled { .. } | Self::Broken { .. } => true,
             Self::Status(status) => status.is_server_error(),
-            Self::Refused(_) | Self::Missing | Self::Protocol(_) => false,
+            Self::Refused(_) | Self::Forbidden | Self::Missing | Self::Protocol(_) => false,
         }
     }
 }

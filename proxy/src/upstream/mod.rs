@@ -24,8 +24,12 @@ mod stats;
 mod token;
 mod way;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+use arc_swap::ArcSwapOption;
 use darter_api::UpstreamName;
 use darter_runtime::Tasks;
 use http::Uri;
@@ -108,6 +112,8 @@ pub struct Upstreams(Arc<List>);
 struct List {
     by_name: HashMap<String, Arc<Upstream>>,
     default: Option<Arc<Upstream>>,
+    /// Only these, by their own names, where a manager says so.
+    open: ArcSwapOption<HashSet<String>>,
 }
 
 impl Upstreams {
@@ -139,26 +145,45 @@ impl Upstreams {
             }
         }
         if errors.is_empty() {
-            Ok(Self(Arc::new(List { by_name, default })))
+            Ok(Self(Arc::new(List {
+                by_name,
+                default,
+                open: ArcSwapOption::empty(),
+            })))
         } else {
             Err(errors)
         }
     }
 
+    /// Only these are spoken to from now on, by the names that they have in the configuration;
+    /// all of it where nothing is said. What is being read of others ends short.
+    pub(crate) fn restrict(&self, names: Option<&[String]>) {
+        let names = names.map(|names| Arc::new(names.iter().cloned().collect()));
+        self.0.open.store(names);
+    }
+
+    fn is_open(&self, upstream: &Upstream) -> bool {
+        let open = self.0.open.load();
+        open.as_ref()
+            .is_none_or(|names| names.contains(upstream.name.as_str()))
+    }
+
     /// The registry of this name or alias.
     pub fn resolve(&self, name: &str) -> Option<&Arc<Upstream>> {
-        self.0.by_name.get(name)
+        let upstream = self.0.by_name.get(name)?;
+        self.is_open(upstream).then_some(upstream)
     }
 
     /// The registry that is really at this host (an IPv6 address in brackets) and port.
     pub fn by_address(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
         let mut all = self.0.by_name.values();
-        all.find(|upstream| upstream.is_at(host, port))
+        all.find(|upstream| upstream.is_at(host, port) && self.is_open(upstream))
     }
 
     /// The registry for requests that name none.
     pub fn default_upstream(&self) -> Option<&Arc<Upstream>> {
-        self.0.default.as_ref()
+        let default = self.0.default.as_ref();
+        default.filter(|upstream| self.is_open(upstream))
     }
 
     /// The registry whose name these path components begin with, and how many they are.

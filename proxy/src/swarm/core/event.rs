@@ -189,6 +189,8 @@ pub enum Authority {
 pub enum DownloadFailure {
     /// Neither a peer nor the source can give what is missing.
     Source(LeaseEnd),
+    /// The cluster's rules forbid it.
+    Forbidden,
     /// It failed its digest more often than is worth trying.
     Corrupt,
 }

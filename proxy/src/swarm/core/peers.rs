@@ -337,7 +337,8 @@ impl Node {
                 .is_some_and(|download| missing.iter().all(|piece| download.is_promised(piece)))
         });
         if !gained_meanwhile {
-            self.fail(id, DownloadFailure::Source(why));
+            let forbidden = forbidden.then_some(DownloadFailure::Forbidden);
+            self.fail(id, forbidden.unwrap_or(DownloadFailure::Source(why)));
         }
     }
 }

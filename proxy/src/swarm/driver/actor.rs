@@ -581,6 +581,10 @@ impl Actor {
         };
         let (reason, error) = match why {
             DownloadFailure::Corrupt => (Reason::Corrupt, ReadError::Corrupt),
+            DownloadFailure::Forbidden => {
+                let cause = Arc::new(SourceError::Forbidden);
+                (Reason::Refused, ReadError::Download(cause))
+            }
             DownloadFailure::Source(end) => {
                 let cause = download.source_error();
                 let cause = cause.unwrap_or_else(|| {

@@ -48,10 +48,11 @@ use std::{
 use darter_api::{NodeKey, TaskId, session::Observation};
 use darter_runtime::Tasks;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use contents::HaveError;
-pub use excerpts::{Prefetch, router as excerpts_router};
+pub use darter_api::configuration::Prefetch;
+pub use excerpts::router as excerpts_router;
 pub use metrics::Metrics;
 pub use trust::{Policy, Trust};
 
@@ -111,7 +112,7 @@ pub struct Parts {
     /// beforehand.
     pub spool: PathBuf,
     /// What becomes of contents of which small parts are read.
-    pub prefetch: Prefetch,
+    pub prefetch: watch::Receiver<Prefetch>,
     /// What may be moved a second.
     pub limits: Limits,
     /// Counts.

@@ -348,7 +348,7 @@ fn cut(what: &'static str) -> SourceError {
 /// What a scheduler is told of an error.
 pub(super) fn lease_end(error: &SourceError) -> LeaseEnd {
     match error {
-        SourceError::Refused(_) => LeaseEnd::Refused,
+        SourceError::Refused(_) | SourceError::Forbidden => LeaseEnd::Refused,
         SourceError::Missing => LeaseEnd::Missing,
         SourceError::Protocol(WRONG_SIZE) => LeaseEnd::WrongSize,
         _ => LeaseEnd::Unreachable,

@@ -546,10 +546,11 @@ fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
         },
     ));
     assert!(source_reads(&said).is_empty());
-    assert!(
-        said.iter()
-            .any(|command| matches!(command, Command::Fail { .. }))
-    );
+    let why = said.iter().find_map(|command| match command {
+        Command::Fail { why, .. } => Some(*why),
+        _ => None,
+    });
+    assert_eq!(why, Some(DownloadFailure::Forbidden));
 }
 
 /// Pieces that the host announced to `name`.

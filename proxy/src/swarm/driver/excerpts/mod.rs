@@ -27,10 +27,9 @@ use std::{
     },
 };
 
-use darter_api::{Lengths, OriginKind, TaskId, session::Purpose};
+use darter_api::{Lengths, OriginKind, TaskId, configuration::Prefetch, session::Purpose};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{Shared, Swarm, credentials::Credentials};
 use crate::{
@@ -54,17 +53,6 @@ const QUARTER: u64 = 4;
 /// Contents that are completed in the background at a time; others wait.
 const PREFETCHES: usize = 4;
 
-/// What becomes of a content of which small parts are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Prefetch {
-    /// Nothing more of it is got than is read, until that is a quarter of it.
-    #[default]
-    Off,
-    /// All of it is got in the background, as for a preheat.
-    AfterFirstRange,
-}
-
 /// See the module.
 pub(super) struct Excerpts {
     files: Mutex<HashMap<TaskId, Arc<GroupFile>>>,
@@ -72,13 +60,17 @@ pub(super) struct Excerpts {
     directory: PathBuf,
     most_bytes: u64,
     openings: AtomicU64,
-    prefetch: Prefetch,
+    prefetch: watch::Receiver<Prefetch>,
     prefetches: Arc<Semaphore>,
 }
 
 impl Excerpts {
     /// Files in this directory, beside a store of this capacity in bytes.
-    pub(super) fn new(directory: PathBuf, capacity: u64, prefetch: Prefetch) -> Self {
+    pub(super) fn new(
+        directory: PathBuf,
+        capacity: u64,
+        prefetch: watch::Receiver<Prefetch>,
+    ) -> Self {
         Self {
             files: Mutex::default(),
             asked: way::Asked::default(),
@@ -238,7 +230,8 @@ async fn lengths_of(shared: &Shared, want: &Want, credentials: &Credentials) -> 
 /// Begins to get all of it, once, where that is configured.
 fn prefetch(shared: &Arc<Shared>, file: &Arc<GroupFile>, want: &Want) {
     let excerpts = &shared.excerpts;
-    if excerpts.prefetch == Prefetch::Off || file.prefetched.swap(true, Ordering::Relaxed) {
+    let is_off = *excerpts.prefetch.borrow() == Prefetch::Off;
+    if is_off || file.prefetched.swap(true, Ordering::Relaxed) {
         return;
     }
     let want = Want {
@@ -289,7 +282,11 @@ mod tests {
     fn files_are_bounded_and_the_oldest_unused_one_goes() {
         let directory = tempfile::tempdir().unwrap();
         let room = 10 * GROUP_BYTES;
-        let excerpts = Excerpts::new(directory.path().into(), room * SHARE, Prefetch::Off);
+        let excerpts = Excerpts::new(
+            directory.path().into(),
+            room * SHARE,
+            watch::channel(Prefetch::Off).1,
+        );
         let lengths = Lengths::of(100 * GROUP_BYTES).unwrap();
         let task = |number: u8| TaskId::from(Digest::sha256(&[number]));
         let fill = |file: &Arc<GroupFile>, groups: u32| {

@@ -185,7 +185,7 @@ fn sign(
 fn status_of(error: &ReadError) -> StatusCode {
     match error {
         ReadError::Download(cause) => match &**cause {
-            SourceError::Refused(_) => StatusCode::FORBIDDEN,
+            SourceError::Refused(_) | SourceError::Forbidden => StatusCode::FORBIDDEN,
             SourceError::Missing => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_GATEWAY,
         },

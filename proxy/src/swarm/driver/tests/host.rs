@@ -194,7 +194,7 @@ impl Host {
             link_events: links_received,
             session,
             spool,
-            prefetch,
+            prefetch: tokio::sync::watch::channel(prefetch).1,
             limits,
             metrics: Metrics::default(),
             transfers,
