@@ -53,6 +53,9 @@ pub(crate) struct Preheat {
     /// A file with the user's password.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// What signs in at the registry, where the manager keeps it: its name.
+    #[arg(long, value_name = "NAME", conflicts_with = "username")]
+    credential: Option<String>,
     /// Seconds after which what is not there has failed.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -241,6 +244,9 @@ impl Manager {
         if let (Some(user), Some(password)) = (&options.username, password) {
             wish["username"] = json!(user);
             wish["password"] = json!(password);
+        }
+        if let Some(name) = &options.credential {
+            wish["credential"] = json!(name);
         }
         for (key, seconds) in [
             ("timeout_seconds", options.timeout),

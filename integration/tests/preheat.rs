@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use darter_integration::{
-    darter::{Part, binary, start_proxy},
+    darter::{Part, binary, start_proxy, start_scheduler},
     http as client,
     image::{Blob, Flavour, Image},
     process::{eventually, free_port},
@@ -300,6 +300,47 @@ async fn a_killed_managers_job_goes_on() -> Result<()> {
     assert_eq!(job["state"], "SUCCESS", "{job}");
     stand.registry.stop().await?;
     try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_of_all_schedulers_are_all_peers() -> Result<()> {
+    let test = "hosts_of_all_schedulers_are_all_peers";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let mut stand = Stand::start(0).await?;
+    let settled = ["--set", "scheduler.preheat_settle=0s"];
+    let second = start_scheduler(stand.dir.path(), "second", &stand.grpc, &settled).await?;
+    // Each can reach one of them alone.
+    for (name, scheduler) in [("n0", &stand.scheduler), ("n1", &second)] {
+        let url = format!("http://{}", scheduler.address("scheduler"));
+        let set = format!("proxy.name={name}");
+        let (dir, more) = (stand.dir.path(), ["--set", set.as_str()]);
+        let peer = start_proxy(dir, name, &stand.upstream, Some(&url), &more).await?;
+        eventually("a session", LIMIT, || async {
+            let sessions = scheduler.metric("darter_scheduler_sessions", "").await;
+            sessions.is_ok_and(|count| count == 1.0).then_some(())
+        })
+        .await?;
+        stand.peers.push(peer);
+    }
+    let active = format!("{}/api/v1/schedulers?active=true", stand.rest());
+    eventually("both schedulers", LIMIT, || async {
+        let list = client::get(&active).await.ok()?;
+        let list: Value = serde_json::from_slice(list.body()).ok()?;
+        (list.as_array()?.len() == 2).then_some(())
+    })
+    .await?;
+    let image = stand.push("1", &[300_000]).await?;
+    let wish = json!({"image": "library/app:1", "scope": "all_peers"});
+    let posted = stand.post("/api/v1/jobs", wish).await?;
+    let job = stand.ended(&posted["id"]).await?;
+    assert_eq!(job["state"], "SUCCESS", "{job}");
+    assert_eq!(job["summary"]["hosts_done"], 2, "{job}");
+    for peer in 0..2 {
+        ensure!(has(stand.dir.path(), peer, &image), "n{peer} lacks it");
+    }
     Ok(())
 }
 

@@ -14,11 +14,13 @@ use darter_integration::{
     guarded::{Authority, Cut, Objects, Redirecting, Tokens, Tunnel, ask, basic, bearer},
     http::{get, send},
     image::{Blob, Flavour, Image},
+    process::eventually,
     registry::{Guard, Registry, Setup, plant},
     repetitions,
     report::can_use,
 };
 use hyper::Method;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -40,16 +42,11 @@ fn upstream(url: &str, authority: &Authority, more: &str) -> String {
 
 /// A node that is a cluster of its own: its peer port speaks mutual TLS.
 async fn node(dir: &Path, upstream: &str, allowed: Duration) -> Result<Part> {
-    node_that_logs(dir, upstream, allowed, "trace").await
+    node_with(dir, upstream, allowed, &["log.level=\"trace\""]).await
 }
 
-async fn node_that_logs(
-    dir: &Path,
-    upstream: &str,
-    allowed: Duration,
-    level: &str,
-) -> Result<Part> {
-    let level = format!("log.level=\"{level}\"");
+/// With further settings.
+async fn node_with(dir: &Path, upstream: &str, allowed: Duration, more: &[&str]) -> Result<Part> {
     let allowed = format!("proxy.rights.allowed_for=\"{}s\"", allowed.as_secs());
     let data = dir.join("node").display().to_string();
     let mut arguments = vec!["standalone", "--data", &data, "--set", upstream];
@@ -62,8 +59,10 @@ async fn node_that_logs(
         "operations.listen=\"127.0.0.1:0\"",
         &allowed,
         "proxy.mirror.tag_ttl=\"1s\"",
-        &level,
     ] {
+        arguments.extend(["--set", setting]);
+    }
+    for setting in more {
         arguments.extend(["--set", setting]);
     }
     Part::start("node", dir, &arguments).await
@@ -137,7 +136,8 @@ impl Company {
         let registry = Registry::start_as(root, guarded).await?;
         let realms = format!(", realms = [\"{}\"]", tokens.authority());
         let upstream = upstream(&registry.url(), &authority, &realms);
-        let node = node_that_logs(root, &upstream, life, level).await?;
+        let level = format!("log.level=\"{level}\"");
+        let node = node_with(root, &upstream, life, &[&level]).await?;
         Ok(Self {
             _dir: dir,
             authority,
@@ -566,6 +566,83 @@ async fn basic_credentials_are_the_registrys_to_judge() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let secrets = [password.to_owned(), alice.replace("Basic ", "")];
+    no_secret_in(&node, &secrets)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preheat_signs_in_with_what_the_manager_keeps() -> Result<()> {
+    let test = "a_preheat_signs_in_with_what_the_manager_keeps";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let root = dir.path();
+    let authority = Authority::new(&root.join("authority"))?;
+    let (users, kept) = (root.join("htpasswd"), root.join("password"));
+    let (name, password) = ALICE.context("a user")?;
+    std::fs::write(&users, format!("{name}:{}\n", bcrypt::hash(password, 4)?))?;
+    std::fs::write(&kept, "guess\n")?;
+    let back_door = Registry::start(root).await?;
+    let layers = vec![Blob::layer(1, 500_000)];
+    Image::push(&back_door, "team/app", "1", Flavour::Oci, layers).await?;
+    let identity = authority.issue("registry")?;
+    let guarded = Setup {
+        name: "guarded",
+        guard: Guard::Htpasswd(&users),
+        identity: Some(&identity),
+        clients: None,
+    };
+    let registry = Registry::start_as(root, guarded).await?;
+    let file = kept.display();
+    let credential = format!(
+        "manager.credentials=[{{name = \"corp\", registry = \"corp.test\", username = \"{name}\", password_file = \"{file}\"}}]"
+    );
+    let more = [
+        credential.as_str(),
+        "scheduler.preheat_settle=\"0s\"",
+        "log.level=\"trace\"",
+    ];
+    let upstream = upstream(&registry.url(), &authority, "");
+    let node = node_with(root, &upstream, ALLOWED, &more).await?;
+
+    let rest = format!("http://{}/api/v1", node.address("manager"));
+    let post = async |image: &str| {
+        let wish = json!({"image": image, "credential": "corp"}).to_string();
+        let headers = [("content-type", "application/json")];
+        send(Method::POST, &format!("{rest}/jobs"), &headers, wish.into()).await
+    };
+    let ended = async |reply: hyper::Response<Bytes>| {
+        ensure!(reply.status() == 201, "{reply:?}");
+        let posted: Value = serde_json::from_slice(reply.body())?;
+        let url = format!("{rest}/jobs/{}", posted["id"]);
+        eventually("the job's end", 4 * TOO_LONG, || async {
+            let job = get(&url).await.ok()?;
+            let job: Value = serde_json::from_slice(job.body()).ok()?;
+            let goes_on = job["state"] == "PENDING" || job["state"] == "RUNNING";
+            (!goes_on).then_some(job)
+        })
+        .await
+    };
+    let job = ended(post("corp.test/team/app:1").await?).await?;
+    ensure!(job["state"] == "FAILURE", "{job}");
+    // The file is read when it is needed.
+    std::fs::write(&kept, format!("{password}\n"))?;
+    let job = ended(post("corp.test/team/app:1").await?).await?;
+    ensure!(job["state"] == "SUCCESS", "{job}");
+    ensure!(job["credential"] == "corp", "{job}");
+    let elsewhere = post("other.test/team/app:1").await?;
+    ensure!(elsewhere.status() == 400, "{elsewhere:?}");
+    let kept = get(&format!("{rest}/credentials")).await?;
+    let kept: Value = serde_json::from_slice(kept.body())?;
+    let shown = json!([{"name": "corp", "registry": "corp.test", "username": name}]);
+    assert_eq!(kept, shown);
+    let pair = basic(name, password).replace("Basic ", "");
+    let secrets = [password.to_owned(), pair];
+    ensure!(
+        !secrets
+            .iter()
+            .any(|secret| job.to_string().contains(secret))
+    );
     no_secret_in(&node, &secrets)
 }
 

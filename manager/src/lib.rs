@@ -8,6 +8,7 @@
 
 mod accounts;
 mod clusters;
+mod credentials;
 mod database;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -26,6 +27,7 @@ mod settings;
 mod tasks;
 
 pub use accounts::Role;
+pub use credentials::StoredCredential;
 pub use database::{DatabaseUrl, OpenError};
 pub use jobs::Scope;
 pub use options::{Access, KEEP_ALIVE, Options};

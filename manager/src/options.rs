@@ -4,7 +4,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DatabaseUrl, PushRule, Role};
+use crate::{DatabaseUrl, PushRule, Role, StoredCredential};
 
 /// What [`Options::keep_alive`] may be.
 pub const KEEP_ALIVE: RangeInclusive<Duration> =
@@ -40,6 +40,8 @@ pub struct Options {
     /// Which images are preheated when a registry says that they were pushed; the first rule
     /// that fits decides. Default none.
     pub pushes: Vec<PushRule>,
+    /// What signs in at registries for jobs and rules that call it by its name. Default none.
+    pub credentials: Vec<StoredCredential>,
 }
 
 /// What callers are who show no token and no password: `none`, `guest`, `operator`.
@@ -74,6 +76,7 @@ impl Default for Options {
             root_password_file: None,
             access: Access::default(),
             pushes: Vec::new(),
+            credentials: Vec::new(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct PushRule {
     pub cluster: ClusterName,
     /// `os/architecture[/variant]`. Default all.
     pub platforms: Vec<String>,
+    /// What signs in at the registry, by its name in `manager.credentials`. Default none.
+    pub credential: Option<String>,
 }
 
 /// An image that was pushed.
@@ -72,6 +74,7 @@ fn wish(rule: &PushRule, push: &Push) -> Result<Wish, WishError> {
         scope: rule.scope,
         cluster: rule.cluster.clone(),
         platforms: rule.platforms.clone(),
+        credential: rule.credential.clone(),
         ..Request::default()
     };
     let digest = push.digest.parse::<Digest>().ok();

@@ -26,6 +26,7 @@ use crate::{
     KEEP_ALIVE, Options,
     accounts::Accounts,
     clusters::Clusters,
+    credentials::Credentials,
     database::{Database, OpenError},
     jobs::{Jobs, Runner},
     keep_alive::Service,
@@ -53,6 +54,9 @@ pub enum StartError {
     /// The interval makes no sense.
     #[error("keep_alive is {0:?}; it can be from {min:?} to {max:?}", min = KEEP_ALIVE.start(), max = KEEP_ALIVE.end())]
     KeepAlive(Duration),
+    /// Two credentials have one name.
+    #[error("credentials: `{0}` is the name of several")]
+    Credential(String),
     /// The database can't be opened.
     #[error(transparent)]
     Database(#[from] OpenError),
@@ -124,6 +128,10 @@ impl Manager {
         if !KEEP_ALIVE.contains(&interval) {
             return Err(StartError::KeepAlive(interval));
         }
+        let credentials = Credentials::new(options.credentials);
+        if let Some(name) = credentials.doubled() {
+            return Err(StartError::Credential(name.to_owned()));
+        }
         let rest_port = Server::bind(options.listen).await?;
         let grpc_port = Server::bind(options.grpc).await?;
 
@@ -160,6 +168,7 @@ impl Manager {
             jobs: jobs.clone(),
             members: Arc::clone(&members),
             connector: security.connector(),
+            credentials: credentials.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             owner: format!("{:016x}", rand::random::<u64>()),
@@ -200,6 +209,7 @@ impl Manager {
             operations,
             access: options.access,
             pushes: options.pushes.into(),
+            credentials,
             streams: Arc::new(Semaphore::new(rest::MOST_STREAMS)),
             wake,
             metrics,

@@ -21,6 +21,9 @@ use super::*;
 /// A loaded machine takes its time to make a cluster.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Says that the tests of REST are to run on PostgreSQL.
+pub(crate) const ON_POSTGRES: &str = "DARTER_TEST_REST_ON_POSTGRES";
+
 /// Where a test's database is; it can be opened more than once.
 pub(crate) struct Place {
     dir: TempDir,
@@ -33,6 +36,15 @@ impl Place {
             dir: tempfile::tempdir().unwrap(),
             url: None,
         }
+    }
+
+    /// SQLite; PostgreSQL, if there is one, where the process was told so.
+    pub(crate) async fn for_rest() -> Self {
+        let postgres = match std::env::var_os(ON_POSTGRES) {
+            Some(_) => Self::postgres("REST").await,
+            None => None,
+        };
+        postgres.unwrap_or_else(Self::sqlite)
     }
 
     async fn postgres(test: &str) -> Option<Self> {

@@ -30,6 +30,16 @@ pub(crate) struct Progress {
     /// Reasons that are kept, of hosts and nobody.
     #[serde(default)]
     pub(crate) kept: usize,
+    /// Where hosts and contents are in their lists, by their names.
+    #[serde(skip)]
+    pub(crate) places: Places,
+}
+
+/// See [`Progress::places`]; none of a progress that was read back, until hosts are named again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Places {
+    hosts: HashMap<String, usize>,
+    contents: HashMap<String, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,12 +134,25 @@ pub(crate) struct Summary {
     pub(crate) bytes_held: u64,
 }
 
+/// Which of a cluster's schedulers speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The one that is asked for all hosts: an attempt begins with it.
+    First,
+    /// One that is asked for the hosts that only it has.
+    Further,
+}
+
 impl Progress {
-    /// Takes what a scheduler passes on; whether that was all.
-    pub(crate) fn take(&mut self, event: v1::PreheatEvent) -> bool {
+    /// Takes what a scheduler passes on, the first that is asked or a further one; whether that
+    /// was all.
+    pub(crate) fn take(&mut self, event: v1::PreheatEvent, whose: Whose) -> bool {
         match event.kind {
-            Some(Kind::Hosts(hosts)) => self.begin(hosts.hosts),
-            Some(Kind::Contents(contents)) => self.name(contents.contents),
+            Some(Kind::Hosts(hosts)) => match whose {
+                Whose::First => self.begin(hosts.hosts),
+                Whose::Further => self.add(hosts.hosts),
+            },
+            Some(Kind::Contents(contents)) => self.name(contents.contents, whose),
             Some(Kind::Held(held)) => self.holds(&held.host, &held.digests),
             Some(Kind::Failed(failed)) => self.lacks(failed),
             Some(Kind::Done(_)) => return true,
@@ -146,28 +169,39 @@ impl Progress {
             .collect();
         self.failures.clear();
         (self.further, self.kept) = (0, 0);
-        for host in hosts.into_iter().take(MOST_HOSTS) {
-            let id = id(&host.host);
-            earlier.remove(&id);
-            let (name, ip) = (host.name, host.ip);
-            let (held, failures) = (Held::default(), Vec::new());
-            self.hosts.push(Host {
-                id,
-                name,
-                ip,
-                held,
-                failures,
-                further: 0,
-            });
+        self.places = Places::default();
+        for host in &hosts {
+            earlier.remove(&id(&host.host));
         }
+        self.add(hosts);
         let mut gone: Vec<Host> = earlier.into_values().collect();
         gone.sort_by(|a, b| a.name.cmp(&b.name));
         for mut host in gone {
             host.held = Held::default();
             (host.failures, host.further) = (Vec::new(), 0);
+            self.places.hosts.insert(host.id.clone(), self.hosts.len());
             self.hosts.push(host);
             let left = "the host has left";
             self.blame(Some(self.hosts.len() - 1), None, left.to_owned());
+        }
+    }
+
+    /// Hosts that are meant, and have said nothing yet.
+    fn add(&mut self, hosts: Vec<v1::PreheatHost>) {
+        for host in hosts {
+            let id = id(&host.host);
+            let at = self.hosts.len();
+            if at < MOST_HOSTS && !self.places.hosts.contains_key(&id) {
+                self.places.hosts.insert(id.clone(), at);
+                self.hosts.push(Host {
+                    id,
+                    name: host.name,
+                    ip: host.ip,
+                    held: Held::default(),
+                    failures: Vec::new(),
+                    further: 0,
+                });
+            }
         }
     }
 
@@ -186,23 +220,35 @@ impl Progress {
         }
     }
 
-    fn name(&mut self, contents: Vec<v1::PreheatContent>) {
+    fn name(&mut self, contents: Vec<v1::PreheatContent>, whose: Whose) {
         let known = |content: v1::PreheatContent| Content {
             digest: content.digest,
             size: content.size,
             manifest: content.manifest,
         };
-        self.contents = contents.into_iter().map(known).collect();
+        let contents: Vec<Content> = contents.into_iter().map(known).collect();
+        if whose == Whose::Further && contents != self.contents {
+            // Bits would stand for other contents.
+            let what = "another scheduler's hosts find another image by this name";
+            self.blame(None, None, what.to_owned());
+            return;
+        }
+        let places = contents.iter().enumerate();
+        self.places.contents = places
+            .map(|(at, content)| (content.digest.clone(), at))
+            .collect();
+        self.contents = contents;
     }
 
     fn holds(&mut self, host: &[u8], digests: &[String]) {
         let id = id(host);
-        let Some(host) = self.hosts.iter_mut().find(|host| host.id == id) else {
+        let at = self.places.hosts.get(&id);
+        let Some(host) = at.and_then(|at| self.hosts.get_mut(*at)) else {
             return;
         };
         for digest in digests {
-            if let Some(at) = self.contents.iter().position(|one| one.digest == *digest) {
-                host.held.insert(at);
+            if let Some(at) = self.places.contents.get(digest) {
+                host.held.insert(*at);
             }
         }
     }
@@ -210,8 +256,16 @@ impl Progress {
     fn lacks(&mut self, failed: v1::preheat_event::Failed) {
         let digest = Some(failed.digest).filter(|digest| !digest.is_empty());
         let id = id(&failed.host);
-        let host = self.hosts.iter().position(|host| host.id == id);
+        let host = self.places.hosts.get(&id).copied();
         self.blame(host, digest, cut(failed.why));
+    }
+
+    /// Their keys.
+    pub(crate) fn all_hosts(&self) -> Vec<bytes::Bytes> {
+        let key = |host: &Host| host.id.parse::<HostId>().ok();
+        let keys = self.hosts.iter().filter_map(key);
+        keys.map(|key| bytes::Bytes::copy_from_slice(key.as_bytes()))
+            .collect()
     }
 
     /// Nothing more will be said: who has not said it of everything has failed.
@@ -284,7 +338,7 @@ mod tests {
     }
 
     fn say(progress: &mut Progress, kind: Kind) -> bool {
-        progress.take(v1::PreheatEvent { kind: Some(kind) })
+        progress.take(v1::PreheatEvent { kind: Some(kind) }, Whose::First)
     }
 
     fn begin(progress: &mut Progress, hosts: &[u8]) {
@@ -323,7 +377,10 @@ mod tests {
         assert_eq!((summary.hosts_done, summary.bytes_held), (1, 30));
         let kept: Progress =
             serde_json::from_str(&serde_json::to_string(&progress).unwrap()).unwrap();
-        assert_eq!(kept, progress);
+        assert_eq!(
+            (&kept.hosts, &kept.contents),
+            (&progress.hosts, &progress.contents)
+        );
         held(&mut progress, 2, &["a"]);
         assert!(progress.is_success());
     }
@@ -338,6 +395,38 @@ mod tests {
         assert!(!progress.is_success());
         assert_eq!(progress.hosts[1].name, "n2");
         assert_eq!(progress.hosts[1].failures[0].why, "the host has left");
+    }
+
+    #[test]
+    fn hosts_of_further_schedulers_are_added() {
+        let further = |progress: &mut Progress, digests: [&str; 2]| {
+            let mut say =
+                |kind| progress.take(v1::PreheatEvent { kind: Some(kind) }, Whose::Further);
+            let hosts = vec![host(1), host(3)];
+            say(Kind::Hosts(v1::preheat_event::Hosts { hosts }));
+            let content = |digest: &str| v1::PreheatContent {
+                digest: digest.to_owned(),
+                size: 10,
+                manifest: false,
+            };
+            let contents = digests.map(content).to_vec();
+            say(Kind::Contents(v1::preheat_event::Contents { contents }));
+        };
+        let mut progress = Progress::default();
+        begin(&mut progress, &[1, 2]);
+        held(&mut progress, 1, &["a", "b"]);
+        held(&mut progress, 2, &["a", "b"]);
+        assert!(progress.is_success());
+        let mut moved = progress.clone();
+        further(&mut progress, ["a", "b"]);
+        assert!(!progress.is_success(), "n3 has not said it");
+        assert_eq!(progress.hosts.len(), 3);
+        held(&mut progress, 3, &["a", "b"]);
+        assert!(progress.is_success());
+        // The tag was moved in between.
+        further(&mut moved, ["a", "c"]);
+        held(&mut moved, 3, &["a", "b"]);
+        assert!(!moved.is_success());
     }
 
     #[test]

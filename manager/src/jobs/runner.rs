@@ -22,9 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Jobs, Progress, State,
+    progress::Whose,
     table::{Claimed, Lease},
 };
 use crate::{
+    credentials::{CredentialError, Credentials},
     members::{Known, Members},
     metrics::Metrics,
     scheduler::{WayError, connect},
@@ -49,6 +51,7 @@ pub(crate) struct Runner {
     pub(crate) jobs: Jobs,
     pub(crate) members: Arc<Members>,
     pub(crate) connector: Connector,
+    pub(crate) credentials: Credentials,
     pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
     /// What its names in leases begin with, another one for each process.
@@ -72,6 +75,9 @@ enum AskError {
     /// Others could read it on the way.
     #[error("what signs in at the registry is not sent in plain text to another host")]
     PlainSecret,
+    /// The job's credential can't be used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     #[error("the scheduler can't do it")]
     Status(#[source] Box<tonic::Status>),
 }
@@ -224,7 +230,10 @@ impl Runner {
             if !active.is_empty() {
                 let member = &active[turn % active.len()];
                 somebody = Instant::now();
-                match self.ask(member, job, progress, changes).await {
+                let said = self
+                    .ask_all(turn % active.len(), &active, job, progress, changes)
+                    .await;
+                match said {
                     Ok(End::Said) => return,
                     Ok(End::Cut) => tracing::warn!(
                         id = job.id,
@@ -237,7 +246,7 @@ impl Runner {
                         progress.lock().give_up(status.message());
                         return;
                     }
-                    Err(error @ AskError::PlainSecret) => {
+                    Err(error @ (AskError::PlainSecret | AskError::Credential(_))) => {
                         progress.lock().give_up(&error.to_string());
                         return;
                     }
@@ -261,25 +270,71 @@ impl Runner {
         }
     }
 
+    /// Asks one scheduler for all hosts, then the others for those that only they have: a host
+    /// has a session with every scheduler, unless it can't reach it.
+    async fn ask_all(
+        &self,
+        first: usize,
+        active: &[Known],
+        job: &Claimed,
+        progress: &parking_lot::Mutex<&mut Progress>,
+        changes: &Notify,
+    ) -> Result<End, AskError> {
+        let asked = &active[first];
+        let end = self
+            .ask(asked, job, progress, changes, Whose::First)
+            .await?;
+        if matches!(end, End::Cut) || !job.wish.is_for_all() {
+            return Ok(end);
+        }
+        for other in active.iter().filter(|other| other.host != asked.host) {
+            match self
+                .ask(other, job, progress, changes, Whose::Further)
+                .await
+            {
+                Ok(End::Said) => {}
+                Ok(End::Cut) => return Ok(End::Cut),
+                // One that can't be reached, or that has just started, has no hosts of its own.
+                Err(error) => {
+                    let cause = &error as &dyn std::error::Error;
+                    let (id, scheduler) = (job.id, &other.address);
+                    tracing::warn!(id, scheduler, cause, "a further scheduler can't be asked");
+                }
+            }
+        }
+        Ok(End::Said)
+    }
+
     async fn ask(
         &self,
         scheduler: &Known,
         job: &Claimed,
         progress: &parking_lot::Mutex<&mut Progress>,
         changes: &Notify,
+        whose: Whose,
     ) -> Result<End, AskError> {
         let url = &scheduler.address;
-        if job.secret.reveal().is_some() && !may_carry_secrets(&self.connector, url) {
+        let secret = match &job.wish.credential {
+            Some(name) => {
+                let registry = &job.wish.image.registry;
+                self.credentials.secret(name, registry).await?
+            }
+            None => job.secret.clone(),
+        };
+        if secret.reveal().is_some() && !may_carry_secrets(&self.connector, url) {
             return Err(AskError::PlainSecret);
         }
         let channel = connect(&self.connector, scheduler)?;
         let mut client = PreheatsClient::new(channel).max_decoding_message_size(MOST_EVENT);
         let left = job.deadline - OffsetDateTime::now_utc();
         let left = Duration::try_from(left).unwrap_or_default();
-        let request: v1::PreheatRequest = job.wish.request(&job.secret, left);
+        let mut request: v1::PreheatRequest = job.wish.request(&secret, left);
+        if whose == Whose::Further {
+            request.except = progress.lock().all_hosts();
+        }
         let mut events = client.preheat(request).await?.into_inner();
         while let Some(event) = events.message().await? {
-            let done = progress.lock().take(event);
+            let done = progress.lock().take(event, whose);
             changes.notify_one();
             if done {
                 return Ok(End::Said);

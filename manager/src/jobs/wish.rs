@@ -45,6 +45,8 @@ pub(crate) enum WishError {
     Ips,
     #[error("`percentage` is from 0 to 100")]
     Percentage,
+    #[error("either `credential` or what signs in itself is named")]
+    Credentials,
     #[error("`authorization` makes no header")]
     Authorization,
     #[error("`timeout_seconds` is at most one day")]
@@ -89,6 +91,8 @@ pub(crate) struct Request {
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) count: u32,
     pub(crate) percentage: u32,
+    /// One that the manager keeps.
+    pub(crate) credential: Option<String>,
     pub(crate) authorization: Option<String>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<String>,
@@ -108,6 +112,9 @@ pub(crate) struct Wish {
     /// What a registry said was pushed: the same tag pushed again is another wish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pushed: Option<String>,
+    /// What signs in, where the manager keeps it: its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credential: Option<String>,
     pub(crate) platforms: Vec<String>,
     pub(crate) scope: Scope,
     #[serde(default)]
@@ -124,6 +131,10 @@ pub(crate) struct Wish {
 impl Request {
     /// What signs in: the header as it came, or user and password.
     pub(crate) fn secret(&self) -> Result<Secret, WishError> {
+        let said = [&self.authorization, &self.username, &self.password];
+        if self.credential.is_some() && said.iter().any(|one| one.is_some()) {
+            return Err(WishError::Credentials);
+        }
         let text = match (&self.authorization, &self.username, &self.password) {
             (Some(text), ..) => text.clone(),
             (None, None, None) => String::new(),
@@ -169,6 +180,7 @@ impl Request {
         Ok(Wish {
             image,
             pushed: None,
+            credential: self.credential,
             platforms: self.platforms,
             scope: self.scope,
             cluster: self.cluster,
@@ -197,7 +209,14 @@ impl Wish {
             contents_at_once: self.concurrent_contents,
             pin_seconds: self.pin_seconds,
             timeout_seconds: left.as_secs().max(1),
+            except: Vec::new(),
         }
+    }
+
+    /// Whether every host of the cluster is meant, or every seed.
+    pub(crate) fn is_for_all(&self) -> bool {
+        let is_some = self.count > 0 || (1..100).contains(&self.percentage);
+        self.scope != Scope::SingleSeedPeer && self.ips.is_empty() && !is_some
     }
 }
 
@@ -264,6 +283,10 @@ mod tests {
         assert_eq!(
             revealed(r#"{"username":"u","password":"p"}"#).unwrap(),
             "Basic dTpw"
+        );
+        assert_eq!(
+            of(r#"{"credential":"harbor","username":"u"}"#),
+            Err(WishError::Credentials)
         );
         assert_eq!(
             of(r#"{"authorization":"a\r\nb: c"}"#),

@@ -27,7 +27,10 @@ use super::{
     tags::{known, tag},
 };
 use crate::accounts::Caller;
-use crate::jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary};
+use crate::{
+    credentials::Shown,
+    jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary},
+};
 
 /// Jobs on a page unless asked otherwise; and at most.
 const PAGE: (i64, i64) = (50, 100);
@@ -40,6 +43,8 @@ pub(crate) struct View {
     id: i64,
     state: JobState,
     image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
     platforms: Vec<String>,
     scope: Scope,
     cluster: ClusterName,
@@ -108,6 +113,7 @@ impl From<&Job> for View {
             id: job.id,
             state: job.state,
             image: job.wish.image.to_string(),
+            credential: job.wish.credential.clone(),
             platforms: job.wish.platforms.clone(),
             scope: job.wish.scope,
             cluster: job.wish.cluster.clone(),
@@ -159,6 +165,10 @@ pub(super) async fn create(
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;
     clusters::found(&api, &wish.cluster)?;
+    if let Some(name) = &wish.credential {
+        let found = api.credentials.find(name, &wish.image.registry);
+        found.map_err(Problem::bad)?;
+    }
     let now = OffsetDateTime::now_utc();
     let created = api.jobs.create(&wish, &secret, &caller.name, now).await;
     let id = created.map_err(refused)?;
@@ -166,6 +176,11 @@ pub(super) async fn create(
     let job = found(&api, id).await?;
     let place = [(header::LOCATION, format!("/api/v1/jobs/{id}"))];
     Ok((StatusCode::CREATED, place, Json(View::from(&job))).into_response())
+}
+
+/// What jobs may call by a name; nothing that signs in.
+pub(super) async fn credentials(State(api): State<Api>) -> Json<Vec<Shown>> {
+    Json(api.credentials.shown())
 }
 
 pub(super) fn refused(error: CreateError) -> Problem {

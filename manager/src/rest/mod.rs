@@ -35,6 +35,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::{
     accounts::{Accounts, Role},
     clusters::Clusters,
+    credentials::Credentials,
     jobs::Jobs,
     members::Members,
     metrics::Metrics,
@@ -62,6 +63,8 @@ pub(crate) struct Api {
     pub(crate) operations: Operations,
     /// What those are who show nothing.
     pub(crate) access: Access,
+    /// What jobs may call by a name.
+    pub(crate) credentials: Credentials,
     /// Which pushes are preheated.
     pub(crate) pushes: Arc<[PushRule]>,
     /// Turns of those who follow a job.
@@ -137,6 +140,7 @@ pub(crate) fn routes() -> Vec<Route> {
             Operator,
             delete(clusters::remove),
         ),
+        read("/api/v1/credentials", Operator, get(jobs::credentials)),
         read("/api/v1/peers", Guest, get(tasks::peers)),
         read("/api/v1/tasks", Guest, get(tasks::list)),
         read("/api/v1/tasks/{task}", Guest, get(tasks::show)),

@@ -9,12 +9,17 @@ use crate::core::Present;
 
 /// Those that are meant, and what of the wish is not here, in words.
 pub(super) fn chosen(wish: &Wish, present: &[Present]) -> (Vec<Present>, Vec<String>) {
+    let here = present.iter();
+    let present: Vec<Present> = here
+        .filter(|host| !wish.except.contains(&host.host))
+        .cloned()
+        .collect();
     let seeds: Vec<Present> = present.iter().filter(|host| host.seed).cloned().collect();
     let mut hosts = match wish.scope {
         // Without seeds any host is as good as one: it shares what it has.
-        PreheatScope::SingleSeedPeer if seeds.is_empty() => present.to_vec(),
+        PreheatScope::SingleSeedPeer if seeds.is_empty() => present,
         PreheatScope::SingleSeedPeer | PreheatScope::AllSeedPeers => seeds,
-        PreheatScope::AllPeers => present.to_vec(),
+        PreheatScope::AllPeers => present,
     };
     let canonical = |ip: &IpAddr| ip.to_canonical();
     if !wish.ips.is_empty() {

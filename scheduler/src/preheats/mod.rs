@@ -6,13 +6,15 @@
 //! [`Runs`]; each ends with its stream. Nothing is remembered of it: a manager whose stream
 //! was cut asks again, and hosts that hold everything say so at once.
 
+mod backlog;
 mod choice;
 mod runs;
 
-use std::{net::IpAddr, pin::Pin};
+use std::{collections::HashSet, net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
+    HostId,
     preheat::{Authorization, ImageName, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS},
     wire::{
         WireError,
@@ -30,12 +32,14 @@ use tonic::{Request, Response, Status};
 use crate::{managers::Managers, service::Inbound};
 pub(crate) use runs::Runs;
 
-/// Events that wait for a manager; a run whose manager does not read them ends.
-const EVENTS: usize = 16 * 1024;
+/// Events that wait for a manager on their way; more wait in the run.
+const EVENTS: usize = 1024;
 /// Addresses in one wish.
 const MOST_IPS: usize = 4096;
+/// Hosts that a wish excepts.
+const MOST_EXCEPTED: usize = 100_000;
 /// Bytes of a wish.
-const MOST_WISH: usize = 256 * 1024;
+const MOST_WISH: usize = 4 * 1024 * 1024;
 
 pub(crate) type Frame = Result<v1::PreheatEvent, Status>;
 pub(crate) type Events = mpsc::Sender<Frame>;
@@ -46,6 +50,8 @@ pub(crate) struct Wish {
     pub(crate) image: ImageName,
     pub(crate) authorization: Authorization,
     pub(crate) scope: v1::PreheatScope,
+    /// These are with other schedulers.
+    pub(crate) except: HashSet<HostId>,
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) count: usize,
     pub(crate) percentage: usize,
@@ -63,6 +69,14 @@ impl TryFrom<v1::PreheatRequest> for Wish {
         let ips = value.ips.iter().map(|ip| ip.parse::<IpAddr>());
         let ips: Result<Vec<IpAddr>, _> = ips.collect();
         let invalid = WireError::Invalid;
+        if value.except.len() > MOST_EXCEPTED {
+            return Err(invalid("except"));
+        }
+        let except = value
+            .except
+            .iter()
+            .map(|raw| HostId::try_from(raw.as_ref()));
+        let except: Result<HashSet<HostId>, _> = except.collect();
         if value.percentage > 100 {
             return Err(invalid("percentage"));
         }
@@ -78,6 +92,7 @@ impl TryFrom<v1::PreheatRequest> for Wish {
             authorization: Authorization::checked(value.authorization)
                 .ok_or(invalid("authorization"))?,
             scope: v1::PreheatScope::try_from(value.scope).map_err(|_| invalid("scope"))?,
+            except: except.map_err(|_| invalid("except"))?,
             ips: ips
                 .ok()
                 .filter(|ips| ips.len() <= MOST_IPS)
@@ -127,7 +142,7 @@ impl Preheats for Service {
 
 #[cfg(test)]
 mod tests {
-    use darter_api::{HostId, NodeKey};
+    use darter_api::NodeKey;
     use darter_runtime::server::PeerIdentity;
     use tokio::sync::watch;
 

@@ -12,13 +12,14 @@ use darter_api::{
     preheat::{Content, Have, Order, PreheatOrder, PreheatReport, Report},
     session::SchedulerMessage,
     wire::v1::{
-        PreheatEvent, PreheatHost,
+        PreheatHost,
         preheat_event::{self, Kind},
     },
 };
 
 use super::{
     Events, Wish,
+    backlog::{Backlog, CalledOff},
     choice::{chosen, resolvers},
 };
 use crate::core::{Command, Present};
@@ -38,7 +39,7 @@ pub(crate) struct Runs {
 #[derive(Debug)]
 struct Run {
     wish: Wish,
-    events: Events,
+    backlog: Backlog,
     /// Those that are meant and have not left.
     targets: Vec<HostId>,
     stage: Stage,
@@ -58,10 +59,9 @@ enum Stage {
         active: HashMap<HostId, HashSet<Digest>>,
         waiting: VecDeque<HostId>,
     },
+    /// Nothing is asked of anybody.
+    Over,
 }
-
-/// The manager does not read, or has gone.
-struct CalledOff;
 
 impl Runs {
     /// None; numbers begin at `first`, so that a host does not take a run for one before the
@@ -85,31 +85,16 @@ impl Runs {
             let _ = events.try_send(Err(status));
             return Vec::new();
         }
-        let (targets, missing) = chosen(&wish, &present);
-        let hosts = targets.iter().map(shown).collect();
-        let _ = say(&events, Kind::Hosts(preheat_event::Hosts { hosts }));
-        for why in missing {
-            let _ = fail(&events, None, None, why);
-        }
-        let resolvers = resolvers(&present, &targets, RESOLVERS);
-        let mut left: VecDeque<HostId> = resolvers.iter().map(|host| host.host).collect();
-        let Some(asked) = left.pop_front().filter(|_| !targets.is_empty()) else {
-            let why = "no host that is meant is here".to_owned();
-            let _ = fail(&events, None, None, why);
-            let _ = say(&events, Kind::Done(preheat_event::Done {}));
-            return Vec::new();
-        };
-        let run = Run {
-            wish,
-            events,
-            targets: targets.iter().map(|host| host.host).collect(),
-            stage: Stage::Resolving { asked, left },
-        };
         let id = self.next;
         self.next = self.next.wrapping_add(1);
-        let commands = run.ask_to_resolve(id);
+        let run = Run {
+            wish,
+            backlog: Backlog::new(events),
+            targets: Vec::new(),
+            stage: Stage::Over,
+        };
         self.runs.insert(id, run);
-        commands
+        self.change(id, |id, run| run.begin(id, &present))
     }
 
     /// A host says how an order goes.
@@ -131,14 +116,16 @@ impl Runs {
         ids.into_iter().flat_map(gone).collect()
     }
 
-    /// Ends what was called off.
+    /// Says what there was no room for, and ends what was called off.
     pub(crate) fn beat(&mut self) -> Vec<Command> {
-        let closed = self.runs.iter().filter(|(_, run)| run.events.is_closed());
-        let closed: Vec<u64> = closed.map(|(id, _)| *id).collect();
-        closed
-            .into_iter()
-            .flat_map(|id| self.call_off(id))
-            .collect()
+        let ids: Vec<u64> = self.runs.keys().copied().collect();
+        let beat = |id| {
+            self.change(id, |_, run| {
+                run.backlog.beat()?;
+                Ok(Vec::new())
+            })
+        };
+        ids.into_iter().flat_map(beat).collect()
     }
 
     fn call_off(&mut self, id: u64) -> Vec<Command> {
@@ -157,10 +144,14 @@ impl Runs {
         };
         match change(id, run) {
             Err(CalledOff) => self.call_off(id),
-            Ok(commands) => {
+            Ok(mut commands) => {
                 if run.is_over() {
-                    let _ = run.say(Kind::Done(preheat_event::Done {}));
-                    self.runs.remove(&id);
+                    match run.backlog.end() {
+                        Err(CalledOff) => commands.extend(self.call_off(id)),
+                        Ok(true) => drop(self.runs.remove(&id)),
+                        // The last words wait for the manager.
+                        Ok(false) => {}
+                    }
                 }
                 commands
             }
@@ -170,20 +161,54 @@ impl Runs {
 
 impl Run {
     fn is_over(&self) -> bool {
-        matches!(&self.stage, Stage::Having { active, waiting, .. } if active.is_empty() && waiting.is_empty())
+        match &self.stage {
+            Stage::Resolving { .. } => false,
+            Stage::Having {
+                active, waiting, ..
+            } => active.is_empty() && waiting.is_empty(),
+            Stage::Over => true,
+        }
     }
 
-    fn say(&self, kind: Kind) -> Result<(), CalledOff> {
-        say(&self.events, kind)
+    fn begin(&mut self, id: u64, present: &[Present]) -> Result<Vec<Command>, CalledOff> {
+        let (targets, missing) = chosen(&self.wish, present);
+        let hosts = targets.iter().map(shown).collect();
+        self.say(Kind::Hosts(preheat_event::Hosts { hosts }))?;
+        for why in missing {
+            self.fail(None, None, why)?;
+        }
+        let resolvers = resolvers(present, &targets, RESOLVERS);
+        let mut left: VecDeque<HostId> = resolvers.iter().map(|host| host.host).collect();
+        match left.pop_front().filter(|_| !targets.is_empty()) {
+            Some(asked) => {
+                self.targets = targets.iter().map(|host| host.host).collect();
+                self.stage = Stage::Resolving { asked, left };
+                Ok(self.ask_to_resolve(id))
+            }
+            None if self.wish.except.is_empty() => {
+                self.fail(None, None, "no host that is meant is here".to_owned())?;
+                Ok(Vec::new())
+            }
+            // Other schedulers have them all.
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn say(&mut self, kind: Kind) -> Result<(), CalledOff> {
+        self.backlog.say(kind)
     }
 
     fn fail(
-        &self,
+        &mut self,
         host: Option<HostId>,
         digest: Option<Digest>,
         why: String,
     ) -> Result<(), CalledOff> {
-        fail(&self.events, host, digest, why)
+        self.say(Kind::Failed(preheat_event::Failed {
+            host: host.map_or_else(Bytes::new, id_bytes),
+            digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
+            why,
+        }))
     }
 
     fn ask_to_resolve(&self, id: u64) -> Vec<Command> {
@@ -299,9 +324,9 @@ impl Run {
             return Ok(self.ask_to_resolve(id));
         }
         let blamed = elsewhere.then_some(host);
+        self.stage = Stage::Over;
         self.fail(blamed, digest, why)?;
-        self.say(Kind::Done(preheat_event::Done {}))?;
-        Err(CalledOff)
+        Ok(Vec::new())
     }
 
     fn gone(&mut self, id: u64, host: HostId) -> Result<Vec<Command>, CalledOff> {
@@ -331,6 +356,7 @@ impl Run {
                 }
                 Ok(self.go_on(id))
             }
+            Stage::Over => Ok(Vec::new()),
         }
     }
 
@@ -361,29 +387,11 @@ impl Run {
         let asked: Vec<HostId> = match &self.stage {
             Stage::Resolving { asked, .. } => vec![*asked],
             Stage::Having { active, .. } => active.keys().copied().collect(),
+            Stage::Over => Vec::new(),
         };
         let stop = |host| order(host, id, Order::Stop);
         asked.into_iter().map(stop).collect()
     }
-}
-
-fn say(events: &Events, kind: Kind) -> Result<(), CalledOff> {
-    let event = PreheatEvent { kind: Some(kind) };
-    events.try_send(Ok(event)).map_err(|_| CalledOff)
-}
-
-fn fail(
-    events: &Events,
-    host: Option<HostId>,
-    digest: Option<Digest>,
-    why: String,
-) -> Result<(), CalledOff> {
-    let failed = preheat_event::Failed {
-        host: host.map_or_else(Bytes::new, id_bytes),
-        digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
-        why,
-    };
-    say(events, Kind::Failed(failed))
 }
 
 fn order(host: HostId, run: u64, what: Order) -> Command {

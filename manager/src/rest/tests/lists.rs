@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -220,6 +220,32 @@ async fn a_body_that_is_too_large_is_a_problem_too() {
         assert_eq!(reply.status, 413, "{path}");
         assert_eq!(reply.headers["content-type"], "application/problem+json");
     }
+}
+
+#[tokio::test]
+async fn a_credential_is_called_by_its_name_and_never_shown() {
+    let rest = Rest::open(Access::default(), Vec::new()).await.asked_here();
+    let post = async |body: Value| {
+        let body = body.to_string();
+        rest.ask(Method::POST, "/api/v1/jobs", &[JSON], &body).await
+    };
+    let image = "harbor.example.com/team/app:1";
+    let taken = post(json!({"image": image, "credential": "harbor"})).await;
+    assert_eq!(taken.status, 201, "{}", taken.text);
+    assert_eq!(taken.json()["credential"], "harbor");
+    for wrong in [
+        json!({"image": image, "credential": "other"}),
+        json!({"image": "evil.example.com/team/app:1", "credential": "harbor"}),
+        json!({"image": image, "credential": "harbor", "username": "u", "password": "p"}),
+    ] {
+        let refused = post(wrong.clone()).await;
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.text);
+    }
+    let path = "/api/v1/credentials";
+    let shown = rest.ask(Method::GET, path, &[], "").await.json();
+    let stored =
+        json!([{"name": "harbor", "registry": "harbor.example.com", "username": "puller"}]);
+    assert_eq!(shown, stored);
 }
 
 #[tokio::test]

@@ -18,8 +18,12 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::{
+    StoredCredential,
     accounts::NewToken,
-    database::{Database, tests::Place},
+    database::{
+        Database,
+        tests::{ON_POSTGRES, Place},
+    },
     jobs::{Progress, State as JobState},
 };
 
@@ -32,6 +36,16 @@ pub(super) struct Rest {
     database: Database,
     from: IpAddr,
     _place: Place,
+}
+
+/// What the manager keeps to sign in with.
+fn stored() -> StoredCredential {
+    StoredCredential {
+        name: "harbor".to_owned(),
+        registry: "harbor.example.com".to_owned(),
+        username: "puller".to_owned(),
+        password_file: "/nowhere/password".into(),
+    }
 }
 
 /// What came back.
@@ -50,7 +64,7 @@ impl Reply {
 impl Rest {
     /// Called from another host.
     pub(super) async fn open(access: Access, pushes: Vec<PushRule>) -> Self {
-        let place = Place::sqlite();
+        let place = Place::for_rest().await;
         let database = place.open().await;
         let accounts = Accounts::new(database.clone());
         let now = OffsetDateTime::now_utc();
@@ -69,6 +83,7 @@ impl Rest {
             accounts,
             access,
             pushes: pushes.into(),
+            credentials: Credentials::new(vec![stored()]),
             streams: Arc::new(Semaphore::new(2)),
             wake: Arc::default(),
             metrics: Metrics::default(),
@@ -145,4 +160,19 @@ pub(super) fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     let text = base64::prelude::BASE64_STANDARD.encode(format!("{user}:{password}"));
     format!("Basic {text}")
+}
+
+/// The tests of this module once more, in another process, on PostgreSQL.
+#[test]
+fn all_of_it_on_postgres() {
+    if std::env::var_os(ON_POSTGRES).is_some() {
+        return;
+    }
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["rest::tests::", "--test-threads=2"])
+        .env(ON_POSTGRES, "1")
+        .output();
+    let again = again.unwrap();
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(again.status.success(), "{said}");
 }

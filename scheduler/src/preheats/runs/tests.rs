@@ -38,6 +38,7 @@ fn wish(scope: PreheatScope) -> Wish {
         },
         authorization: Authorization::default(),
         scope,
+        except: HashSet::new(),
         ips: Vec::new(),
         count: 0,
         percentage: 0,
@@ -302,4 +303,88 @@ fn times_are_bounded() {
     assert!(!wished(365 * 24 * 3600 + 1, 0));
     assert!(!wished(u64::MAX, 0));
     assert!(!wished(0, 24 * 3600 + 1));
+}
+
+#[test]
+fn a_manager_that_reads_slowly_hears_all_of_it() {
+    let (sender, mut events) = mpsc::channel(3);
+    let mut runs = Runs::new(7);
+    let hosts: Vec<Present> = (1..=100).map(|seed| present(seed, seed == 1)).collect();
+    runs.begin(wish(PreheatScope::AllPeers), hosts, sender);
+    let mut says = |seed: u8, what: Report| {
+        let report = PreheatReport { run: 7, what };
+        runs.report(host(seed), report, |_, _| false);
+    };
+    let resolved = Report::Resolved {
+        upstream: "docker.io".parse().unwrap(),
+        contents: contents(),
+    };
+    says(1, resolved);
+    for content in contents() {
+        for seed in 1..=99 {
+            says(seed, Report::Held(vec![content.digest]));
+        }
+    }
+    let full = Report::Lacks {
+        digest: None,
+        why: "full".to_owned(),
+    };
+    says(100, full);
+    let (mut held, mut failed, mut is_done) = (0, 0, false);
+    for _ in 0..200 {
+        while let Ok(Ok(event)) = events.try_recv() {
+            assert!(!is_done, "the end is the last");
+            match event.kind.unwrap() {
+                Kind::Held(some) => held += some.digests.len(),
+                Kind::Failed(_) => failed += 1,
+                Kind::Done(_) => is_done = true,
+                Kind::Hosts(all) => assert_eq!(all.hosts.len(), 100),
+                Kind::Contents(all) => assert_eq!(all.contents.len(), 2),
+            }
+        }
+        assert!(runs.beat().is_empty());
+    }
+    assert_eq!((held, failed, is_done), (198, 1, true));
+    assert!(runs.runs.is_empty());
+}
+
+#[test]
+fn a_manager_that_reads_nothing_has_called_it_off() {
+    let (sender, events) = mpsc::channel(1);
+    let mut runs = Runs::new(7);
+    runs.begin(wish(PreheatScope::AllPeers), all(), sender);
+    let resolved = Report::Resolved {
+        upstream: "docker.io".parse().unwrap(),
+        contents: contents(),
+    };
+    let report = PreheatReport {
+        run: 7,
+        what: resolved,
+    };
+    let commands = runs.report(host(1), report, |_, _| false);
+    assert_eq!(orders(&commands).len(), 3);
+    let mut stopped = Vec::new();
+    for _ in 0..100 {
+        stopped.extend(runs.beat());
+    }
+    assert_eq!(orders(&stopped).len(), 3);
+    assert!(orders(&stopped).iter().all(|(_, what)| *what == "stop"));
+    assert!(runs.runs.is_empty());
+    drop(events);
+}
+
+#[test]
+fn whom_other_schedulers_have_is_not_asked() {
+    let mut others = wish(PreheatScope::AllPeers);
+    others.except = [host(1), host(2)].into();
+    let (mut lab, commands) = Lab::begin(others.clone());
+    assert_eq!(lab.heard(), ["hosts 1"]);
+    // Who finds out what the image is may be anybody.
+    assert_eq!(orders(&commands), [(host(1), "resolve")]);
+    assert_eq!(orders(&lab.resolved(1)), [(host(3), "have")]);
+
+    others.except.insert(host(3));
+    let (mut lab, commands) = Lab::begin(others);
+    assert!(commands.is_empty());
+    assert_eq!(lab.heard(), ["hosts 0", "done"], "nobody failed");
 }
