@@ -59,6 +59,10 @@ impl Metrics {
         registry.register("beats", "Beats of members", self.beats.clone());
         let help = "Jobs that this manager ended";
         registry.register("jobs_ended", help, self.jobs_ended.clone());
+        // From the start, so that a rule sees the first one as an increase.
+        for state in ["SUCCESS", "FAILURE", "CANCELLED"] {
+            drop(self.jobs_ended.get_or_create(&JobState { state }));
+        }
         registry.register("jobs", "Jobs that are known", self.jobs.clone());
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register(
