@@ -8,7 +8,7 @@ use darter_api::{Digest, Repository, UpstreamName};
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, Uri, header, uri::PathAndQuery};
 
-use super::{metrics::Metrics, target::Target};
+use super::{Inner, target::Target, upgrade};
 use crate::{
     content::Contents,
     files::{self, Files},
@@ -48,8 +48,7 @@ pub(super) trait Front: Send + Sync + 'static {
 /// Answers one intercepted request for an upstream, whatever host it names itself: the
 /// connection, or the request's target, has said which upstream is meant.
 pub(super) async fn answer(
-    front: &dyn Front,
-    metrics: &Metrics,
+    inner: &Inner,
     upstream: UpstreamName,
     target: Target,
     mut request: Request<Body>,
@@ -61,11 +60,11 @@ pub(super) async fn answer(
         request.headers_mut().remove(name);
     }
     if is_content(request.method(), request.uri().path()) {
-        metrics.answered_by("mirror");
-        front.content(upstream, request).await
+        inner.metrics.answered_by("mirror");
+        inner.front.content(upstream, request).await
     } else {
-        metrics.answered_by("upstream");
-        front.relay(upstream, target, request).await
+        inner.metrics.answered_by("upstream");
+        upgrade::relay(inner, upstream, target, request).await
     }
 }
 

@@ -9,13 +9,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::refusal::Refusal;
 
-/// What becomes of a CONNECT.
+/// What becomes of a CONNECT, or of an `Upgrade`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum TunnelKind {
     /// TLS ends here.
     Terminated,
     /// Bytes are passed on unread.
     Blind,
+    /// The same, to a registry that has switched to another protocol.
+    Upgraded,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,7 +49,7 @@ impl Metrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "intercept_tunnels",
-            "Tunnels opened by CONNECT",
+            "Tunnels opened by CONNECT, or by an upgrade to another protocol",
             self.tunnels.clone(),
         );
         registry.register(
@@ -86,6 +88,7 @@ impl Metrics {
         let kind = match kind {
             TunnelKind::Terminated => "terminated",
             TunnelKind::Blind => "blind",
+            TunnelKind::Upgraded => "upgraded",
         };
         self.tunnels.get_or_create(&Kind { kind }).inc();
         let open = self.open.get_or_create_owned(&Kind { kind });

@@ -23,6 +23,7 @@ mod leaves;
 mod metrics;
 mod refusal;
 mod target;
+mod upgrade;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -97,8 +98,8 @@ pub struct Options {
     /// sockets and 32 KiB each, and 256 KiB where HTTP/2 is pushed through it, 4 MiB in the
     /// first 16 such.
     pub max_tunnels: usize,
-    /// A blind tunnel in which neither side says anything for so long is closed.
-    /// Default 5 min.
+    /// A blind tunnel, or a connection that was upgraded to another protocol, in which neither
+    /// side says anything for so long is closed. Default 5 min.
     #[serde(with = "humantime_serde")]
     pub tunnel_idle: Duration,
     /// Which downloads over plain HTTP go into the swarm although they are no images; the first
@@ -270,7 +271,7 @@ impl Inner {
             self.metrics.answered_by("file");
             return Ok(host.answer(request).await);
         };
-        Ok(front::answer(&*self.front, &self.metrics, upstream, target, request).await)
+        Ok(front::answer(self, upstream, target, request).await)
     }
 
     async fn connect(
@@ -380,7 +381,7 @@ impl Session {
                     inner.metrics.refused(Refusal::Malformed);
                     return Refusal::Malformed.response();
                 }
-                front::answer(&*inner.front, &inner.metrics, upstream, target, request).await
+                front::answer(&inner, upstream, target, request).await
             }
         });
         (router, tunnel)

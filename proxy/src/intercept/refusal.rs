@@ -29,6 +29,8 @@ pub(super) enum Refusal {
     TooMany,
     /// No certificate could be made for the host.
     Certificate,
+    /// The upstream switches to a protocol that the client did not ask for.
+    Switched,
     /// The client broke off the TLS handshake: most often it does not trust the CA.
     Handshake,
 }
@@ -48,6 +50,7 @@ impl Refusal {
             Self::Unreachable => "unreachable",
             Self::TooMany => "too_many",
             Self::Certificate => "certificate",
+            Self::Switched => "switched",
             Self::Handshake => "handshake",
         }
     }
@@ -59,7 +62,7 @@ impl Refusal {
             Self::Off | Self::Unlisted | Self::Remote | Self::Port | Self::Private => {
                 StatusCode::FORBIDDEN
             }
-            Self::Unresolved | Self::Unreachable => StatusCode::BAD_GATEWAY,
+            Self::Unresolved | Self::Unreachable | Self::Switched => StatusCode::BAD_GATEWAY,
             Self::TooMany => StatusCode::SERVICE_UNAVAILABLE,
             Self::Certificate | Self::Handshake => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -78,6 +81,7 @@ impl Refusal {
             Self::Unreachable => "the host can't be reached",
             Self::TooMany => "this proxy has as many tunnels as it may",
             Self::Certificate => "no certificate could be made for the host",
+            Self::Switched => "the registry speaks a protocol that was not asked for",
             Self::Handshake => "the TLS handshake failed",
         }
     }

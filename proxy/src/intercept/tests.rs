@@ -1,5 +1,10 @@
-use std::{collections::HashMap, io, net::IpAddr};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
+use darter_api::UpstreamName;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
@@ -9,7 +14,9 @@ use tokio::{
 };
 
 use super::{blind::Resolve, *};
-use darter_runtime::server::Server;
+use darter_runtime::server::{Server, ServerOptions};
+
+mod upgrade;
 
 /// Answers with what it was asked, and by which of its doors.
 struct Echo;
@@ -91,18 +98,15 @@ struct Proxy {
 
 impl Proxy {
     async fn start(options: &Options, exit: Exit) -> Self {
+        Self::before(Arc::new(Echo), options, exit).await
+    }
+
+    async fn before(front: Arc<dyn Front>, options: &Options, exit: Exit) -> Self {
         let data = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let mut registry = Registry::default();
-        let intercept = Intercept::before(
-            Arc::new(Echo),
-            options,
-            data.path(),
-            exit,
-            &tasks,
-            &mut registry,
-        )
-        .unwrap();
+        let intercept =
+            Intercept::before(front, options, data.path(), exit, &tasks, &mut registry).unwrap();
         let server = Server::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
             .await
             .unwrap();
