@@ -100,8 +100,7 @@ impl Lengths {
         self.size.div_ceil(self.piece_length as u64) as u32
     }
 
-    /// Whether the whole content is at most one piece, so that its own digest proves
-    /// it and it needs no groups, statements or journal.
+    /// Whether the whole content is at most one piece.
     pub const fn is_small(&self) -> bool {
         self.pieces() <= 1
     }

@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::digest::{Algorithm, Digest, DigestError};
+use crate::{
+    digest::{Algorithm, Digest, DigestError},
+    lengths::Lengths,
+};
 
 /// One content being distributed, whatever registry or repository it is asked from.
 ///
@@ -26,6 +29,12 @@ impl TaskId {
     /// Whether it is a version of a file: it has no digest to hold its content against.
     pub fn is_file(&self) -> bool {
         self.0.algorithm() == Algorithm::File
+    }
+
+    /// Whether a content of these lengths is proved by its own digest alone, so that it needs no
+    /// groups and no statement: it is one piece, and no file.
+    pub fn proves_itself(&self, lengths: &Lengths) -> bool {
+        lengths.is_small() && !self.is_file()
     }
 
     /// The digest that the whole content must have; of a file its name.
@@ -77,5 +86,13 @@ mod tests {
         assert!(text.parse::<Digest>().is_err());
         assert!("file:../x".parse::<TaskId>().is_err());
         assert!(!TaskId::of_content(Digest::sha256(b"")).is_file());
+        let small = Lengths::of(9).unwrap();
+        let large = Lengths::of(9_000_000).unwrap();
+        let blob = TaskId::of_content(Digest::sha256(b"content"));
+        assert!(
+            blob.proves_itself(&small)
+                && !blob.proves_itself(&large)
+                && !file.proves_itself(&small)
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! The HTTP client of one rule: plain HTTP, to addresses that the rule permits.
+//! The HTTP client of one rule: to addresses that the rule permits, TLS always verified.
 
 use std::{
     future::Future,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,6 +13,7 @@ use std::{
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{
         self,
@@ -26,7 +28,7 @@ use ipnet::IpNet;
 use tower::Service;
 
 use super::rule::is_permitted;
-use crate::source::SourceError;
+use crate::{source::SourceError, upstream::tls_of_nobody};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 /// For a reply's headers to come, the connection counted.
@@ -34,22 +36,33 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Client(legacy::Client<HttpConnector<Permitted>, Body>);
+pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector<Permitted>>, Body>);
 
 impl Client {
-    pub(super) fn new(private: &[IpNet]) -> Self {
+    /// Permitted these private addresses, and trusting the authorities of a PEM file beside the
+    /// system's.
+    ///
+    /// # Errors
+    /// What is wrong with the authorities.
+    pub(super) fn new(private: &[IpNet], ca: Option<&Path>) -> Result<Self, String> {
         let mut connector = HttpConnector::new_with_resolver(Permitted {
             inner: GaiResolver::new(),
             private: private.into(),
         });
+        connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_of_nobody(ca)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(16)
             .build(connector);
-        Self(client)
+        Ok(Self(client))
     }
 
     /// Asks for a file as it is, without credentials.

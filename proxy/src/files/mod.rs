@@ -1,4 +1,4 @@
-//! Downloads that are no images: versions of files, by rules, over plain HTTP.
+//! Downloads that are no images: versions of files, by rules.
 //!
 //! A rule names hosts and paths. What a client of the proxy GETs there without credentials, and
 //! what its source lets anybody keep, becomes a task of its own: named by where it is and by
@@ -24,7 +24,7 @@ mod version;
 use std::{sync::Arc, time::Duration};
 
 use darter_api::{Digest, Repository, TaskId, UpstreamName};
-use http::Uri;
+use http::{Uri, uri::Scheme};
 use moka::sync::Cache;
 
 pub(crate) use origin::Sources;
@@ -75,10 +75,11 @@ impl Files {
         })))
     }
 
-    /// The rule for an `http://` host, with its port where that is not 80.
-    fn rule(&self, host: &str) -> Option<Arc<Rule>> {
+    /// The rule for a host, with its port where that is not its scheme's own.
+    fn rule(&self, scheme: &Scheme, host: &str) -> Option<Arc<Rule>> {
         let mut rules = self.0.rules.iter();
-        rules.find(|rule| rule.has_host(host)).cloned()
+        let rule = rules.find(|rule| rule.has_host(host))?;
+        rule.has_scheme(scheme).then(|| Arc::clone(rule))
     }
 
     fn remember(&self, place: Place) -> Arc<Place> {

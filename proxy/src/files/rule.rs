@@ -1,8 +1,8 @@
 //! Which downloads go into the swarm.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::PathBuf};
 
-use http::Uri;
+use http::{Uri, uri::Scheme};
 use ipnet::IpNet;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,8 @@ use crate::upstream::is_public;
 #[serde(default, deny_unknown_fields)]
 pub struct RuleOptions {
     /// A regular expression that all of a host matches, in lower case, with its port where that
-    /// is not 80: `(dl|cdn)\.example\.com`. Whatever path is asked of such a host is passed on.
+    /// is not the scheme's own: `(dl|cdn)\.example\.com`. Whatever path is asked of such a host is
+    /// passed on.
     pub host: String,
     /// A regular expression that all of a path matches, as it is written in the URL:
     /// `/dist/.*\.(iso|tar\.gz)`. Default: none does.
@@ -25,19 +26,36 @@ pub struct RuleOptions {
     pub private: Vec<IpNet>,
     /// Parameters of the query that say nothing of the content, as signatures do. Default none.
     pub ignore_query: Vec<String>,
+    /// Whether a CONNECT to such a host is opened under the interception's CA, which its clients
+    /// have to trust, so that the rule holds for what they get by `https://` as well. Default
+    /// false: such a CONNECT is one to an unlisted host.
+    pub https: bool,
+    /// A PEM file with authorities beside the system's, for `https`. Default none.
+    pub ca: Option<PathBuf>,
 }
 
 /// A rule is none.
 #[derive(Debug, thiserror::Error)]
-#[error("the rule for `{host}`: `{key}` is no regular expression")]
-pub struct RuleError {
-    /// Its `host`, as it was written.
-    pub host: String,
-    /// Which of its keys.
-    pub key: &'static str,
-    /// What is wrong with it.
-    #[source]
-    pub cause: Box<regex::Error>,
+pub enum RuleError {
+    /// A pattern is none.
+    #[error("the rule for `{host}`: `{key}` is no regular expression")]
+    Pattern {
+        /// Its `host`, as it was written.
+        host: String,
+        /// Which of its keys.
+        key: &'static str,
+        /// What is wrong with it.
+        #[source]
+        cause: Box<regex::Error>,
+    },
+    /// Its hosts can't be spoken to over TLS.
+    #[error("the rule for `{host}`: {what}")]
+    Tls {
+        /// Its `host`, as it was written.
+        host: String,
+        /// What is wrong, with its authorities most often.
+        what: String,
+    },
 }
 
 /// A rule that is in force.
@@ -46,6 +64,7 @@ pub(super) struct Rule {
     path: Regex,
     private: Vec<IpNet>,
     ignore_query: Vec<String>,
+    https: bool,
     pub(super) client: Client,
 }
 
@@ -54,22 +73,32 @@ impl Rule {
         let whole = |key, text: &str| {
             // The text by itself first: `a)|(b` would be one only inside the group.
             let compiled = Regex::new(text).and_then(|_| Regex::new(&format!("^(?:{text})$")));
-            compiled.map_err(|cause| RuleError {
+            compiled.map_err(|cause| RuleError::Pattern {
                 host: options.host.clone(),
                 key,
                 cause: Box::new(cause),
             })
+        };
+        let client = Client::new(&options.private, options.ca.as_deref());
+        let wrong = |what| RuleError::Tls {
+            host: options.host.clone(),
+            what,
         };
         Ok(Self {
             host: whole("host", &options.host)?,
             path: whole("path", &options.path)?,
             private: options.private.clone(),
             ignore_query: options.ignore_query.clone(),
-            client: Client::new(&options.private),
+            https: options.https,
+            client: client.map_err(wrong)?,
         })
     }
 
-    /// Whether a host, with its port where that is not 80, is one of the rule's.
+    pub(super) fn has_scheme(&self, scheme: &Scheme) -> bool {
+        self.https || *scheme == Scheme::HTTP
+    }
+
+    /// Whether a host, with its port where that is not the scheme's own, is one of the rule's.
     pub(super) fn has_host(&self, host: &str) -> bool {
         let permitted = address(host).is_none_or(|address| is_permitted(address, &self.private));
         permitted && self.host.is_match(host)
@@ -87,8 +116,9 @@ impl Rule {
             !pair.is_empty() && !self.ignore_query.iter().any(|ignored| ignored == name)
         });
         let kept: Vec<&str> = kept.collect();
+        let scheme = url.scheme_str().unwrap_or_default();
         let authority = url.authority().map_or("", |authority| authority.as_str());
-        format!("http://{authority}{}?{}", url.path(), kept.join("&"))
+        format!("{scheme}://{authority}{}?{}", url.path(), kept.join("&"))
     }
 }
 
@@ -117,6 +147,7 @@ mod tests {
             path: path.to_owned(),
             private: private.iter().map(|range| range.parse().unwrap()).collect(),
             ignore_query: vec!["sig".to_owned()],
+            ..RuleOptions::default()
         })
     }
 
@@ -158,13 +189,20 @@ mod tests {
 
     #[test]
     fn mistakes_are_said() {
-        assert_eq!(
-            rule("a)|(b", "", &[]).err().map(|error| error.key),
-            Some("host")
-        );
-        assert_eq!(
-            rule("a", "(", &[]).err().map(|error| error.key),
-            Some("path")
+        let mistake = |host, path| rule(host, path, &[]).err().map(|error| error.to_string());
+        let said = mistake("a)|(b", "").unwrap();
+        assert!(said.contains("`host` is no regular"), "{said}");
+        let said = mistake("a", "(").unwrap();
+        assert!(said.contains("`path` is no regular"), "{said}");
+        let no_ca = Rule::new(&RuleOptions {
+            host: "dl".to_owned(),
+            ca: Some("/nowhere/ca.pem".into()),
+            ..RuleOptions::default()
+        });
+        let said = no_ca.err().unwrap().to_string();
+        assert!(
+            said.contains("`dl`") && said.contains("/nowhere/ca.pem"),
+            "{said}"
         );
         let nothing = rule("h", "", &[]).unwrap();
         assert!(!nothing.has_path("/") && !nothing.has_path("/a"));
@@ -177,5 +215,6 @@ mod tests {
         assert_eq!(place("http://h/a?v=1&sig=x"), place("http://h/a?sig=y&v=1"));
         assert_ne!(place("http://h/a?v=1"), place("http://h/a?v=2"));
         assert_ne!(place("http://h/a?v=1"), place("http://h:81/a?v=1"));
+        assert_ne!(place("http://h/a?v=1"), place("https://h/a?v=1"));
     }
 }

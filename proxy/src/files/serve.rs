@@ -7,7 +7,9 @@ use darter_api::{Lengths, Origin, OriginKind, TaskId, session::Purpose};
 use darter_runtime::server::span::set_spans;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+    request::Parts,
+    uri::{self, Authority, PathAndQuery, Scheme},
 };
 use tokio::time::timeout;
 
@@ -36,18 +38,25 @@ const CONDITIONS: [http::HeaderName; 4] = [
     header::IF_UNMODIFIED_SINCE,
 ];
 
-/// A host that a rule names.
+/// A host that a rule names. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Host {
+    scheme: Scheme,
+    authority: Authority,
     files: Files,
     contents: Arc<dyn Contents>,
     rule: Arc<Rule>,
 }
 
 impl Files {
-    /// The host of `http://<host>`, with its port where that is not 80, if a rule names it.
-    pub(crate) fn host(&self, contents: &Arc<dyn Contents>, host: &str) -> Option<Host> {
+    /// The host of an origin, `https://<host>[:<port>]`, if a rule names it.
+    pub(crate) fn host(&self, contents: &Arc<dyn Contents>, origin: &str) -> Option<Host> {
+        let parts = origin.parse::<Uri>().ok()?.into_parts();
+        let (scheme, authority) = (parts.scheme?, parts.authority?);
         Some(Host {
-            rule: self.rule(host)?,
+            rule: self.rule(&scheme, authority.as_str())?,
+            scheme,
+            authority,
             files: self.clone(),
             contents: Arc::clone(contents),
         })
@@ -55,15 +64,26 @@ impl Files {
 }
 
 impl Host {
-    /// Answers a request whose target is in absolute form.
+    /// Answers a request for a path of this host, whatever host it names itself.
     pub(crate) async fn answer(self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        parts.uri = self.url(parts.uri);
         if let Some(place) = self.shared(&parts).await
             && let Some(response) = self.swarmed(&place, &parts.headers).await
         {
             return response;
         }
         self.relay(Request::from_parts(parts, body)).await
+    }
+
+    fn url(&self, asked: Uri) -> Uri {
+        let path = asked.into_parts().path_and_query;
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let mut url = uri::Parts::default();
+        url.scheme = Some(self.scheme.clone());
+        url.authority = Some(self.authority.clone());
+        url.path_and_query = Some(path);
+        Uri::from_parts(url).expect("it has all three parts")
     }
 
     /// Where the version is that a request asks for, if it is for everybody.
@@ -82,8 +102,7 @@ impl Host {
         let reply = timeout(WHICH, asked).await.ok()?.ok()?;
         let version = Version::of(reply.status(), reply.headers())?;
         let pieces = Lengths::of(version.length).ok()?.pieces();
-        // What is one piece has nothing but its own digest to prove it.
-        (pieces > 1).then_some(())?;
+        (pieces > 0).then_some(())?;
         Some(self.files.remember(self.place(url, version)?))
     }
 
@@ -96,7 +115,7 @@ impl Host {
             url: url.clone(),
             version,
             client: self.rule.client.clone(),
-            upstream: url.authority()?.as_str().to_lowercase().parse().ok()?,
+            upstream: self.authority.as_str().parse().ok()?,
             repository: REPOSITORY.parse().ok()?,
         })
     }

@@ -103,13 +103,7 @@ impl Front for Registry {
     }
 
     fn files(&self, target: &Target) -> Option<files::Host> {
-        let plain = target.scheme == "http";
-        let host = target.url_host();
-        let host = match target.on_default_port() {
-            true => host,
-            false => format!("{host}:{}", target.port),
-        };
-        plain.then(|| self.files.host(&self.contents, &host))?
+        self.files.host(&self.contents, &target.origin())
     }
 
     fn own(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {

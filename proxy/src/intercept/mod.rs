@@ -2,8 +2,8 @@
 //!
 //! A listed upstream's blobs and manifests are the mirror's to answer, whatever way a
 //! client asks for them; all else is passed on to the upstream unchanged. CONNECT to a
-//! listed upstream ends here, under a certificate that [`leaves`] makes and [`ca`]
-//! signs; any other is passed on unread by the rules of [`blind`], or refused. Where users
+//! listed upstream, or to a host of a rule for files, ends here ([`terminated`]), under a
+//! certificate that [`leaves`] makes and [`ca`] signs; any other is passed on unread by the rules of [`blind`], or refused. Where users
 //! are configured ([`callers`]), whoever is none gets nothing as a proxy; the mirror itself
 //! asks nobody.
 //!
@@ -23,27 +23,23 @@ mod leaves;
 mod metrics;
 mod refusal;
 mod target;
+mod terminated;
 mod upgrade;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use axum::{Router, body::Body};
-use darter_api::UpstreamName;
-use darter_runtime::{
-    server::{CallerAddress, ServerOptions, serve_connection},
-    tasks::Tasks,
-};
+use darter_runtime::{server::CallerAddress, tasks::Tasks};
 use http::{Method, Request, Response, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{net::TcpStream, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -63,19 +59,7 @@ use leaves::Leaves;
 use metrics::{Metrics, OpenTunnel, TunnelKind};
 use refusal::Refusal;
 use target::Target;
-
-/// What an HTTP/2 client inside a tunnel may push before the registry has taken it: enough for
-/// 1 Gbit/s over 30 ms.
-const TUNNEL_WINDOW: u32 = 4 << 20;
-/// Tunnels in which all of that may wait to be passed on; what the others may push in all of
-/// their requests is [`NARROW_WINDOW`]: 186 MiB in 512 tunnels, and not 2 GiB.
-const WIDE_TUNNELS: usize = 16;
-/// See [`WIDE_TUNNELS`]: enough for 1 Gbit/s over 2 ms.
-const NARROW_WINDOW: u32 = 256 << 10;
-/// For it to answer a ping: people suspend clients, and laptops.
-const TUNNEL_PING_TIMEOUT: Duration = Duration::from_secs(30);
-/// For a client's TLS handshake inside a tunnel.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+use terminated::{Behind, Session, WIDE_TUNNELS};
 
 /// How the mirror's port serves as an HTTP proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +86,8 @@ pub struct Options {
     /// side says anything for so long is closed. Default 5 min.
     #[serde(with = "humantime_serde")]
     pub tunnel_idle: Duration,
-    /// Which downloads over plain HTTP go into the swarm although they are no images; the first
-    /// rule that has the host decides. Default none.
+    /// Which downloads go into the swarm although they are no images; the first rule that has
+    /// the host decides. Default none.
     pub rules: Vec<RuleOptions>,
 }
 
@@ -266,12 +250,14 @@ impl Inner {
             return Err(Refusal::Off);
         }
         let target = Target::of_absolute(request.uri()).ok_or(Refusal::Malformed)?;
-        let Some(upstream) = self.front.find(&target) else {
-            let host = self.front.files(&target).ok_or(Refusal::Unlisted)?;
-            self.metrics.answered_by("file");
-            return Ok(host.answer(request).await);
-        };
-        Ok(front::answer(self, upstream, target, request).await)
+        let behind = self.behind(&target).ok_or(Refusal::Unlisted)?;
+        Ok(self.within(behind, target, request).await)
+    }
+
+    /// Whom this proxy answers for itself, if the target is listed or a rule names it.
+    fn behind(&self, target: &Target) -> Option<Behind> {
+        let listed = self.front.find(target).map(Behind::Registry);
+        listed.or_else(|| self.front.files(target).map(Behind::Files))
     }
 
     async fn connect(
@@ -288,19 +274,19 @@ impl Inner {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| Refusal::TooMany)?;
         let upgrade = hyper::upgrade::on(&mut request);
-        if let Some(upstream) = self.front.find(&target) {
+        if let Some(behind) = self.behind(&target) {
             let config = leaves.config(&target.host).map_err(|cause| {
                 tracing::warn!(%cause, host = target.host, "no certificate");
                 Refusal::Certificate
             })?;
             let session = Session {
                 inner: Arc::clone(&self),
-                upstream,
+                behind,
                 target,
                 client,
                 tunnel: self.metrics.tunnel(TunnelKind::Terminated, place),
             };
-            let work = session.terminate(upgrade, TlsAcceptor::from(config));
+            let work = session.run(upgrade, TlsAcceptor::from(config));
             self.tasks.spawn_draining("intercepted tunnel", work);
         } else if self.unlisted == Unlisted::Refuse {
             return Err(Refusal::Unlisted);
@@ -319,72 +305,6 @@ impl Inner {
             tracing::debug!(?end, "a blind tunnel ends");
         }
         drop(tunnel);
-    }
-}
-
-/// A tunnel to a listed upstream, whose TLS ends here.
-struct Session {
-    inner: Arc<Inner>,
-    upstream: UpstreamName,
-    target: Target,
-    client: CallerAddress,
-    tunnel: OpenTunnel,
-}
-
-impl Session {
-    async fn terminate(self, upgrade: OnUpgrade, acceptor: TlsAcceptor) {
-        let Some(client) = upgraded(upgrade).await else {
-            return;
-        };
-        let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(client)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(cause)) => return self.no_handshake(&cause.to_string()),
-            Err(_) => return self.no_handshake("the client does not answer"),
-        };
-        let unknown = IpAddr::from(Ipv4Addr::UNSPECIFIED);
-        let address = SocketAddr::from((self.client.0.unwrap_or(unknown), 0));
-        let tasks = self.inner.tasks.clone();
-        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let wide = is_h2.then(|| Arc::clone(&self.inner.wide).try_acquire_owned());
-        let wide = wide.and_then(Result::ok);
-        let in_all = wide.as_ref().map_or(NARROW_WINDOW, |_| TUNNEL_WINDOW);
-        let (router, tunnel) = self.router();
-        let options = Arc::new(ServerOptions {
-            window: Some(TUNNEL_WINDOW),
-            connection_window: Some(in_all),
-            ping_timeout: TUNNEL_PING_TIMEOUT,
-            ..ServerOptions::default()
-        });
-        Box::pin(serve_connection(stream, address, router, tasks, options)).await;
-        drop((tunnel, wide));
-    }
-
-    fn no_handshake(self, cause: &str) {
-        self.inner.metrics.refused(Refusal::Handshake);
-        let host = &self.target.host;
-        tracing::info!(cause, host, "a client broke off TLS: does it trust ca.crt?");
-    }
-
-    /// Answers the requests inside the tunnel.
-    fn router(self) -> (Router, OpenTunnel) {
-        let Self {
-            inner,
-            upstream,
-            target,
-            tunnel,
-            ..
-        } = self;
-        let router = Router::new().fallback(move |request: Request<Body>| {
-            let (inner, upstream, target) = (Arc::clone(&inner), upstream.clone(), target.clone());
-            async move {
-                if *request.method() == Method::CONNECT {
-                    inner.metrics.refused(Refusal::Malformed);
-                    return Refusal::Malformed.response();
-                }
-                front::answer(&inner, upstream, target, request).await
-            }
-        });
-        (router, tunnel)
     }
 }
 

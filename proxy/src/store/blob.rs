@@ -155,7 +155,7 @@ impl Blob {
             file: Arc::clone(&self.file),
             keep: Keep::Whole(Arc::clone(&self.whole)),
         };
-        if lengths.is_small() {
+        if self.whole.task.proves_itself(&lengths) {
             return Ok(Some(piece));
         }
         let ledger = self.ledger()?;
@@ -219,14 +219,25 @@ impl StoredPiece {
         self.media_type.as_deref()
     }
 
-    /// Why it may be believed; `None` for small tasks and for what was stored without a swarm.
+    /// Why it may be believed; `None` for what its own digest proves and for what was stored
+    /// without a swarm.
     pub const fn proof(&self) -> Option<&Proof> {
         self.proof.as_ref()
     }
 
-    /// Its groups' digests; none for small tasks.
+    /// Its groups' digests; none for what its own digest proves.
     pub fn groups(&self) -> &[GroupDigest] {
         &self.groups
+    }
+
+    /// The piece of a content that its own digest proves.
+    #[must_use]
+    pub fn without_proof(self) -> Self {
+        Self {
+            proof: None,
+            groups: Arc::new([]),
+            ..self
+        }
     }
 
     /// The bytes of the content that it covers.

@@ -1,9 +1,9 @@
 //! Fetching one piece from one parent, believing nothing.
 //!
 //! The proof is checked first, then the group digests against its statement, then every
-//! group as it arrives; only verified groups leave this module. A small task's piece
-//! leaves it only whole, checked against the content's own digest. Dropping a fetch
-//! closes its connection.
+//! group as it arrives; only verified groups leave this module. What its own digest proves
+//! ([`TaskId::proves_itself`]) comes without a proof, and leaves it only whole, checked against that
+//! digest. Dropping a fetch closes its connection.
 
 use std::{
     io,
@@ -85,7 +85,7 @@ pub enum Rot {
 /// A piece that came, whole and verified.
 #[derive(Debug)]
 pub struct Fetched {
-    /// What proves it; `None` for small tasks.
+    /// What proves it; `None` where its own digest does.
     pub proof: Option<Proof>,
     /// Its groups' digests.
     pub groups: Vec<GroupDigest>,
@@ -276,11 +276,10 @@ impl Reply {
     ) -> Result<Option<(Proof, Vec<GroupDigest>)>, FetchError> {
         let rot = FetchError::Rot;
         let length = self.take(4).await?.get_u32() as usize;
-        if length == 0 && wanted.lengths.is_small() {
-            return Ok(None);
-        }
-        if length == 0 || length > MAX_PROOF_BYTES {
-            return Err(rot(Rot::Length));
+        match (wanted.task.proves_itself(&wanted.lengths), length) {
+            (true, 0) => return Ok(None),
+            (false, 1..=MAX_PROOF_BYTES) => {}
+            _ => return Err(rot(Rot::Length)),
         }
         let proof = self.take(length).await?;
         let proof =

@@ -33,17 +33,20 @@ struct Case {
     reply: Vec<u8>,
 }
 
+fn content(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at * 7 % 253) as u8).collect()
+}
+
 impl Case {
     /// The last piece of a content of so many bytes.
-    fn new(size: usize) -> Self {
-        let content: Vec<u8> = (0..size).map(|at| (at * 7 % 253) as u8).collect();
-        let task = TaskId::from(Digest::sha256(&content));
+    fn new(task: TaskId, size: usize) -> Self {
+        let content = content(size);
         let lengths = Lengths::of(size as u64).expect("within the limit");
         let index = PieceIndex(lengths.pieces() - 1);
         let range = lengths.piece_range(index);
         let piece = &content[range.start as usize..];
         let mut body = Vec::new();
-        if lengths.is_small() {
+        if task.proves_itself(&lengths) {
             body.extend([0; 4]);
         } else {
             let key = NodeKey::from_seed([1; 32]);
@@ -70,9 +73,12 @@ impl Case {
     }
 }
 
-/// One that is proved by its own digest, and one of two groups, by a statement.
-static CASES: LazyLock<[Case; 2]> =
-    LazyLock::new(|| [Case::new(40), Case::new((256 + 64) * 1024 + 10)]);
+/// One that is proved by its own digest, and two by a statement: of two groups, and a small file.
+static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| {
+    let blob = |size| Case::new(TaskId::from(Digest::sha256(&content(size))), size);
+    let file = Case::new(TaskId::of_file(b"http://h/f"), 40);
+    [blob(40), blob((256 + 64) * 1024 + 10), file]
+});
 
 /// Makes a reply of the one that is right: four bytes each say what is done where.
 fn spoil(right: &[u8], changes: &[u8]) -> Vec<u8> {
@@ -104,7 +110,10 @@ pub fn piece_reply(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
-    let case = &CASES[usize::from(kind & 1)];
+    let case = match kind & 4 {
+        0 => &CASES[usize::from(kind & 1)],
+        _ => &CASES[2],
+    };
     let reply = match kind & 2 {
         0 => spoil(&case.reply, rest),
         _ => rest.to_vec(),

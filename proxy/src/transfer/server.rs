@@ -78,8 +78,11 @@ impl PieceServer {
                 tracing::warn!(%task, %cause, "a stored piece can't be read");
                 StatusCode::NOT_FOUND
             })?;
-        // A piece without a proof can't be believed by anybody, but small tasks need none.
-        let found = found.filter(|piece| piece.proof().is_some() || lengths.is_small());
+        // A piece without a proof can't be believed by anybody, but some need none.
+        let found = match task.proves_itself(&lengths) {
+            true => found.map(StoredPiece::without_proof),
+            false => found.filter(|piece| piece.proof().is_some()),
+        };
         found.ok_or(StatusCode::NOT_FOUND)
     }
 }
@@ -164,8 +167,8 @@ fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> R
 /// Proof and group digests, before the bytes.
 fn head(piece: &StoredPiece) -> Bytes {
     let proof = match piece.proof() {
-        Some(proof) if !piece.lengths().is_small() => v1::Proof::from(proof).encode_to_vec(),
-        _ => Vec::new(),
+        Some(proof) => v1::Proof::from(proof).encode_to_vec(),
+        None => Vec::new(),
     };
     let groups = if proof.is_empty() {
         &[]

@@ -63,6 +63,17 @@ async fn parent_as(
     limits: Limits,
     security: &Security,
 ) -> Parent {
+    let task = TaskId::from(Digest::sha256(&content(size)));
+    parent_of(task, size, spoil, limits, security).await
+}
+
+async fn parent_of(
+    task: TaskId,
+    size: usize,
+    spoil: Option<(u64, &[u8])>,
+    limits: Limits,
+    security: &Security,
+) -> Parent {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(
         dir.path(),
@@ -71,7 +82,6 @@ async fn parent_as(
     )
     .unwrap();
     let bytes = content(size);
-    let task = TaskId::from(Digest::sha256(&bytes));
     let lengths = Lengths::of(size as u64).unwrap();
     let partial = store.begin(task, lengths, None, None).unwrap();
     let key = NodeKey::from_seed([1; 32]);
@@ -214,6 +224,36 @@ async fn a_small_content_is_proved_by_its_own_digest() {
         "{rotten:?}"
     );
     assert!(sink.0.is_empty());
+}
+
+#[tokio::test]
+async fn a_small_file_is_proved_by_a_statement() {
+    let task = TaskId::of_file(b"http://h/f 1000 etag \"a\"");
+    let parent = |spoil| parent_of(task, 100_000, spoil, Limits::default(), &Security::Plain);
+    let good = parent(None).await;
+    let wanted = Wanted {
+        index: PieceIndex(0),
+        ..good.wanted
+    };
+    let mut sink = Collected::default();
+    let fetched = client().fetch(&wanted, |_| true, &mut sink).await.unwrap();
+    assert!(fetched.proof.is_some() && fetched.groups.len() == 2);
+    assert_eq!(sink.0.len(), 2);
+    let refused = client().fetch(&wanted, |_| false, &mut sink).await;
+    assert!(
+        matches!(refused, Err(FetchError::Rot(Rot::Proof(_)))),
+        "{refused:?}"
+    );
+    let bad = parent(Some((70_000, b"rot"))).await;
+    let wanted = Wanted {
+        index: PieceIndex(0),
+        ..bad.wanted
+    };
+    let rotten = client().fetch(&wanted, |_| true, &mut sink).await;
+    assert!(
+        matches!(rotten, Err(FetchError::Rot(Rot::Group(1)))),
+        "{rotten:?}"
+    );
 }
 
 /// One child asks for twelve pieces at a time on as many connections, the other for four.

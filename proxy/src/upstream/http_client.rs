@@ -24,7 +24,10 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore, client::Resumption};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::{Resumption, WantsClientCert},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::time::Instant;
 use tower::Service;
@@ -107,12 +110,7 @@ impl HttpClient {
     pub(super) fn new(options: &UpstreamOptions) -> Result<Self, String> {
         let via = options.proxy.as_ref().map(|text| Via::parse(text.reveal()));
         let via = via.transpose()?;
-        let roots = roots(options.ca.as_deref())?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|cause| cause.to_string())?
-            .with_root_certificates(roots);
+        let config = trusting(options.ca.as_deref())?;
         let nobody = without_sessions(config.clone().with_no_client_auth());
         let via = via.map(|via| Arc::new(via.trusting(&Arc::new(nobody.clone()))));
         let listed = match (&options.client_certificate, &options.client_key) {
@@ -202,6 +200,26 @@ async fn persist(
             result => return result,
         }
     }
+}
+
+type Trusting = ConfigBuilder<ClientConfig, WantsClientCert>;
+
+/// TLS that trusts the system's authorities and those of a file.
+fn trusting(ca: Option<&Path>) -> Result<Trusting, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|cause| cause.to_string())?;
+    Ok(config.with_root_certificates(roots(ca)?))
+}
+
+/// TLS that shows no certificate, for hosts that the system's authorities or those of a PEM file
+/// vouch for.
+///
+/// # Errors
+/// What is wrong with the file.
+pub(crate) fn tls_of_nobody(ca: Option<&Path>) -> Result<ClientConfig, String> {
+    Ok(without_sessions(trusting(ca)?.with_no_client_auth()))
 }
 
 /// The system's authorities and those of a file.

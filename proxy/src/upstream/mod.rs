@@ -36,6 +36,7 @@ use http::Uri;
 use tokio::{sync::Semaphore, time::Instant};
 
 pub(crate) use forward::strip_hop_by_hop;
+pub(crate) use http_client::tls_of_nobody;
 pub use options::{ConfigError, UpstreamOptions};
 pub use own::OwnOptions;
 pub use policy::is_public;

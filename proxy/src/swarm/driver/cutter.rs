@@ -80,11 +80,8 @@ impl Cutter {
             self.download.readable(chunk.offset..end);
             return Ok(None);
         }
-        let proof = if lengths.is_small() {
-            None
-        } else {
-            Some(self.prove(piece))
-        };
+        let is_stated = !self.download.task.proves_itself(&lengths);
+        let proof = is_stated.then(|| self.prove(piece));
         let groups: &[GroupDigest] = if proof.is_some() { &self.groups } else { &[] };
         self.download.partial.seal(piece, groups, proof.as_ref())?;
         self.download.sealed(piece);

@@ -1,164 +1,26 @@
 //! Downloads that are no images, by rules: one copy leaves their source for all nodes, none is
 //! made of two versions, and what is private is shared with nobody.
 
+mod web;
+
 use std::{
-    ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
-use bytes::Bytes;
 use darter_integration::{
     darter::{Part, start_proxy},
-    guarded::{Body, Server, full},
-    image::Blob,
+    guarded::Authority,
     process::eventually,
     repetitions,
     report::can_use,
 };
-use futures::{future::try_join_all, stream};
-use http::{Method, Request, Response, header};
-use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
-use tokio::{process::Command, sync::watch};
+use futures::future::try_join_all;
+use tokio::process::Command;
 
-const CHUNK: u64 = 64 * 1024;
-
-/// A web server with one file, of which there are two versions.
-struct Web {
-    state: Arc<State>,
-    server: Server,
-}
-
-struct State {
-    versions: [Bytes; 2],
-    /// Which one is there.
-    at: AtomicUsize,
-    /// Bytes that left it.
-    sent: AtomicU64,
-    gets: AtomicUsize,
-    /// Bodies stop in their middle while it is set.
-    held: watch::Sender<bool>,
-    /// The next body gives nothing.
-    stuck: AtomicBool,
-    /// Bodies end in their middle, once.
-    cut: AtomicBool,
-    secrets: AtomicUsize,
-}
-
-impl Web {
-    async fn start(size: usize) -> Result<Self> {
-        let state = Arc::new(State {
-            versions: [1, 2].map(|seed| Blob::layer(seed, size).bytes),
-            at: AtomicUsize::new(0),
-            sent: AtomicU64::new(0),
-            gets: AtomicUsize::new(0),
-            held: watch::Sender::new(false),
-            stuck: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
-            secrets: AtomicUsize::new(0),
-        });
-        let shared = Arc::clone(&state);
-        let server = Server::start(None, move |request| answer(&shared, &request)).await?;
-        Ok(Self { state, server })
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.server.url())
-    }
-
-    fn sent(&self) -> u64 {
-        self.state.sent.load(Ordering::SeqCst)
-    }
-
-    fn size(&self) -> u64 {
-        self.state.versions[0].len() as u64
-    }
-
-    /// The flag that has a node share what is below `/dist/`.
-    fn rule(&self) -> String {
-        let host = self.server.authority();
-        format!(
-            "proxy.intercept.rules=[{{host = \"{host}\", path = \"/dist/.*\", private = [\"127.0.0.0/8\", \"::1/128\"]}}]"
-        )
-    }
-}
-
-fn answer(state: &Arc<State>, request: &Request<Bytes>) -> Response<Body> {
-    let at = state.at.load(Ordering::SeqCst);
-    let tag = format!("\"version-{at}\"");
-    let headers = request.headers();
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &http::HeaderValue| value.to_str().ok())
-    };
-    if headers.contains_key(header::AUTHORIZATION) {
-        state.secrets.fetch_add(1, Ordering::SeqCst);
-    }
-    let reply = Response::builder()
-        .header(header::ETAG, &tag)
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::CONTENT_TYPE, "application/x-file");
-    if text(header::IF_MATCH).is_some_and(|wanted| wanted != tag) {
-        return reply.status(412).body(full("")).expect("a reply");
-    }
-    let size = state.versions[at].len() as u64;
-    let range = text(header::RANGE).and_then(|text| {
-        let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-        let end = last
-            .parse::<u64>()
-            .map_or(size, |last| (last + 1).min(size));
-        Some(first.parse::<u64>().ok()?..end)
-    });
-    let reply = match &range {
-        Some(part) => reply.status(206).header(
-            header::CONTENT_RANGE,
-            format!("bytes {}-{}/{size}", part.start, part.end - 1),
-        ),
-        None => reply,
-    };
-    let range = range.unwrap_or(0..size);
-    let reply = reply.header(header::CONTENT_LENGTH, range.end - range.start);
-    if *request.method() == Method::HEAD {
-        return reply.body(full("")).expect("a reply");
-    }
-    state.gets.fetch_add(1, Ordering::SeqCst);
-    reply.body(body(Arc::clone(state), range)).expect("a reply")
-}
-
-/// The bytes of whichever version is there when each of them leaves.
-fn body(state: Arc<State>, range: Range<u64>) -> Body {
-    let stuck = state.stuck.swap(false, Ordering::SeqCst);
-    let chunks = stream::unfold((state, range), move |(state, range)| async move {
-        if stuck {
-            std::future::pending::<()>().await;
-        }
-        if range.is_empty() {
-            return None;
-        }
-        let middle = state.versions[0].len() as u64 / 2;
-        if (middle..middle + CHUNK).contains(&range.start) {
-            // The sender is part of the state.
-            let _ = state.held.subscribe().wait_for(|held| !held).await;
-            if state.cut.swap(false, Ordering::SeqCst) {
-                let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-                return Some((Err(broken), (state, range.end..range.end)));
-            }
-        }
-        let end = (range.start + CHUNK).min(range.end);
-        let version = &state.versions[state.at.load(Ordering::SeqCst)];
-        let bytes = version.slice(range.start as usize..end as usize);
-        state.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-        Some((Ok(Frame::data(bytes)), (state, end..range.end)))
-    });
-    StreamBody::new(Box::pin(chunks)).boxed()
-}
+use web::Web;
 
 /// A scheduler, a seed that knows no rules, and nodes that do.
 struct Cluster {
@@ -196,6 +58,13 @@ impl Cluster {
             nodes: all,
         })
     }
+}
+
+/// Where the interception's CA of a cluster's node is.
+fn node_ca(dir: &Path, node: usize) -> String {
+    dir.join(format!("node-{node}/ca.crt"))
+        .display()
+        .to_string()
 }
 
 /// `curl -x`: its exit code and what it wrote.
@@ -259,6 +128,78 @@ async fn one_copy_of_a_file_leaves_its_source_for_four_nodes() -> Result<()> {
         web.sent() == web.size(),
         "the part was read from the source"
     );
+    Ok(())
+}
+
+/// Of one piece, and over TLS: both as any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_and_those_behind_tls_are_read_once() -> Result<()> {
+    let test = "small_files_and_those_behind_tls_are_read_once";
+    if !can_use(test, &["curl"], false) {
+        return Ok(());
+    }
+    for (size, tls) in [(100_000, false), (8_000_000, true), (1, true)] {
+        let dir = tempfile::tempdir()?;
+        let authority = Authority::new(&dir.path().join("authority"))?;
+        let web = Web::start_behind(tls.then_some(&authority), size).await?;
+        let cluster = Cluster::start(dir.path(), &web, 3).await?;
+        let url = &web.url("/dist/file.bin");
+        let pulls = cluster.nodes.iter().enumerate().map(|(at, node)| {
+            let (to, ca) = (
+                dir.path().join(format!("got-{at}")),
+                node_ca(dir.path(), at),
+            );
+            async move { curl(node, url, to, &["--cacert", &ca]).await }
+        });
+        for (code, got) in try_join_all(pulls).await? {
+            ensure!(code == 0, "{size} bytes, TLS {tls}: {code}");
+            ensure!(got == web.state.versions[0], "{size} bytes, TLS {tls}");
+        }
+        let copies = web.sent() as f64 / web.size() as f64;
+        println!(
+            "{} bytes, TLS {tls}, three nodes: {copies:.4} copies left the source",
+            web.size()
+        );
+        ensure!(web.sent() == web.size(), "{copies} copies");
+        // Another version is another file.
+        web.state.at.store(1, Ordering::SeqCst);
+        let (to, ca) = (dir.path().join("new"), node_ca(dir.path(), 0));
+        let (code, got) = curl(&cluster.nodes[0], url, to, &["--cacert", &ca]).await?;
+        ensure!(
+            code == 0 && got == web.state.versions[1],
+            "the new one: {code}"
+        );
+        // What no rule shares goes through the same tunnel.
+        let (to, secret) = (
+            dir.path().join("private"),
+            "Authorization: Basic YTpzM2NyZXQ=",
+        );
+        let more = ["--cacert", &ca, "--header", secret];
+        let (code, _) = curl(&cluster.nodes[0], url, to, &more).await?;
+        ensure!(
+            code == 0 && web.sent() == 3 * web.size(),
+            "{code}: {}",
+            web.sent()
+        );
+    }
+    Ok(())
+}
+
+/// A rule that does not say `https` leaves the tunnels of its hosts alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_opened_only_where_a_rule_says_so() -> Result<()> {
+    if !can_use("tls_is_opened_only_where_a_rule_says_so", &["curl"], false) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let authority = Authority::new(&dir.path().join("authority"))?;
+    let web = Web::start_behind(Some(&authority), 100_000).await?;
+    let rule = web.rule().replace("https = true", "https = false");
+    let upstream = "docker.io=http://127.0.0.1:1";
+    let node = start_proxy(dir.path(), "node", upstream, None, &["--set", &rule]).await?;
+    let (code, _) = curl(&node, &web.url("/dist/a"), dir.path().join("got"), &[]).await?;
+    // It is refused as any CONNECT to an unlisted host at another port than 443.
+    ensure!(code == 22 && web.sent() == 0, "{code}: {}", web.sent());
     Ok(())
 }
 
