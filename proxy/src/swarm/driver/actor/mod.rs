@@ -4,6 +4,9 @@
 //! messages go out by bounded queues whose overflow ends the link or session they belong to,
 //! and all work is done by workers.
 
+mod endings;
+mod sources;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -11,8 +14,8 @@ use std::{
 };
 
 use darter_api::{
-    HostId, Lengths, PieceIndex, PieceSet, TaskId, Timestamp,
-    session::{Complaint, LeaseEnd, PeerMessage, SchedulerMessage},
+    HostId, Lengths, PieceIndex, TaskId, Timestamp,
+    session::{PeerMessage, SchedulerMessage},
 };
 use tokio::{
     sync::mpsc,
@@ -21,26 +24,21 @@ use tokio::{
 };
 
 use super::{
-    Completion, Input, Shared, blocking,
+    Input, Shared,
     contents::{asked_for, fetch},
-    cutter::self_lease,
-    download::{Download, Verdict},
     mailbox::Letter,
-    metrics::Reason,
     piece::PieceRun,
-    source::{Order, RunError, SourceRun},
 };
 use crate::{
-    content::ReadError,
     session::{Session, SessionEvent},
-    source::SourceError,
     store::Found,
     swarm::core::{
         self, Node,
-        event::{Authority, Command, DownloadFailure, Event, PieceFailure, RequestId},
+        event::{Command, Event, PieceFailure, RequestId},
     },
     transfer::{LinkEvent, client::Wanted},
 };
+use sources::Reading;
 
 /// Evictions and the host's load are told so often.
 const BEAT: Duration = Duration::from_secs(1);
@@ -67,14 +65,6 @@ pub(super) struct Actor {
     /// Events that executing commands brought at once.
     pending: VecDeque<Event>,
     uploaded: u64,
-}
-
-/// A source being read.
-struct Reading {
-    id: u64,
-    order: Arc<Order>,
-    download: Arc<Download>,
-    worker: AbortHandle,
 }
 
 impl Actor {
@@ -210,30 +200,6 @@ impl Actor {
         for task in self.shared.store.take_gone() {
             self.handle(Event::Evicted { task });
         }
-    }
-
-    fn released(&mut self, task: TaskId) {
-        let Some(download) = self.shared.live.download(&task) else {
-            return;
-        };
-        // What is all there is committed, wanted or not.
-        let completes = download.is_whole() && download.verdict() != Verdict::Bad;
-        if !completes && self.shared.live.stop_if_unwanted(&task) {
-            self.handle(Event::Stop { task });
-        }
-    }
-
-    fn store_failed(&mut self, download: &Arc<Download>) {
-        let task = download.task;
-        tracing::warn!(%task, "the store does not take a download; its clients are served without");
-        self.shared.metrics.failed(Reason::Store);
-        self.shared.live.remove(download);
-        if self.sources.contains_key(&task) {
-            self.stop_source(&task);
-            let why = LeaseEnd::NotNeeded;
-            self.handle(Event::SourceFailed { task, why });
-        }
-        self.handle(Event::Stop { task });
     }
 
     fn link(&mut self, event: LinkEvent) {
@@ -408,216 +374,6 @@ impl Actor {
             let _ = inbox.send(Input::Requested(request, event)).await;
         });
         self.requests.insert(request, (task, worker.abort_handle()));
-    }
-
-    fn read_source(&mut self, task: TaskId, pieces: PieceSet, authority: Authority) {
-        let Some(download) = self.shared.live.download(&task) else {
-            let why = LeaseEnd::NotNeeded;
-            self.pending.push_back(Event::SourceFailed { task, why });
-            return;
-        };
-        let Some(first) = pieces.first() else {
-            self.stop_source(&task);
-            return;
-        };
-        let grant = match authority {
-            Authority::Granted(grant) => grant,
-            Authority::Own => {
-                Arc::new(self_lease(&self.shared.key, &download, first..pieces.end()))
-            }
-        };
-        if let Some(reading) = self.sources.get(&task)
-            && Arc::ptr_eq(&reading.download, &download)
-        {
-            reading.order.change(pieces, grant);
-            return;
-        }
-        self.stop_source(&task);
-        self.start_source(&download, Arc::new(Order::new(pieces, grant)));
-    }
-
-    fn start_source(&mut self, download: &Arc<Download>, order: Arc<Order>) {
-        let id = self.shared.next_id();
-        let task = download.task;
-        let run = SourceRun {
-            source: Arc::clone(&self.shared.source),
-            proven: self.shared.proven.clone(),
-            download: Arc::clone(download),
-            origin: download.origin.clone(),
-            order: Arc::clone(&order),
-            key: Arc::clone(&self.shared.key),
-            limits: self.shared.limits.clone(),
-            metrics: self.shared.metrics.clone(),
-            verifiers: self.shared.verifiers.clone(),
-            inbox: self.shared.inbox.clone(),
-        };
-        let inbox = self.shared.inbox.clone();
-        let worker = self.shared.tasks.spawn("source", async move {
-            let result = run.run().await;
-            let _ = inbox.send(Input::SourceEnded { task, id, result }).await;
-        });
-        let reading = Reading {
-            id,
-            order,
-            download: Arc::clone(download),
-            worker: worker.abort_handle(),
-        };
-        self.sources.insert(task, reading);
-    }
-
-    fn stop_source(&mut self, task: &TaskId) {
-        if let Some(reading) = self.sources.remove(task) {
-            reading.worker.abort();
-        }
-    }
-
-    fn source_ended(&mut self, task: TaskId, id: u64, result: Result<(), RunError>) {
-        if self
-            .sources
-            .get(&task)
-            .is_none_or(|reading| reading.id != id)
-        {
-            return;
-        }
-        let Some(Reading {
-            order, download, ..
-        }) = self.sources.remove(&task)
-        else {
-            return;
-        };
-        match result {
-            // More was ordered when the last piece had just been read.
-            Ok(()) if order.next(0).is_some() => self.start_source(&download, order),
-            Ok(()) => {}
-            Err(RunError::Source(why)) => self.handle(Event::SourceFailed { task, why }),
-            Err(RunError::Store(cause)) => {
-                tracing::warn!(%task, %cause, "a piece from the source can't be stored");
-                self.shared.store_failed(&download);
-                // Its readers go on by themselves: the core's failure is not theirs.
-                self.shared.live.remove(&download);
-                let why = LeaseEnd::NotNeeded;
-                self.handle(Event::SourceFailed { task, why });
-            }
-        }
-    }
-
-    fn complete(&mut self, task: &TaskId) {
-        let Some(download) = self.shared.live.download(task) else {
-            return;
-        };
-        self.shared.verifiers.advance(&download);
-        let (inbox, tasks) = (self.shared.inbox.clone(), self.shared.tasks.clone());
-        self.shared.tasks.spawn("complete", async move {
-            let result = match download.judged().await {
-                Verdict::Good => {
-                    let partial = download.partial.clone();
-                    let commit = blocking(&tasks, "commit", move || partial.commit().map(drop));
-                    match commit.await {
-                        Ok(()) => Completion::Committed,
-                        Err(cause) => Completion::Failed(cause),
-                    }
-                }
-                Verdict::Bad => Completion::Corrupt,
-                Verdict::Pending => Completion::Void,
-            };
-            let _ = inbox.send(Input::Completed { download, result }).await;
-        });
-    }
-
-    fn completed(&mut self, download: &Arc<Download>, result: Completion) {
-        let task = download.task;
-        match result {
-            Completion::Committed => {
-                self.shared.metrics.completed.inc();
-                self.shared.live.remove(download);
-                download.settle();
-                self.handle(Event::Committed { task });
-                self.name_liars(download);
-            }
-            Completion::Failed(cause) => {
-                tracing::error!(%task, %cause, "a download can't be committed");
-                self.shared.metrics.failed(Reason::Store);
-                self.shared.live.remove(download);
-                download.settle();
-                self.handle(Event::Evicted { task });
-            }
-            Completion::Corrupt => self.corrupt(download),
-            Completion::Void => {}
-        }
-    }
-
-    fn corrupt(&mut self, download: &Arc<Download>) {
-        let task = download.task;
-        tracing::error!(%task, "a download does not match its digest; all of it is taken back");
-        let pieces = PieceSet::full(download.lengths.pieces());
-        let own = self.shared.key.id();
-        download.signers.keep(&download.partial, &own);
-        if let Err(cause) = download.partial.unseal(&pieces) {
-            tracing::error!(%task, %cause, "the store does not take pieces back");
-        }
-        download.taken_back(&pieces);
-        self.handle(Event::Corrupt { task, pieces });
-        self.released(task);
-    }
-
-    /// Tells who signed what the right bytes refute.
-    fn name_liars(&mut self, download: &Download) {
-        let task = download.task;
-        for neighbour in download.signers.liars(&download.partial) {
-            tracing::warn!(%task, host = %neighbour, "a host signed pieces that are not the content's");
-            self.shared.metrics.liars.inc();
-            self.handle(Event::Say(PeerMessage::Report {
-                neighbour,
-                task,
-                complaint: Complaint::Rot,
-            }));
-        }
-    }
-
-    fn fail(&mut self, task: &TaskId, why: DownloadFailure) {
-        self.stop_source(task);
-        let Some(download) = self.shared.live.download(task) else {
-            return;
-        };
-        let (reason, error) = match why {
-            DownloadFailure::Corrupt => (Reason::Corrupt, ReadError::Corrupt),
-            DownloadFailure::Forbidden => {
-                let cause = Arc::new(SourceError::Forbidden);
-                (Reason::Refused, ReadError::Download(cause))
-            }
-            DownloadFailure::Source(end) => {
-                let cause = download.source_error();
-                let cause = cause.unwrap_or_else(|| {
-                    Arc::new(SourceError::Protocol(
-                        "no peer gives it, and the source was not read",
-                    ))
-                });
-                (reason(end), ReadError::Download(cause))
-            }
-        };
-        self.shared.metrics.failed(reason);
-        self.shared.live.remove(&download);
-        download.end(error);
-    }
-
-    fn delete(&mut self, task: TaskId) {
-        let (store, tasks) = (self.shared.store.clone(), self.shared.tasks.clone());
-        self.shared.tasks.spawn("delete", async move {
-            // The next beat tells that it is gone.
-            let deleted = blocking(&tasks, "deletion", move || Ok(store.delete(&task)));
-            if let Err(cause) = deleted.await {
-                tracing::error!(%task, %cause, "a deletion failed");
-            }
-        });
-    }
-}
-
-fn reason(end: LeaseEnd) -> Reason {
-    match end {
-        LeaseEnd::Refused => Reason::Refused,
-        LeaseEnd::Missing => Reason::Missing,
-        LeaseEnd::WrongSize => Reason::WrongSize,
-        LeaseEnd::Unreachable | LeaseEnd::NotNeeded => Reason::Unreachable,
     }
 }
 

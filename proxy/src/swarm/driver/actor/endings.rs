@@ -1,0 +1,167 @@
+//! How downloads end: committed, refuted, failed, or wanted by nobody.
+
+use std::sync::Arc;
+
+use darter_api::{
+    PieceSet, TaskId,
+    session::{Complaint, LeaseEnd, PeerMessage},
+};
+
+use super::Actor;
+use crate::{
+    content::ReadError,
+    source::SourceError,
+    swarm::{
+        core::event::{DownloadFailure, Event},
+        driver::{
+            Completion, Input, blocking,
+            download::{Download, Verdict},
+            metrics::Reason,
+        },
+    },
+};
+
+impl Actor {
+    pub(super) fn released(&mut self, task: TaskId) {
+        let Some(download) = self.shared.live.download(&task) else {
+            return;
+        };
+        // What is all there is committed, wanted or not.
+        let completes = download.is_whole() && download.verdict() != Verdict::Bad;
+        if !completes && self.shared.live.stop_if_unwanted(&task) {
+            self.handle(Event::Stop { task });
+        }
+    }
+
+    pub(super) fn store_failed(&mut self, download: &Arc<Download>) {
+        let task = download.task;
+        tracing::warn!(%task, "the store does not take a download; its clients are served without");
+        self.shared.metrics.failed(Reason::Store);
+        self.shared.live.remove(download);
+        if self.sources.contains_key(&task) {
+            self.stop_source(&task);
+            let why = LeaseEnd::NotNeeded;
+            self.handle(Event::SourceFailed { task, why });
+        }
+        self.handle(Event::Stop { task });
+    }
+
+    pub(super) fn complete(&mut self, task: &TaskId) {
+        let Some(download) = self.shared.live.download(task) else {
+            return;
+        };
+        self.shared.verifiers.advance(&download);
+        let (inbox, tasks) = (self.shared.inbox.clone(), self.shared.tasks.clone());
+        self.shared.tasks.spawn("complete", async move {
+            let result = match download.judged().await {
+                Verdict::Good => {
+                    let partial = download.partial.clone();
+                    let commit = blocking(&tasks, "commit", move || partial.commit().map(drop));
+                    match commit.await {
+                        Ok(()) => Completion::Committed,
+                        Err(cause) => Completion::Failed(cause),
+                    }
+                }
+                Verdict::Bad => Completion::Corrupt,
+                Verdict::Pending => Completion::Void,
+            };
+            let _ = inbox.send(Input::Completed { download, result }).await;
+        });
+    }
+
+    pub(super) fn completed(&mut self, download: &Arc<Download>, result: Completion) {
+        let task = download.task;
+        match result {
+            Completion::Committed => {
+                self.shared.metrics.completed.inc();
+                self.shared.live.remove(download);
+                download.settle();
+                self.handle(Event::Committed { task });
+                self.name_liars(download);
+            }
+            Completion::Failed(cause) => {
+                tracing::error!(%task, %cause, "a download can't be committed");
+                self.shared.metrics.failed(Reason::Store);
+                self.shared.live.remove(download);
+                download.settle();
+                self.handle(Event::Evicted { task });
+            }
+            Completion::Corrupt => self.corrupt(download),
+            Completion::Void => {}
+        }
+    }
+
+    fn corrupt(&mut self, download: &Arc<Download>) {
+        let task = download.task;
+        tracing::error!(%task, "a download does not match its digest; all of it is taken back");
+        let pieces = PieceSet::full(download.lengths.pieces());
+        let own = self.shared.key.id();
+        download.signers.keep(&download.partial, &own);
+        if let Err(cause) = download.partial.unseal(&pieces) {
+            tracing::error!(%task, %cause, "the store does not take pieces back");
+        }
+        download.taken_back(&pieces);
+        self.handle(Event::Corrupt { task, pieces });
+        self.released(task);
+    }
+
+    /// Tells who signed what the right bytes refute.
+    fn name_liars(&mut self, download: &Download) {
+        let task = download.task;
+        for neighbour in download.signers.liars(&download.partial) {
+            tracing::warn!(%task, host = %neighbour, "a host signed pieces that are not the content's");
+            self.shared.metrics.liars.inc();
+            self.handle(Event::Say(PeerMessage::Report {
+                neighbour,
+                task,
+                complaint: Complaint::Rot,
+            }));
+        }
+    }
+
+    pub(super) fn fail(&mut self, task: &TaskId, why: DownloadFailure) {
+        self.stop_source(task);
+        let Some(download) = self.shared.live.download(task) else {
+            return;
+        };
+        let (reason, error) = match why {
+            DownloadFailure::Corrupt => (Reason::Corrupt, ReadError::Corrupt),
+            DownloadFailure::Forbidden => {
+                let cause = Arc::new(SourceError::Forbidden);
+                (Reason::Refused, ReadError::Download(cause))
+            }
+            DownloadFailure::Source(end) => {
+                let cause = download.source_error();
+                let cause = cause.unwrap_or_else(|| {
+                    Arc::new(SourceError::Protocol(
+                        "no peer gives it, and the source was not read",
+                    ))
+                });
+                (reason(end), ReadError::Download(cause))
+            }
+        };
+        self.shared.metrics.failed(reason);
+        self.shared.live.remove(&download);
+        download.end(error);
+    }
+
+    pub(super) fn delete(&mut self, task: TaskId) {
+        let (store, tasks) = (self.shared.store.clone(), self.shared.tasks.clone());
+        self.shared.tasks.spawn("delete", async move {
+            // The next beat tells that it is gone.
+            let deleted = blocking(&tasks, "deletion", move || Ok(store.delete(&task)));
+            if let Err(cause) = deleted.await {
+                tracing::error!(%task, %cause, "a deletion failed");
+            }
+        });
+    }
+}
+
+fn reason(end: LeaseEnd) -> Reason {
+    match end {
+        LeaseEnd::Refused => Reason::Refused,
+        LeaseEnd::Missing => Reason::Missing,
+        LeaseEnd::WrongSize => Reason::WrongSize,
+        LeaseEnd::Unreachable | LeaseEnd::NotNeeded => Reason::Unreachable,
+    }
+}
