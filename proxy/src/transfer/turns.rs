@@ -1,7 +1,7 @@
 //! Who is sent a piece next: the pure part of [`super::fair`], which the simulator plays as well.
 //!
 //! Owner of state: [`Turns`]. A free slot goes to the waiting child that has the fewest, in turn
-//! where several do. A slot that is held for far longer than such a piece usually takes is
+//! where several do. A slot that is held for longer than such a piece takes where nothing is in the way is
 //! **lent** to the next child: whoever reads slowly leaves the uplink idle, and a few who do would
 //! keep all others waiting. Invariants: of the foreground not more slots than configured are out
 //! and not lent; the background takes what of them is free, and one beside them, so that neither
@@ -16,10 +16,16 @@ use crate::limits::Class;
 
 /// A piece of 16 MiB at 1 MiB/s takes so long; who is slower does not count at all.
 const STALE: Duration = Duration::from_secs(16);
-/// So many times longer than usual, and a slot is lent.
-const SLOW: f64 = 4.0;
+/// So many times longer than usual, and a slot is lent. A child whose downlink is full with what
+/// others send takes several times longer than one that is not, so that soon all slots are with such
+/// children. While this host's own uplink is full, all take about equally long.
+const SLOW: f64 = 1.5;
 /// What takes less is not slow, whatever is usual.
-const LEAST: Duration = Duration::from_millis(250);
+const LEAST: Duration = Duration::from_millis(30);
+/// What is usual follows faster pieces by one part of so many, and slower ones by one of
+/// [`SLOWER`]: it is what the faster ones take.
+const FASTER: f64 = 4.0;
+const SLOWER: f64 = 24.0;
 /// Slots out, lent ones among them, for each configured one.
 const MOST_OUT: usize = 4;
 /// Slots that the background has whatever the foreground takes.
@@ -41,7 +47,7 @@ pub struct Turns<C, T> {
     out: Vec<Out<C>>,
     /// Children in turn, each with its requests in order.
     queues: VecDeque<Queue<C, T>>,
-    /// Seconds that a byte takes, on average.
+    /// Seconds that a byte takes where nothing is in the way.
     usual: Option<f64>,
 }
 
@@ -147,7 +153,8 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
             let took = now.since(out.since).as_secs_f64() / out.bytes as f64;
             // A few slow ones don't make slowness usual.
             let usual = self.usual.unwrap_or(took);
-            self.usual = Some((usual * 7.0 + took.min(usual * 2.0)) / 8.0);
+            let parts = if took < usual { FASTER } else { SLOWER };
+            self.usual = Some(usual + (took.min(usual * 2.0) - usual) / parts);
         }
     }
 
@@ -251,16 +258,16 @@ mod tests {
         let slow = [asks(&mut turns, 3000, 1), asks(&mut turns, 3000, 2)];
         assert!(slow.iter().all(Option::is_some));
         assert!(asks(&mut turns, 3100, 3).is_none());
-        assert_eq!(turns.due(at(3100)), Some(at(3400)));
-        assert!(turns.next(at(3399)).is_none());
-        let (who, fast) = turns.next(at(3400)).expect("it is lent");
+        assert_eq!(turns.due(at(3100)), Some(at(3150)));
+        assert!(turns.next(at(3149)).is_none());
+        let (who, fast) = turns.next(at(3150)).expect("it is lent");
         assert_eq!(who, 3);
-        assert!(asks(&mut turns, 3400, 4).is_some(), "so is the other");
-        assert!(asks(&mut turns, 3400, 5).is_none(), "but not twice");
-        turns.give_back(at(3450), slow[0].expect("a slot"));
-        assert!(turns.next(at(3450)).is_none(), "two fast ones are out");
-        turns.give_back(at(3450), fast);
-        assert!(turns.next(at(3450)).is_some());
+        assert!(asks(&mut turns, 3150, 4).is_some(), "so is the other");
+        assert!(asks(&mut turns, 3150, 5).is_none(), "but not twice");
+        turns.give_back(at(3200), slow[0].expect("a slot"));
+        assert!(turns.next(at(3200)).is_none(), "two fast ones are out");
+        turns.give_back(at(3200), fast);
+        assert!(turns.next(at(3200)).is_some());
     }
 
     #[test]
@@ -285,6 +292,6 @@ mod tests {
             assert!(asked.is_ok() && turns.next(at(3000)).is_some());
         }
         assert!(asks(&mut turns, 4000, 3).is_none());
-        assert_eq!(turns.due(at(4000)), Some(at(3000 + 6400)));
+        assert_eq!(turns.due(at(4000)), Some(at(3000 + 2400)));
     }
 }
