@@ -10,6 +10,7 @@ use darter_api::{HostId, Lengths, PieceSet, TaskId, Timestamp, link::LinkMessage
 use super::{
     Node,
     event::Command,
+    open::Open,
     state::{Announcer, Subscriber},
 };
 
@@ -61,23 +62,23 @@ impl Announcer {
         }
     }
 
-    fn heard(&mut self, now: Timestamp, host: &HostId, pieces: &PieceSet) {
+    fn heard(&mut self, now: Timestamp, host: &HostId, pieces: &PieceSet, open: &mut Open) {
         let mut subscriber = self.subscribers.get_mut(host);
         if let Some(subscriber) = &mut subscriber {
             subscriber.known.union_with(pieces);
         }
-        self.offers.heard(now, host, pieces, subscriber);
+        self.offers.heard(now, host, pieces, subscriber, open);
     }
 
-    pub(super) fn leave(&mut self, host: &HostId) {
+    pub(super) fn leave(&mut self, host: &HostId, open: &mut Open) {
         if self.subscribers.remove(host).is_some() {
-            self.offers.gone(host, &self.subscribers);
+            self.offers.gone(host, &self.subscribers, open);
         }
     }
 
     /// These are not held any more, by anybody.
-    pub(super) fn take_back(&mut self, pieces: &PieceSet) {
-        self.offers.take_back(pieces);
+    pub(super) fn take_back(&mut self, pieces: &PieceSet, open: &mut Open) {
+        self.offers.take_back(pieces, open);
         self.later.subtract(pieces);
         for subscriber in self.subscribers.values_mut() {
             subscriber.pending.subtract(pieces);
@@ -192,11 +193,10 @@ impl Node {
                 subscribers,
                 ..
             } = &mut task.announcer;
-            offers.count(&mut self.state.open_offers);
+            let open = &mut self.state.open_offers;
             if !offers.own.is_empty() {
-                offers.expire(now, after, subscribers);
-                offers.make(now, subscribers, self.state.open_offers, &mut self.rng);
-                offers.count(&mut self.state.open_offers);
+                offers.expire(now, after, subscribers, open);
+                offers.make(now, subscribers, open, &mut self.rng);
                 if offers.is_open() {
                     self.state.busy.insert(*id);
                 }
@@ -212,7 +212,8 @@ impl Node {
             if pieces.end() > task.lengths.pieces() {
                 return;
             }
-            task.announcer.heard(now, host, pieces);
+            task.announcer
+                .heard(now, host, pieces, &mut self.state.open_offers);
         }
         self.offer(now, id);
     }
@@ -293,7 +294,7 @@ impl Node {
 
     pub(super) fn unsubscribed(&mut self, now: Timestamp, host: &HostId, id: &TaskId) {
         if let Some(task) = self.state.tasks.get_mut(id) {
-            task.announcer.leave(host);
+            task.announcer.leave(host, &mut self.state.open_offers);
         }
         if let Some(hosts) = self.state.early.get_mut(id) {
             hosts.remove(host);

@@ -20,6 +20,7 @@ pub(crate) mod fuzzing;
 mod homes;
 mod lease;
 mod offers;
+mod open;
 mod options;
 mod peers;
 mod pick;
@@ -424,7 +425,8 @@ impl Node {
             return;
         };
         task.held.subtract(pieces);
-        task.announcer.take_back(pieces);
+        task.announcer
+            .take_back(pieces, &mut self.state.open_offers);
         let hosts: Vec<HostId> = task.announcer.subscribers.keys().copied().collect();
         let Some(download) = &mut task.download else {
             return;
@@ -514,15 +516,13 @@ impl Node {
         });
         if !busy {
             self.state.busy.remove(id);
-            if let Some(task) = self.state.tasks.get_mut(id) {
-                task.announcer.offers.discount(&mut self.state.open_offers);
-            }
         }
     }
 
     fn forget_task(&mut self, id: &TaskId) -> Option<Task> {
         let mut task = self.state.tasks.remove(id)?;
-        task.announcer.offers.discount(&mut self.state.open_offers);
+        let offers = &mut task.announcer.offers;
+        offers.close_all(&mut self.state.open_offers);
         Some(task)
     }
 }

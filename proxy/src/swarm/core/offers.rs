@@ -6,19 +6,17 @@
 //! it from there. What one has announced is offered to another only while the uplink would
 //! idle. All of it counts as promised ([`super::lease`]), so that nobody reads it again.
 //!
-//! An offer is open until its subscriber has announced the piece. Enough are open to keep
-//! each subscriber asking; offers of what is to be had elsewhere wait until hardly any is, of
-//! any task: all of them share one uplink.
+//! An offer is open until its subscriber has announced the piece. As many are open as
+//! [`super::open`] allows for all tasks together; offers of what is to be had elsewhere wait
+//! until hardly any is.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use darter_api::{HostId, PieceSet, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::state::Subscriber;
+use super::{open::Open, state::Subscriber};
 
-/// Open offers of pieces that nobody else has, a subscriber: twice what it asks for at once.
-const OPEN_EACH: usize = 4;
 /// Fewer open offers than this, of all tasks, leave an uplink idle.
 const IDLE_BELOW: usize = 4;
 /// Pieces that nobody has are offered in order, but for a choice among so many, so that
@@ -35,8 +33,6 @@ pub(super) struct Offers {
     open: BTreeMap<u32, Offer>,
     /// How long an offer takes to be taken up, on average.
     taken_after: Option<Duration>,
-    /// So many open ones are counted among all tasks'.
-    counted: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,10 +69,28 @@ impl Offers {
     }
 
     /// These are not held any more.
-    pub(super) fn take_back(&mut self, pieces: &PieceSet) {
+    pub(super) fn take_back(&mut self, pieces: &PieceSet, open: &mut Open) {
         self.own.subtract(pieces);
         self.unknown.subtract(pieces);
-        self.open.retain(|piece, _| !pieces.contains(*piece));
+        self.close(open, |piece, _| pieces.contains(piece));
+    }
+
+    /// These offers are not open any more.
+    fn close(&mut self, open: &mut Open, mut ends: impl FnMut(u32, &Offer) -> bool) {
+        let mut own = self.open.len();
+        self.open.retain(|piece, offer| {
+            let ends = ends(*piece, offer);
+            if ends {
+                open.remove(&offer.to, own);
+                own -= 1;
+            }
+            !ends
+        });
+    }
+
+    /// Its task is gone.
+    pub(super) fn close_all(&mut self, open: &mut Open) {
+        self.close(open, |_, _| true);
     }
 
     /// A subscriber announced pieces.
@@ -86,30 +100,34 @@ impl Offers {
         host: &HostId,
         pieces: &PieceSet,
         subscriber: Option<&mut Subscriber>,
+        open: &mut Open,
     ) {
         self.unknown.subtract(pieces);
-        let answered = |offer: &Offer, piece: u32| offer.to == *host && pieces.contains(piece);
-        let mut taken = 0;
-        self.open.retain(|piece, offer| {
-            if !answered(offer, *piece) {
-                return true;
+        let mut taken_after = self.taken_after;
+        let before = self.open.len();
+        self.close(open, |piece, offer| {
+            let answered = offer.to == *host && pieces.contains(piece);
+            if answered {
+                let took = now.since(offer.since);
+                taken_after = Some(taken_after.map_or(took, |old| (old * 7 + took) / 8));
             }
-            let took = now.since(offer.since);
-            let average = self.taken_after.map_or(took, |old| (old * 7 + took) / 8);
-            self.taken_after = Some(average);
-            taken += 1;
-            false
+            answered
         });
-        if let Some(subscriber) = subscriber.filter(|_| taken > 0) {
-            subscriber.open = subscriber.open.saturating_sub(taken);
+        self.taken_after = taken_after;
+        if let Some(subscriber) = subscriber.filter(|_| self.open.len() < before) {
             subscriber.ignored = 0;
         }
     }
 
     /// A subscriber is gone, with all that it had and was offered: what nobody else has of
     /// that is given out again. Else those who are left would wait for it in vain.
-    pub(super) fn gone(&mut self, host: &HostId, others: &BTreeMap<HostId, Subscriber>) {
-        self.open.retain(|_, offer| offer.to != *host);
+    pub(super) fn gone(
+        &mut self,
+        host: &HostId,
+        others: &BTreeMap<HostId, Subscriber>,
+        open: &mut Open,
+    ) {
+        self.close(open, |_, offer| offer.to == *host);
         self.count_unknown(others);
     }
 
@@ -130,19 +148,20 @@ impl Offers {
         now: Timestamp,
         after: Duration,
         others: &mut BTreeMap<HostId, Subscriber>,
+        open: &mut Open,
     ) {
         let usual = self.taken_after.unwrap_or_default();
         let after = after.max(usual * 3);
-        let late: Vec<(u32, HostId)> = self
-            .open
-            .iter()
-            .filter(|(_, offer)| now.since(offer.since) >= after)
-            .map(|(piece, offer)| (*piece, offer.to))
-            .collect();
+        let mut late = Vec::new();
+        self.close(open, |piece, offer| {
+            let is_late = now.since(offer.since) >= after;
+            if is_late {
+                late.push((piece, offer.to));
+            }
+            is_late
+        });
         for (piece, host) in late {
-            self.open.remove(&piece);
             if let Some(subscriber) = others.get_mut(&host) {
-                subscriber.open = subscriber.open.saturating_sub(1);
                 subscriber.ignored += 1;
             }
             if !others.values().any(|other| other.known.contains(piece)) {
@@ -151,40 +170,33 @@ impl Offers {
         }
     }
 
-    /// Brings the number of all tasks' open offers up to date.
-    pub(super) fn count(&mut self, all: &mut usize) {
-        *all = all.saturating_sub(self.counted) + self.open.len();
-        self.counted = self.open.len();
-    }
-
-    /// Its task is gone, or rests.
-    pub(super) fn discount(&mut self, all: &mut usize) {
-        *all = all.saturating_sub(std::mem::take(&mut self.counted));
-    }
-
-    /// Makes as many offers as the uplink bears, for which `all` are open of all tasks.
+    /// Makes as many offers as hosts and uplink bear; `open` are those of all tasks.
     pub(super) fn make(
         &mut self,
         now: Timestamp,
         others: &mut BTreeMap<HostId, Subscriber>,
-        all: usize,
+        open: &mut Open,
         rng: &mut SmallRng,
     ) {
-        let elsewhere = all.saturating_sub(self.counted);
         if others.len() == 1 {
             for only in others.values_mut() {
                 only.tell(&self.own);
             }
             return;
         }
-        while self.open.len() < others.len() * OPEN_EACH {
-            let idle = elsewhere + self.open.len() < IDLE_BELOW;
-            let next = self.unknown_piece(others, rng);
-            let next = next.or_else(|| idle.then(|| self.rarest_piece(others, rng)).flatten());
+        while !open.is_enough(self.open.len(), others.len()) {
+            let idle = open.all() < IDLE_BELOW;
+            let next = self.unknown_piece(others, open, rng);
+            let next =
+                next.or_else(|| idle.then(|| self.rarest_piece(others, open, rng)).flatten());
             let Some((piece, host)) = next else {
                 return;
             };
+            if open.is_enough_for(&host, others.len()) {
+                return;
+            }
             self.unknown.remove(piece);
+            open.add(&host, self.open.len());
             self.open.insert(
                 piece,
                 Offer {
@@ -193,7 +205,6 @@ impl Offers {
                 },
             );
             if let Some(subscriber) = others.get_mut(&host) {
-                subscriber.open += 1;
                 subscriber.tell_one(piece);
             }
         }
@@ -203,6 +214,7 @@ impl Offers {
     fn unknown_piece(
         &mut self,
         others: &BTreeMap<HostId, Subscriber>,
+        open: &Open,
         rng: &mut SmallRng,
     ) -> Option<(u32, HostId)> {
         while !self.unknown.is_empty() {
@@ -210,7 +222,7 @@ impl Offers {
             let start = rng.random_range(0..early.len());
             let in_turn = early.iter().cycle().skip(start).take(early.len());
             let mut found =
-                in_turn.filter_map(|piece| Some((*piece, who_lacks(*piece, others, rng)?)));
+                in_turn.filter_map(|piece| Some((*piece, who_lacks(*piece, others, open, rng)?)));
             if let Some(found) = found.next() {
                 return Some(found);
             }
@@ -227,6 +239,7 @@ impl Offers {
     fn rarest_piece(
         &self,
         others: &BTreeMap<HostId, Subscriber>,
+        open: &Open,
         rng: &mut SmallRng,
     ) -> Option<(u32, HostId)> {
         let mut rarest: Option<((usize, u32), u32, HostId)> = None;
@@ -237,7 +250,7 @@ impl Offers {
             let holders = others.values().filter(|other| other.known.contains(piece));
             let order = (holders.count(), rng.random());
             if rarest.is_none_or(|(least, ..)| order < least)
-                && let Some(host) = who_lacks(piece, others, rng)
+                && let Some(host) = who_lacks(piece, others, open, rng)
             {
                 rarest = Some((order, piece, host));
             }
@@ -246,15 +259,16 @@ impl Offers {
     }
 }
 
-/// The subscriber with the fewest open offers that was not told of the piece.
+/// The subscriber with the fewest open offers, of all tasks, that was not told of the piece.
 fn who_lacks(
     piece: u32,
     others: &BTreeMap<HostId, Subscriber>,
+    open: &Open,
     rng: &mut SmallRng,
 ) -> Option<HostId> {
     others
         .iter()
         .filter(|(_, other)| !other.told.contains(piece) && !other.known.contains(piece))
-        .min_by_key(|(_, other)| (other.ignored, other.open, rng.random::<u32>()))
+        .min_by_key(|(host, other)| (other.ignored, open.to(host), rng.random::<u32>()))
         .map(|(host, _)| *host)
 }

@@ -128,7 +128,7 @@ impl Node {
                 download.available.remove(host);
                 download.read_by.remove(host);
             }
-            task.announcer.leave(host);
+            task.announcer.leave(host, &mut self.state.open_offers);
         }
     }
 

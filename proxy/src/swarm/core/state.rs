@@ -14,6 +14,7 @@ use darter_api::{
 use super::{
     event::{ReaderId, RequestId},
     offers::Offers,
+    open::Open,
     reads::Reads,
     reports::Tally,
 };
@@ -197,8 +198,6 @@ pub(super) struct Subscriber {
     pub(super) told: PieceSet,
     /// What it has announced itself.
     pub(super) known: PieceSet,
-    /// Offers made to it alone that it has not answered.
-    pub(super) open: u32,
     /// Offers in a row that it did not take up.
     pub(super) ignored: u32,
 }
@@ -245,8 +244,8 @@ pub(super) struct State {
     pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,
     pub(super) reads: Reads,
-    /// Offers that are open, of all tasks that have something to do.
-    pub(super) open_offers: usize,
+    /// Offers that are open, of all tasks.
+    pub(super) open_offers: Open,
     /// Whether there may be something to tell with the next batch.
     pub(super) untold: bool,
 }
