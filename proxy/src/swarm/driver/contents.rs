@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Input, Shared, Swarm,
-    credentials::Credentials,
+    askers::{Asker, Askers},
     download::{Download, Verdict},
     excerpts,
     live::{Entry, Hold, Phase},
@@ -31,6 +31,8 @@ use crate::{
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lookups under way; more find nothing.
 const MOST_LOOKUPS: usize = 1024;
+/// How often a client that came too late to be asked for begins anew.
+const REJOINS: usize = 3;
 
 /// What a want turned out to be.
 pub(super) enum Joined {
@@ -174,43 +176,64 @@ fn sniff(read: impl FnOnce() -> io::Result<bytes::Bytes>) -> Option<String> {
 
 /// Finds out where a content is to come from, and joins it.
 pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, OpenError> {
-    let (task, purpose) = (want.task, want.purpose);
+    let task = want.task;
     if let Some(blob) = shared.store.whole(&task) {
         return Ok(Joined::Stored(blob, Provenance::Cache));
     }
     if *task.digest() == Digest::of(task.digest().algorithm(), b"") {
         return Ok(Joined::Empty);
     }
+    let mut rejoined = 0;
+    loop {
+        let (hold, phase) = opened(shared, &want).await?;
+        return match phase {
+            Phase::Opening => Err(OpenError::ShuttingDown),
+            Phase::Open(download) => {
+                download.raise(want.purpose, &shared.turns);
+                Ok(Joined::Growing(hold, download))
+            }
+            Phase::Through(through) => Ok(Joined::Through(through)),
+            Phase::Failed(error) if rejoined < REJOINS && is_others(&error, &hold, &want) => {
+                rejoined += 1;
+                continue;
+            }
+            Phase::Failed(error) => Err(error),
+            Phase::Stored => match shared.store.whole(&task) {
+                Some(blob) => Ok(Joined::Stored(blob, Provenance::Download)),
+                None => Err(OpenError::Store(Arc::new(io::ErrorKind::NotFound.into()))),
+            },
+        };
+    }
+}
+
+/// Waits for a download to be opened, which this client's want does if it is the first.
+async fn opened(shared: &Arc<Shared>, want: &Want) -> Result<(Hold, Phase), OpenError> {
     if shared.tasks.token().is_cancelled() {
         return Err(OpenError::ShuttingDown);
     }
-    let (hold, first) = shared.live.join(task);
+    let (hold, first) = shared.live.join(want.task);
     let entry = Arc::clone(hold.entry());
-    entry.credentials.add(want.credential.clone());
+    entry.askers.add(&want.origin, want.credential.clone());
     if first {
         let (shared, entry) = (Arc::clone(shared), Arc::clone(&entry));
-        let work = open_alone(Arc::clone(&shared), want, entry);
+        let work = open_alone(Arc::clone(&shared), want.clone(), entry);
         shared.tasks.spawn("open", work);
     }
     let mut phase = entry.phase.subscribe();
     let opened = phase.wait_for(|phase| !matches!(phase, Phase::Opening));
-    let opened = tokio::select! {
+    let phase = tokio::select! {
         opened = opened => opened.map_err(|_| OpenError::ShuttingDown)?.clone(),
         () = shared.tasks.token().cancelled() => return Err(OpenError::ShuttingDown),
     };
-    match opened {
-        Phase::Opening => Err(OpenError::ShuttingDown),
-        Phase::Open(download) => {
-            download.raise(purpose, &shared.turns);
-            Ok(Joined::Growing(hold, download))
-        }
-        Phase::Through(through) => Ok(Joined::Through(through)),
-        Phase::Failed(error) => Err(error),
-        Phase::Stored => match shared.store.whole(&task) {
-            Some(blob) => Ok(Joined::Stored(blob, Provenance::Download)),
-            None => Err(OpenError::Store(Arc::new(io::ErrorKind::NotFound.into()))),
-        },
-    }
+    Ok((hold, phase))
+}
+
+/// Whether only others were told that it is not where they asked for it, or not for them.
+fn is_others(error: &OpenError, hold: &Hold, want: &Want) -> bool {
+    let is_answer = matches!(error, OpenError::Source(error)
+        if matches!(**error, SourceError::Refused(_) | SourceError::Missing));
+    let askers = &hold.entry().askers;
+    is_answer && !askers.were_heard(&want.origin, want.credential.as_ref())
 }
 
 /// Opens a download for all who wait, whoever of them stays.
@@ -236,14 +259,17 @@ impl Shared {
         let known = known.or_else(|| Some(self.store.lengths(&task)?.size()));
         // A preheat's manifest has a media type that a later reader finds in it.
         let asks = manifest && want.purpose == Purpose::Pull;
-        let stat = if known.is_none() || asks {
+        let nothing = Stat {
+            size: known,
+            media_type: None,
+        };
+        let (origin, stat) = if known.is_none() || asks {
             self.stat(&want, entry, known).await?
         } else {
-            Stat {
-                size: known,
-                media_type: None,
-            }
+            (want.origin.clone(), nothing)
         };
+        // Others hear of the place that has it.
+        let want = Want { origin, ..want };
         let mut size = stat.size.or(known);
         if size.is_none() && self.session.is_some() && !manifest {
             size = self.unsized_contents.find(task, entry).await;
@@ -262,10 +288,9 @@ impl Shared {
         let through = Through {
             source: Arc::clone(&self.source),
             task,
-            origin: want.origin.clone(),
             size,
             media_type: stat.media_type.clone(),
-            credentials: Arc::clone(&entry.credentials),
+            askers: Arc::clone(&entry.askers),
             proven: self.proven.clone(),
             limits: self.limits.clone(),
             metrics: Arc::new(self.metrics.clone()),
@@ -297,7 +322,7 @@ impl Shared {
             want.origin,
             want.purpose,
             partial,
-            Arc::clone(&entry.credentials),
+            Arc::clone(&entry.askers),
             stat.media_type,
         );
         self.metrics.started.inc();
@@ -305,26 +330,35 @@ impl Shared {
         Ok(Phase::Open(Arc::new(download)))
     }
 
-    /// Size and media type: from the source, else from what any host has observed.
+    /// Where it is, its size and media type: from the source, else from what any host has
+    /// observed.
     async fn stat(
         &self,
         want: &Want,
         entry: &Entry,
         known: Option<u64>,
-    ) -> Result<Stat, OpenError> {
-        let error = match self.stat_source(want, &entry.credentials).await {
-            Ok(stat) => return Ok(stat),
+    ) -> Result<(Origin, Stat), OpenError> {
+        let here = |stat: Stat| (want.origin.clone(), stat);
+        let error = match self.stat_source(&want.task, &entry.askers).await {
+            Ok((asker, stat)) => {
+                let private = want.origin.private || asker.credential.is_some();
+                let origin = Origin {
+                    private,
+                    ..asker.origin
+                };
+                return Ok((origin, stat));
+            }
             Err(error) => error,
         };
+        let failed = |error| Err(OpenError::Source(Arc::new(error)));
         let nothing = Stat {
             size: None,
             media_type: None,
         };
         if matches!(error, SourceError::Refused(_) | SourceError::Missing) {
-            return if known.is_some() {
-                Ok(nothing)
-            } else {
-                Err(OpenError::Source(Arc::new(error)))
+            return match known {
+                Some(_) => Ok(here(nothing)),
+                None => failed(error),
             };
         }
         let Origin {
@@ -333,45 +367,28 @@ impl Shared {
             ..
         } = want.origin.clone();
         let reference = Reference::Digest(*want.task.digest());
-        match self.lookup(upstream, repository, reference).await {
-            Some(seen) => Ok(Stat {
-                size: seen.size,
-                media_type: Some(seen.media_type).filter(|text| !text.is_empty()),
-            })
-            .and_then(|stat| {
-                if stat.size.or(known).is_some() {
-                    Ok(stat)
-                } else {
-                    Err(OpenError::Source(Arc::new(error)))
-                }
-            }),
-            None if known.is_some() => Ok(nothing),
-            None => Err(OpenError::Source(Arc::new(error))),
+        let seen = self.lookup(upstream, repository, reference).await;
+        let stat = seen.map_or(nothing, |seen| Stat {
+            size: seen.size,
+            media_type: Some(seen.media_type).filter(|text| !text.is_empty()),
+        });
+        match stat.size.or(known) {
+            Some(_) => Ok(here(stat)),
+            None => failed(error),
         }
     }
 
+    /// What its source says of a content, and to whom of those who ask for it.
     pub(super) async fn stat_source(
         &self,
-        want: &Want,
-        credentials: &Credentials,
-    ) -> Result<Stat, SourceError> {
-        let mut refusal = None;
-        for credential in credentials.candidates() {
-            let stat = self
-                .source
-                .stat(&want.origin, want.task.digest(), credential.as_ref());
-            match stat.await {
-                Err(error @ SourceError::Refused(_)) => refusal = refusal.or(Some(error)),
-                Ok(stat) => {
-                    if let Some(credential) = &credential {
-                        credentials.worked(credential);
-                    }
-                    return Ok(stat);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refusal.unwrap_or(SourceError::Missing))
+        task: &TaskId,
+        askers: &Askers,
+    ) -> Result<(Asker, Stat), SourceError> {
+        let stat = askers.ask(|asker| {
+            let credential = asker.credential.as_ref();
+            self.source.stat(&asker.origin, task.digest(), credential)
+        });
+        stat.await
     }
 
     async fn lookup(

@@ -22,8 +22,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
+    askers::Askers,
     attempts::Attempts,
-    credentials::Credentials,
     runs::ByteRuns,
     signers::Signers,
     turns::{Turns, Urgent},
@@ -46,7 +46,7 @@ pub(super) struct Download {
     pub(super) origin: Origin,
     pub(super) purpose: Purpose,
     pub(super) partial: Partial,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) askers: Arc<Askers>,
     pub(super) verifier: Verifier,
     pub(super) signers: Signers,
     /// Nobody waits for it yet.
@@ -192,7 +192,7 @@ impl Download {
         origin: Origin,
         purpose: Purpose,
         partial: Partial,
-        credentials: Arc<Credentials>,
+        askers: Arc<Askers>,
         media_type: Option<String>,
     ) -> Self {
         let held = partial.held();
@@ -223,7 +223,7 @@ impl Download {
             origin,
             purpose,
             partial,
-            credentials,
+            askers,
             verifier: Verifier::new(&task),
             signers: Signers::default(),
             ahead: AtomicBool::new(class_of(purpose) == Class::Background),

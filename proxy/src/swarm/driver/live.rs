@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    credentials::Credentials,
+    askers::Askers,
     download::{Download, is_recent},
     mailbox::{Letter, Mailbox},
     through::Through,
@@ -44,7 +44,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) askers: Arc<Askers>,
     /// Cancels the opening.
     pub(super) opening: CancellationToken,
     /// When bytes last came of a content that is read without knowing its size.
@@ -100,7 +100,7 @@ impl Live {
             Slot {
                 entry: Arc::new(Entry {
                     phase: watch::Sender::new(Phase::Opening),
-                    credentials: Arc::default(),
+                    askers: Arc::default(),
                     opening: CancellationToken::new(),
                     arrived: Mutex::default(),
                     id,

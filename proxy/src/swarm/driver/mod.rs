@@ -10,9 +10,9 @@
 //! short; a full disk turns readers to the source.
 
 mod actor;
+mod askers;
 mod attempts;
 mod contents;
-mod credentials;
 mod cutter;
 mod download;
 mod excerpts;
@@ -261,10 +261,9 @@ impl Shared {
         Through {
             source: Arc::clone(&self.source),
             task: download.task,
-            origin: download.origin.clone(),
             size: download.lengths.size(),
             media_type: download.media_type(),
-            credentials: Arc::clone(&download.credentials),
+            askers: Arc::clone(&download.askers),
             proven: self.proven.clone(),
             limits: self.limits.clone(),
             metrics: Arc::new(self.metrics.clone()),

@@ -50,10 +50,10 @@ impl Shared {
         self.metrics.source_reads.inc();
         let body = begin(
             &*self.source,
-            &want.origin,
             &digest,
             None,
-            &entry.credentials,
+            None,
+            &entry.askers,
             &self.proven,
         );
         let body = body.await.map_err(source)?;
@@ -108,7 +108,7 @@ impl Shared {
         let lengths = Lengths::of(spooled.size).map_err(wrong)?;
         let (shared, want) = (Arc::clone(self), want.clone());
         let (task, origin) = (want.task, want.origin.clone());
-        let credentials = Arc::clone(&entry.credentials);
+        let askers = Arc::clone(&entry.askers);
         let copy = tokio::task::spawn_blocking(move || {
             let partial =
                 shared
@@ -120,7 +120,7 @@ impl Shared {
                 want.origin,
                 want.purpose,
                 partial,
-                credentials,
+                askers,
                 media_type,
             );
             let download = Arc::new(download);

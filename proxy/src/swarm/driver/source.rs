@@ -11,10 +11,9 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
-    Digest, Grant, Lengths, NodeKey, Origin, PieceIndex, PieceSet, READ_OVER_BYTES,
-    session::LeaseEnd,
+    Digest, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, session::LeaseEnd,
 };
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
@@ -23,7 +22,7 @@ use tokio::{
 
 use super::{
     Input,
-    credentials::Credentials,
+    askers::Askers,
     cutter::{Chunk, Cutter},
     download::Download,
     metrics::{From, Metrics},
@@ -44,38 +43,36 @@ const STALL: Duration = Duration::from_secs(30);
 /// Grants remembered by one reading.
 const MOST_GRANTS: usize = 16;
 
-/// Asks a source with each credential in turn until one is not refused, and passes on what
-/// that proves.
+/// Asks a source for one client after the other until one is not refused, and passes on what
+/// that proves. What has another size than is known is another content.
 pub(super) async fn begin(
     source: &dyn Source,
-    origin: &Origin,
     digest: &Digest,
     range: Option<Range<u64>>,
-    credentials: &Credentials,
+    size: Option<u64>,
+    askers: &Askers,
     proven: &Proven,
 ) -> Result<Body, SourceError> {
-    let mut refusal = None;
-    for credential in credentials.candidates() {
-        let read = Read {
-            origin: origin.clone(),
+    let begun = askers.ask(|asker| {
+        let body = source.read(Read {
+            origin: asker.origin.clone(),
             digest: *digest,
             range: range.clone(),
-            credential: credential.clone(),
-        };
-        match source.read(read).await {
-            Ok(body) => {
-                if let Some(credential) = &credential {
-                    credentials.worked(credential);
-                }
-                proven.given(origin, digest, credential.as_ref(), &body);
-                return Ok(body);
+            credential: asker.credential.clone(),
+        });
+        async move {
+            let body = body.await?;
+            let is_other = |told: u64| size.is_some_and(|size| size != told);
+            if body.stat.size.is_some_and(is_other) {
+                return Err(SourceError::Protocol(WRONG_SIZE));
             }
-            // The first refusal stands: it answers the client's own credential.
-            Err(error @ SourceError::Refused(_)) => refusal = refusal.or(Some(error)),
-            Err(error) => return Err(error),
+            Ok(body)
         }
-    }
-    Err(refusal.unwrap_or(SourceError::Protocol("no credential was tried")))
+        .boxed()
+    });
+    let (asker, body) = begun.await?;
+    proven.given(&asker.origin, digest, asker.credential.as_ref(), &body);
+    Ok(body)
 }
 
 /// A body's bytes from `at` on, where the source began before it.
@@ -168,7 +165,6 @@ pub(super) struct SourceRun {
     pub(super) source: Arc<dyn Source>,
     pub(super) proven: Proven,
     pub(super) download: Arc<Download>,
-    pub(super) origin: Origin,
     pub(super) order: Arc<Order>,
     pub(super) key: Arc<NodeKey>,
     pub(super) limits: Limits,
@@ -220,16 +216,13 @@ impl SourceRun {
         let digest = self.download.task.digest();
         let begun = begin(
             &*self.source,
-            &self.origin,
             digest,
             (!all).then_some(at..range.end),
-            &self.download.credentials,
+            Some(lengths.size()),
+            &self.download.askers,
             &self.proven,
         );
         let body = begun.await.map_err(StreamError::Source)?;
-        if body.stat.size.is_some_and(|size| size != lengths.size()) {
-            return Err(StreamError::Source(SourceError::Protocol(WRONG_SIZE)));
-        }
         self.download.learn_media_type(body.stat.media_type.clone());
         let ranges = body.ranges;
         // A source without ranges sends all; what may be read of it can still grow.

@@ -8,11 +8,11 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use darter_api::{GROUP_BYTES, Hasher, Origin, TaskId};
+use darter_api::{GROUP_BYTES, Hasher, TaskId};
 use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
-    credentials::Credentials,
+    askers::Askers,
     download::Download,
     metrics::{From, Metrics},
     proven::Proven,
@@ -30,10 +30,9 @@ use crate::{
 pub(super) struct Through {
     pub(super) source: Arc<dyn Source>,
     pub(super) task: TaskId,
-    pub(super) origin: Origin,
     pub(super) size: u64,
     pub(super) media_type: Option<String>,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) askers: Arc<Askers>,
     pub(super) proven: Proven,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
@@ -173,16 +172,13 @@ impl Pass {
                 let range = (self.at > 0 || end < self.through.size).then_some(self.at..end);
                 let body = begin(
                     &*self.through.source,
-                    &self.through.origin,
                     self.through.task.digest(),
                     range,
-                    &self.through.credentials,
+                    Some(self.through.size),
+                    &self.through.askers,
                     &self.through.proven,
                 )
                 .await?;
-                if body.stat.size.is_some_and(|size| size != self.through.size) {
-                    return Err(SourceError::Protocol("its size has changed"));
-                }
                 self.body = Some(skip_to(body, self.at));
             }
             let next = match &mut self.body {

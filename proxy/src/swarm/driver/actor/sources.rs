@@ -58,7 +58,6 @@ impl Actor {
             source: Arc::clone(&self.shared.source),
             proven: self.shared.proven.clone(),
             download: Arc::clone(download),
-            origin: download.origin.clone(),
             order: Arc::clone(&order),
             key: Arc::clone(&self.shared.key),
             limits: self.shared.limits.clone(),

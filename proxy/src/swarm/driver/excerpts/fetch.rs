@@ -13,7 +13,7 @@ use super::file::GroupFile;
 use crate::{
     limits::{Class, Direction},
     source::SourceError,
-    swarm::driver::{Shared, credentials::Credentials, metrics::From, source::begin},
+    swarm::driver::{Shared, askers::Askers, metrics::From, source::begin},
     transfer::{FetchError, client::GroupsWanted},
 };
 
@@ -46,21 +46,17 @@ pub(super) enum Failure {
 pub(super) fn from_source(
     shared: &Arc<Shared>,
     file: &GroupFile,
-    origin: &Origin,
-    credentials: &Arc<Credentials>,
+    askers: &Arc<Askers>,
     groups: Range<u32>,
 ) -> Groups {
-    let (shared, credentials) = (Arc::clone(shared), Arc::clone(credentials));
-    let (origin, task, lengths) = (origin.clone(), file.task, file.lengths);
+    let (shared, askers) = (Arc::clone(shared), Arc::clone(askers));
+    let (task, lengths) = (file.task, file.lengths);
     let bytes = lengths.bytes_of_groups(groups);
     let begun = async move {
         shared.metrics.source_reads.inc();
         let (source, range) = (&*shared.source, Some(bytes.clone()));
-        let (credentials, proven) = (&*credentials, &shared.proven);
-        let body = begin(source, &origin, task.digest(), range, credentials, proven).await?;
-        if body.stat.size.is_some_and(|size| size != lengths.size()) {
-            return Err(SourceError::Protocol("its size is not the content's").into());
-        }
+        let (size, proven) = (Some(lengths.size()), &shared.proven);
+        let body = begin(source, task.digest(), range, size, &askers, proven).await?;
         if !body.ranges || body.offset != bytes.start {
             return Err(Failure::NoRanges);
         }

@@ -31,7 +31,7 @@ use darter_api::{Lengths, OriginKind, TaskId, configuration::Prefetch, session::
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::{Shared, Swarm, credentials::Credentials};
+use super::{Shared, Swarm, askers::Askers};
 use crate::{
     content::{Content, Excerpt, Provenance, Want},
     limits::Class,
@@ -168,11 +168,10 @@ pub(super) async fn open(shared: &Arc<Shared>, want: &Want) -> Option<Content> {
     if shared.store.stat(&want.task).is_some() || is_pulled(shared, want, known.as_deref()) {
         return None;
     }
-    let credentials = Arc::<Credentials>::default();
-    credentials.add(want.credential.clone());
+    let askers = Arc::new(Askers::of(&want.origin, want.credential.clone()));
     let lengths = match known.map(|file| file.lengths) {
         Some(lengths) => lengths,
-        None => lengths_of(shared, want, &credentials).await?,
+        None => lengths_of(shared, want, &askers).await?,
     };
     if !is_small(&excerpt, &lengths) {
         return None;
@@ -184,7 +183,7 @@ pub(super) async fn open(shared: &Arc<Shared>, want: &Want) -> Option<Content> {
         return None;
     }
     prefetch(shared, &file, want);
-    let reader = ExcerptReader::new(shared, file, want.clone(), credentials);
+    let reader = ExcerptReader::new(shared, file, want.clone(), askers);
     Some(Content {
         size: lengths.size(),
         media_type: None,
@@ -215,13 +214,13 @@ fn is_small(excerpt: &Excerpt, lengths: &Lengths) -> bool {
     !lengths.is_small() && excerpt.bytes <= most
 }
 
-async fn lengths_of(shared: &Shared, want: &Want, credentials: &Credentials) -> Option<Lengths> {
+async fn lengths_of(shared: &Shared, want: &Want, askers: &Askers) -> Option<Lengths> {
     let known = want.size.or_else(|| shared.sizes.get(&want.task));
     let size = match known {
         Some(size) => size,
         None => match shared.store.lengths(&want.task) {
             Some(lengths) => return Some(lengths),
-            None => shared.stat_source(want, credentials).await.ok()?.size?,
+            None => shared.stat_source(&want.task, askers).await.ok()?.1.size?,
         },
     };
     Lengths::of(size).ok()

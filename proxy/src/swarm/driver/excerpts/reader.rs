@@ -22,7 +22,7 @@ use crate::{
     content::{OpenError, ReadError, Reader, Want},
     limits::{Class, Direction},
     source::SourceError,
-    swarm::driver::{Shared, contents, credentials::Credentials},
+    swarm::driver::{Shared, askers::Askers, contents},
 };
 
 /// Bytes of a stored piece given at once.
@@ -41,7 +41,7 @@ struct Context {
     shared: Arc<Shared>,
     file: Arc<GroupFile>,
     want: Want,
-    credentials: Arc<Credentials>,
+    askers: Arc<Askers>,
     /// The source is read for another host, which can help itself.
     serves: bool,
 }
@@ -53,7 +53,7 @@ impl Context {
             shared,
             file,
             want,
-            credentials,
+            askers,
             serves,
         } = self;
         let run = claim.left();
@@ -67,7 +67,7 @@ impl Context {
         };
         let groups = match asks {
             Way::Seed(seed) => from_seed(shared, &seed, &want.origin, run),
-            Way::Source => from_source(shared, file, &want.origin, credentials, run),
+            Way::Source => from_source(shared, file, askers, run),
             Way::Nobody => return None,
         };
         let (end, ended) = oneshot::channel();
@@ -89,20 +89,21 @@ impl ExcerptReader {
         shared: &Arc<Shared>,
         file: Arc<GroupFile>,
         want: Want,
-        credentials: Arc<Credentials>,
+        askers: Arc<Askers>,
     ) -> Self {
         Self(Context {
             shared: Arc::clone(shared),
             file,
             want,
-            credentials,
+            askers,
             serves: false,
         })
     }
 
     /// For other hosts: with no credential but the source's own, and never by a seed.
     pub(super) fn for_others(shared: &Arc<Shared>, file: Arc<GroupFile>, want: Want) -> Self {
-        let mut reader = Self::new(shared, file, want, Arc::default());
+        let askers = Arc::new(Askers::of(&want.origin, None));
+        let mut reader = Self::new(shared, file, want, askers);
         reader.0.serves = true;
         reader
     }

@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use darter_api::{
-    HostId, NodeKey, SchedulerName, TaskId,
+    HostId, NodeKey, SchedulerName, TaskId, UpstreamName,
     session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
     wire::v1,
 };
@@ -260,6 +260,17 @@ impl Host {
             credential,
             ..want(task)
         };
+        self.swarm.open(want).await
+    }
+
+    /// As a client of another registry.
+    pub(super) async fn open_at(
+        &self,
+        upstream: &UpstreamName,
+        task: TaskId,
+    ) -> Result<Content, OpenError> {
+        let mut want = want(task);
+        want.origin.upstream = upstream.clone();
         self.swarm.open(want).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use darter_api::UpstreamName;
 use futures::StreamExt as _;
 use http::HeaderValue;
 use tempfile::tempdir;
@@ -211,6 +212,65 @@ async fn the_sources_refusal_comes_through() {
         .unwrap();
     assert!(read(&content).await.0.unwrap() == bytes);
     drop(content);
+    host.stop().await;
+}
+
+/// Bob asks another registry, which may be his own, for Alice's content before she does.
+#[tokio::test]
+async fn a_credential_is_shown_only_where_its_client_asked() {
+    let bytes = content(SIZE, 9);
+    let task = task_of(&bytes);
+    let own = Credential::new(HeaderValue::from_static("Bearer own"));
+    let [registry, other] = ["registry.test", "other.test"].map(|name| name.parse().unwrap());
+    let source = TestSource::new([bytes.clone()]).gated();
+    let source = Arc::new(
+        source
+            .only_at(UpstreamName::clone(&registry))
+            .only_for(own.clone()),
+    );
+    let dir = tempdir().unwrap();
+    let host = Host::alone(dir.path(), &source).await;
+    let mut bobs = Box::pin(host.open_at(&other, task));
+    assert!(futures::poll!(bobs.as_mut()).is_pending());
+    let mut alices = Box::pin(host.open_as(task, Some(own.clone())));
+    assert!(futures::poll!(alices.as_mut()).is_pending());
+    source.flowing.send_replace(true);
+    let (alices, bobs) = tokio::join!(alices, bobs);
+    let content = alices.expect("she is not told what Bob is");
+    assert!(read(&content).await.0.unwrap() == bytes);
+    assert_eq!(source.was_shown(&own), [registry].into());
+    drop((content, bobs));
+    host.stop().await;
+}
+
+/// Whoever is refused before a client's question was asked is nothing to that client.
+#[tokio::test]
+async fn nobodys_refusal_is_anothers() {
+    let bytes = content(SIZE, 10);
+    let task = task_of(&bytes);
+    let bearer = |text| Credential::new(HeaderValue::from_static(text));
+    let own = bearer("Bearer own");
+    let source = Arc::new(
+        TestSource::new([bytes.clone()])
+            .gated()
+            .only_for(own.clone()),
+    );
+    let dir = tempdir().unwrap();
+    let host = Host::alone(dir.path(), &source).await;
+    // More than are kept, all before the one that may.
+    let names: Vec<String> = (0..20).map(|number| format!("Bearer {number}")).collect();
+    let others = names.iter().map(|name| {
+        let credential = Credential::new(HeaderValue::from_str(name).unwrap());
+        host.open_as(task, Some(credential))
+    });
+    let mut others = Box::pin(futures::future::join_all(others));
+    assert!(futures::poll!(others.as_mut()).is_pending());
+    let mut owns = Box::pin(host.open_as(task, Some(own)));
+    assert!(futures::poll!(owns.as_mut()).is_pending());
+    source.flowing.send_replace(true);
+    let (owns, others) = tokio::join!(owns, others);
+    assert!(read(&owns.unwrap()).await.0.unwrap() == bytes);
+    drop(others);
     host.stop().await;
 }
 

@@ -1,14 +1,14 @@
 //! A source with faults.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     ops::Range,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use darter_api::{Digest, Origin, OriginKind, TaskId};
+use darter_api::{Digest, Origin, OriginKind, TaskId, UpstreamName};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -43,6 +43,12 @@ pub(super) struct TestSource {
     tells_size: bool,
     /// Only this credential may read.
     needs: Option<Credential>,
+    /// It is at no other registry.
+    only_at: Option<UpstreamName>,
+    /// What it says of contents waits until it flows.
+    is_gated: bool,
+    /// What was shown where.
+    shown: Mutex<Vec<(UpstreamName, Credential)>>,
     faults: Mutex<VecDeque<Fault>>,
     reads: Mutex<Vec<Option<Range<u64>>>>,
     sent: Arc<Mutex<u64>>,
@@ -88,6 +94,9 @@ impl TestSource {
                 .collect(),
             tells_size: true,
             needs: None,
+            only_at: None,
+            is_gated: false,
+            shown: Mutex::default(),
             faults: Mutex::default(),
             reads: Mutex::default(),
             sent: Arc::default(),
@@ -112,6 +121,24 @@ impl TestSource {
         self
     }
 
+    pub(super) fn only_at(mut self, upstream: UpstreamName) -> Self {
+        self.only_at = Some(upstream);
+        self
+    }
+
+    /// Says nothing of contents until it flows.
+    pub(super) fn gated(mut self) -> Self {
+        self.is_gated = true;
+        self
+    }
+
+    /// Where this credential was shown.
+    pub(super) fn was_shown(&self, credential: &Credential) -> BTreeSet<UpstreamName> {
+        let shown = self.shown.lock();
+        let places = shown.iter().filter(|(_, shown)| shown == credential);
+        places.map(|(place, _)| place.clone()).collect()
+    }
+
     /// The next reads go wrong in this order.
     pub(super) fn fault(&self, fault: Fault) {
         self.faults.lock().push_back(fault);
@@ -125,7 +152,18 @@ impl TestSource {
         *self.sent.lock()
     }
 
-    fn admit(&self, credential: Option<&Credential>) -> Result<(), SourceError> {
+    fn admit(&self, origin: &Origin, credential: Option<&Credential>) -> Result<(), SourceError> {
+        if let Some(credential) = credential {
+            let shown = (origin.upstream.clone(), credential.clone());
+            self.shown.lock().push(shown);
+        }
+        if self
+            .only_at
+            .as_ref()
+            .is_some_and(|place| *place != origin.upstream)
+        {
+            return Err(SourceError::Missing);
+        }
         if self.needs.is_none() || self.needs.as_ref() == credential {
             return Ok(());
         }
@@ -147,7 +185,7 @@ impl TestSource {
     }
 
     fn open(&self, read: &Read) -> Result<Body, SourceError> {
-        self.admit(read.credential.as_ref())?;
+        self.admit(&read.origin, read.credential.as_ref())?;
         let (mut bytes, stat) = self.stat_of(&read.digest)?;
         self.reads.lock().push(read.range.clone());
         let mut range = 0..bytes.len();
@@ -209,15 +247,22 @@ impl TestSource {
 impl Source for TestSource {
     fn stat(
         &self,
-        _: &Origin,
+        origin: &Origin,
         digest: &Digest,
         credential: Option<&Credential>,
     ) -> BoxFuture<'static, Result<Stat, SourceError>> {
         let stat = self
-            .admit(credential)
+            .admit(origin, credential)
             .and_then(|()| self.stat_of(digest))
             .map(|(_, stat)| stat);
-        async move { stat }.boxed()
+        let gate = self.is_gated.then(|| self.flowing.subscribe());
+        async move {
+            if let Some(mut gate) = gate {
+                let _ = gate.wait_for(|flows| *flows).await;
+            }
+            stat
+        }
+        .boxed()
     }
 
     fn read(&self, read: Read) -> BoxFuture<'static, Result<Body, SourceError>> {
