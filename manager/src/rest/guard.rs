@@ -10,11 +10,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use darter_runtime::server::{ClientAddress, PASSED_ON};
+use darter_runtime::server::{ClientAddress, sent_by_others};
 use time::OffsetDateTime;
 
 use super::{Api, problem::Problem};
@@ -151,35 +151,6 @@ fn nobody(api: &Api, from: IpAddr) -> Caller {
     // Who may what is for those to say who have shown who they are.
     let (name, role) = (name.to_owned(), role.min(Role::Operator));
     Caller { name, role }
-}
-
-/// Why a request from this host may be somebody else's: a page that a browser here shows, also
-/// one whose name was pointed here (DNS rebinding), or a proxy's client.
-fn sent_by_others(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
-    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
-        return Some("the request was forwarded");
-    }
-    let site = headers.get("sec-fetch-site");
-    let is_own = |site: &HeaderValue| *site == "none" || *site == "same-origin";
-    if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !is_own(site)) {
-        return Some("a web page sent the request");
-    }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let named = hosts.all(|host| host.to_str().is_ok_and(is_here))
-        && uri.authority().is_none_or(|host| is_here(host.as_str()));
-    (!named).then_some("the request names another host than an address or localhost")
-}
-
-fn is_here(host: &str) -> bool {
-    if host.is_empty() {
-        return true;
-    }
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    let name = authority.host();
-    let ip = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
 }
 
 fn unauthorized(what: &str) -> Refused {

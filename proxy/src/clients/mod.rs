@@ -38,8 +38,9 @@ const TOKEN: &str = "darter.";
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// An htpasswd file with bcrypt hashes (`htpasswd -B`), read anew when it changes. Default
-    /// none: clients on this host whose requests no proxy in front has passed on (Forwarded,
-    /// X-Forwarded-For, X-Real-IP, Via), and no others.
+    /// none: clients on this host that name it by an address or as localhost and whose requests
+    /// no proxy in front has passed on (Forwarded, X-Forwarded-For, X-Real-IP, Via), and no
+    /// others: no page in a browser here either.
     pub htpasswd: Option<PathBuf>,
 }
 

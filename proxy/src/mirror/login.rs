@@ -201,7 +201,8 @@ impl Inner {
         let (upstream, path) = self.meant(&service, path)?;
         let (is_own, has_names) = (upstream.has_own_credentials(), self.clients.have_names());
         if self.clients.is_ours(&shown) || is_own {
-            let address = CallerAddress::of(&request.headers, &request.extensions);
+            let (uri, headers) = (&request.uri, &request.headers);
+            let address = CallerAddress::of_own(uri, headers, &request.extensions);
             let admitted = self.admit(Some(&shown), address).await;
             let token = match admitted {
                 Ok(_) => self.clients.token(&shown).filter(|_| has_names),

@@ -211,7 +211,11 @@ impl Mirror {
             self.0.metrics.answered(&method, "token", response.status());
             return response;
         }
-        let address = CallerAddress::of(&parts.headers, &parts.extensions);
+        // An intercepted request names the registry.
+        let address = match &upstream {
+            Some(_) => CallerAddress::of(&parts.headers, &parts.extensions),
+            None => CallerAddress::of_own(&parts.uri, &parts.headers, &parts.extensions),
+        };
         let routed = route::route(&self.0.upstreams, upstream.as_ref(), &parts.uri);
         let (kind, mut response) = match routed {
             Ok((found, target)) => {

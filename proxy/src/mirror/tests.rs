@@ -75,7 +75,13 @@ fn mirror(change: impl FnOnce(&mut UpstreamOptions)) -> Mirror {
 
 /// The status and the error's code that a client at `address` gets.
 async fn get(mirror: &Mirror, path: &str, address: &str) -> (u16, String) {
-    let mut request = Request::get(path).body(Body::empty()).unwrap();
+    get_of(mirror, "localhost:4001", path, address).await
+}
+
+/// The same of a client that calls the mirror so.
+async fn get_of(mirror: &Mirror, host: &str, path: &str, address: &str) -> (u16, String) {
+    let request = Request::get(path).header(header::HOST, host);
+    let mut request = request.body(Body::empty()).unwrap();
     let address: SocketAddr = address.parse().unwrap();
     request.extensions_mut().insert(ClientAddress(address));
     let response = mirror.handle(None, request).await;
@@ -104,6 +110,9 @@ async fn what_a_certificate_opens_is_not_for_clients_on_other_hosts() {
         assert_eq!(remote, (403, "DENIED".to_owned()), "{path}");
         let local = get(&mirror, path, "127.0.0.1:1").await;
         assert_eq!(local.0, 502, "it is asked for this host: {path}");
+        // A page in a browser here, whose own name was pointed here.
+        let page = get_of(&mirror, "evil.test:4001", path, "127.0.0.1:1").await;
+        assert_eq!(page, (403, "DENIED".to_owned()), "{path}");
     }
     // A client finds out first whether it speaks to a registry at all.
     for (path, wanted) in [("/v2/", 200), ("/v2", 301)] {

@@ -113,7 +113,7 @@ impl Bench {
     pub(crate) fn ask(&self, path: impl Into<String>) -> Ask<'_> {
         Ask {
             bench: self,
-            request: Request::get(path.into()).header("host", "mirror.test"),
+            request: Request::get(path.into()).header("host", "localhost:4001"),
         }
     }
 

@@ -339,7 +339,7 @@ async fn clients_with_names_are_let_in_and_no_others_and_the_registry_sees_none_
             (401, "UNAUTHORIZED"),
             "{other:?}"
         );
-        let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"registry.test\",scope=\"repository:app:pull\"";
+        let challenge = "Bearer realm=\"http://localhost:4001/token\",service=\"registry.test\",scope=\"repository:app:pull\"";
         assert_eq!(refused.header("www-authenticate"), challenge);
     }
     assert_eq!(registry.connections(), before, "nobody was asked for them");
@@ -348,7 +348,7 @@ async fn clients_with_names_are_let_in_and_no_others_and_the_registry_sees_none_
     // As dockerd, podman and skopeo do it: the challenge, a token, then the content.
     let ping = bench.get("/v2/").await;
     assert_eq!(ping.status.as_u16(), 401);
-    let challenge = "Bearer realm=\"http://mirror.test/token\",service=\"darter\"";
+    let challenge = "Bearer realm=\"http://localhost:4001/token\",service=\"darter\"";
     assert_eq!(ping.header("www-authenticate"), challenge);
     let query = "/token?service=darter&scope=repository:registry.test/app:pull";
     let token = token_of(&bench.ask(query).authorized(Some(&alice)).send().await);

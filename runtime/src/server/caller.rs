@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::extract::FromRequestParts;
-use http::{Extensions, HeaderMap, request::Parts};
+use http::{Extensions, HeaderMap, HeaderValue, Uri, header, request::Parts, uri::Authority};
 
 /// The address of a connection's other end, as a request extension.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,15 @@ impl CallerAddress {
         Self(client.map(|client| client.0.ip()))
     }
 
+    /// The same of a request for a service of this host's own, which a page in a browser here
+    /// may have sent: that is from nowhere, too ([`sent_by_others`]).
+    pub fn of_own(uri: &Uri, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        match sent_by_others(uri, headers) {
+            Some(_) => Self(None),
+            None => Self::of(headers, extensions),
+        }
+    }
+
     /// Whether it is on this host.
     pub fn is_here(self) -> bool {
         self.0
@@ -43,8 +52,38 @@ impl<S: Send + Sync> FromRequestParts<S> for CallerAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(&parts.headers, &parts.extensions))
+        Ok(Self::of_own(&parts.uri, &parts.headers, &parts.extensions))
     }
+}
+
+/// Why a request from this host may be somebody else's: a page that a browser here shows, also
+/// one whose name was pointed here (DNS rebinding), or a proxy's client.
+pub fn sent_by_others(uri: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+    if PASSED_ON.iter().any(|name| headers.contains_key(*name)) {
+        return Some("the request was forwarded");
+    }
+    let site = headers.get("sec-fetch-site");
+    let is_own = |site: &HeaderValue| *site == "none" || *site == "same-origin";
+    if headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !is_own(site)) {
+        return Some("a web page sent the request");
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let named = hosts.all(|host| host.to_str().is_ok_and(is_address))
+        && uri.authority().is_none_or(|host| is_address(host.as_str()));
+    (!named).then_some("the request names another host than an address or localhost")
+}
+
+/// Whether a host is named by an address or as localhost, or not at all.
+fn is_address(host: &str) -> bool {
+    if host.is_empty() {
+        return true;
+    }
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let ip = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
 }
 
 #[cfg(test)]
@@ -78,5 +117,52 @@ mod tests {
         }
         let bare = CallerAddress::of(&HeaderMap::new(), &Extensions::new());
         assert!(!bare.is_here());
+    }
+
+    #[test]
+    fn what_a_page_in_a_browser_here_sends_is_from_nowhere() {
+        let is_here = |uri: &str, headers: &[(&'static str, &str)]| {
+            let mut request = Request::get(uri);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let mut request = request.body(()).expect("a request");
+            let client = ClientAddress(SocketAddr::from(([127, 0, 0, 1], 1)));
+            request.extensions_mut().insert(client);
+            let (uri, headers) = (request.uri(), request.headers());
+            CallerAddress::of_own(uri, headers, request.extensions()).is_here()
+        };
+        for host in [
+            "127.0.0.1:4001",
+            "[::1]:4001",
+            "LOCALHOST:4001",
+            "10.0.0.1",
+            "",
+        ] {
+            assert!(is_here("/v2/", &[("host", host)]), "{host}");
+        }
+        assert!(is_here("/v2/", &[]));
+        assert!(is_here("http://localhost:4001/v2/", &[]));
+        for host in [
+            "evil.test:4001",
+            "localhost.evil.test",
+            "127.0.0.1.evil.test",
+            "a b",
+            "@",
+        ] {
+            assert!(!is_here("/v2/", &[("host", host)]), "{host}");
+        }
+        assert!(!is_here("http://evil.test/v2/", &[]));
+        let two = [("host", "127.0.0.1"), ("host", "evil.test")];
+        assert!(!is_here("/v2/", &two));
+        for (name, value) in [
+            ("origin", "http://evil.test"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("forwarded", "for=10.0.0.1"),
+        ] {
+            let headers = [("host", "127.0.0.1:4001"), (name, value)];
+            assert!(!is_here("/v2/", &headers), "{name}: {value}");
+        }
     }
 }

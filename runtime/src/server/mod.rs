@@ -49,7 +49,7 @@ use tower::ServiceExt as _;
 
 use crate::{tasks::Tasks, tls::Acceptor};
 pub use body::FlushBeforeError;
-pub use caller::{CallerAddress, ClientAddress, PASSED_ON};
+pub use caller::{CallerAddress, ClientAddress, PASSED_ON, sent_by_others};
 use direct::{Direct, Left};
 use executor::InTasks;
 use rewound::Rewound;
