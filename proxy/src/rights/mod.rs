@@ -39,6 +39,8 @@ use proofs::of_anybody;
 
 /// Rights remembered of each kind.
 const MAX_REMEMBERED: u64 = 200_000;
+/// Bytes of refusals remembered: each has its registry's own words, of up to 64 KiB.
+const MAX_REFUSED_BYTES: u64 = 32 << 20;
 
 /// How long answers hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,41 @@ struct Inner {
     options: Options,
 }
 
+/// Remembers refusals for so long.
+fn refusals(life: Duration) -> Cache<Key, Arc<SourceError>> {
+    Cache::builder()
+        .max_capacity(MAX_REFUSED_BYTES)
+        .weigher(|_: &Key, error: &Arc<SourceError>| weight(error))
+        .time_to_live(life)
+        .build()
+}
+
+/// Bytes that a refusal takes, its key among them.
+fn weight(error: &SourceError) -> u32 {
+    const KEY: usize = 512;
+    let said = match error {
+        SourceError::Refused(refusal) => {
+            let headers = refusal.headers.values().map(http::HeaderValue::len);
+            refusal.body.len() + headers.sum::<usize>()
+        }
+        _ => 0,
+    };
+    u32::try_from(KEY + said).unwrap_or(u32::MAX)
+}
+
+/// Whether an upstream that answers so was reached and means it: it was not asked in vain, and
+/// what it once confirmed is over. Refusals by a store that it leads to are not its own, and
+/// some answers only ask for another time.
+fn is_final(error: &SourceError) -> bool {
+    match error {
+        SourceError::Missing => true,
+        SourceError::Status(status) => {
+            status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 421 | 425)
+        }
+        _ => false,
+    }
+}
+
 fn histogram() -> Histogram {
     Histogram::new([0.000_03, 0.000_1, 0.000_3, 0.001, 0.01, 0.1, 1.0, 4.0])
 }
@@ -127,10 +164,7 @@ impl Rights {
             source,
             contents,
             proofs,
-            refused: Cache::builder()
-                .max_capacity(MAX_REMEMBERED)
-                .time_to_live(options.refused_for)
-                .build(),
+            refused: refusals(options.refused_for),
             answers,
             took,
             options,
@@ -230,9 +264,9 @@ impl Rights {
                     refusal = Some(error);
                 }
                 // Some registries say 404 to whoever may not know: a credential may do better.
-                Err(SourceError::Missing) => {
+                Err(error) if is_final(&error) => {
                     self.0.proofs.withdraw(&anybody);
-                    refusal = Some(Arc::new(SourceError::Missing));
+                    refusal = Some(Arc::new(error));
                 }
                 Err(error) => return self.unreachable(origin, digest, credential, error).await,
             }
@@ -252,7 +286,7 @@ impl Rights {
                 };
                 ("own", Ok(allowed))
             }
-            Err(error @ (SourceError::Refused(_) | SourceError::Missing)) => {
+            Err(error) if matches!(error, SourceError::Refused(_)) || is_final(&error) => {
                 let error = Arc::new(error);
                 self.0.proofs.withdraw(&key);
                 self.0.refused.insert(key, Arc::clone(&error));
@@ -300,5 +334,55 @@ impl Rights {
             }
             None => ("unreachable", Err(Arc::new(error))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_api::OriginKind;
+    use http::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::source::Refusal;
+
+    #[test]
+    fn refusals_with_many_words_are_not_remembered_without_bound() {
+        let refused = refusals(Duration::from_secs(60));
+        let origin = Origin {
+            upstream: "docker.io".parse().unwrap(),
+            repository: "library/app".parse().unwrap(),
+            kind: OriginKind::Blob,
+            private: false,
+        };
+        for number in 0..2000_u32 {
+            let refusal = Refusal {
+                status: StatusCode::UNAUTHORIZED,
+                headers: HeaderMap::new(),
+                body: vec![b' '; 64 << 10].into(),
+            };
+            let digest = Digest::sha256(&number.to_be_bytes());
+            let error = Arc::new(SourceError::Refused(Box::new(refusal)));
+            refused.insert((origin.clone(), digest, None), error);
+        }
+        refused.run_pending_tasks();
+        let bytes: usize = refused
+            .iter()
+            .map(|(_, error)| weight(&error) as usize)
+            .sum();
+        assert!(bytes as u64 <= MAX_REFUSED_BYTES, "{bytes} bytes");
+        assert!(refused.iter().count() > 100, "they are remembered");
+    }
+
+    #[test]
+    fn what_is_a_word_and_what_is_silence() {
+        let status = |status| SourceError::Status(StatusCode::from_u16(status).unwrap());
+        for status in [400, 402, 405, 410, 418, 451].map(status) {
+            assert!(is_final(&status), "{status}");
+        }
+        for status in [401, 403, 408, 425, 500, 502, 504, 511].map(status) {
+            assert!(!is_final(&status), "{status}");
+        }
+        assert!(is_final(&SourceError::Missing));
+        assert!(!is_final(&SourceError::Protocol("nonsense")));
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Owner of state: [`Proofs`], bounded; what it holds expires. Invariants: a proof is for the
 //! one repository, content and credential that it was given for, and holds no longer than
-//! [`Options::allowed_for`](super::Options) after the upstream gave it, however it came here;
-//! that a repository is public proves nothing of a content.
+//! [`Options::allowed_for`](super::Options) after the upstream gave it, however it came here (and
+//! the three seconds for which a question is one for all who ask it); that a repository is public
+//! proves nothing of a content.
 
 use std::{sync::Arc, time::Duration};
 

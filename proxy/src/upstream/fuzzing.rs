@@ -154,6 +154,11 @@ pub(crate) fn reply(data: &[u8]) {
         }
     }
     let stat = registry::stat_of(&reply);
+    assert!(
+        stat.media_type
+            .as_ref()
+            .is_none_or(|text| text.len() <= 255)
+    );
     if let (Some((start, Some(size))), true) = (registry::content_range(&reply), status & 1 == 1) {
         assert_eq!(stat.size, Some(size));
         assert!(start < size, "it begins behind its end");

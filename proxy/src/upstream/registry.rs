@@ -21,6 +21,10 @@ const BODY_BEGIN: Duration = HEADER_TIMEOUT;
 /// A body that sends nothing for so long is cut, and resumed by whoever reads it.
 const BODY_IDLE: Duration = Duration::from_secs(5);
 
+/// Bytes of a media type that is believed: two names of 127 (RFC 6838, section 4.2). It is kept
+/// with every right.
+const MOST_MEDIA_TYPE: usize = 255;
+
 /// All manifest types that this proxy passes on.
 pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
@@ -210,8 +214,9 @@ pub(super) fn stat_of<B>(reply: &Response<B>) -> Stat {
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let media_type =
-        media_type.map(|text| text.split(';').next().unwrap_or(text).trim().to_owned());
+    let media_type = media_type.map(|text| text.split(';').next().unwrap_or(text).trim());
+    let media_type = media_type.filter(|text| text.len() <= MOST_MEDIA_TYPE);
+    let media_type = media_type.map(str::to_owned);
     Stat { size, media_type }
 }
 

@@ -387,6 +387,45 @@ async fn a_right_that_was_taken_away_ends() {
     bench.stop().await;
 }
 
+/// No refusal, but a word: the registry is there, and what it said before counts no more.
+#[tokio::test]
+async fn a_registry_that_says_no_in_other_words_is_not_out_of_reach() {
+    for word in [402, 451] {
+        let shelf = shelf("private", Access::Bearer(RIGHT.to_owned()));
+        let (taken, is_taken) = tokio::sync::watch::channel(false);
+        let tasks = Tasks::new();
+        let registry = Registry::twisted(shelf, &tasks, move |_, good| {
+            if *is_taken.borrow() {
+                return Reply::new(word);
+            }
+            good
+        })
+        .await;
+        let list = vec![upstream("registry.test", registry.url())];
+        let bench = Bench::with(tasks, |options| {
+            options.upstreams = list;
+            options.rights.allowed_for = Duration::ZERO;
+            options.rights.refused_for = Duration::ZERO;
+        })
+        .await;
+        let path = blob_path("private", &blob());
+        let ask = || bench.ask(&*path).authorized(Some(RIGHT)).send();
+        ask().await.is_whole(&blob());
+        taken.send_replace(true);
+        // What the registry said a moment ago is one answer for all who ask.
+        let began = std::time::Instant::now();
+        while ask().await.status == StatusCode::OK {
+            assert!(
+                began.elapsed() < Duration::from_secs(10),
+                "{word}: it is still given"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(ask().await.status, StatusCode::BAD_GATEWAY, "{word}");
+        bench.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn a_public_repository_that_was_made_private_is_nobodys_not_even_within_the_grace() {
     // 0: public, 1: private, 2: gone.
