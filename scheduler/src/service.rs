@@ -4,7 +4,7 @@
 //! host that does not read its own is disconnected, and comes back with a new hello.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::SocketAddr,
     pin::Pin,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -34,6 +34,7 @@ use futures::Stream;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -241,7 +242,8 @@ fn member(
 
 pub(crate) enum Inbound {
     Asked(Question),
-    Up(Hello, mpsc::Sender<Parcel>),
+    /// The guard goes when the session is over for the actor.
+    Up(Hello, mpsc::Sender<Parcel>, DropGuard),
     Down(HostId, u64),
     Message(HostId, u64, PeerMessage),
     Preheat(Wish, preheats::Events),
@@ -252,6 +254,7 @@ pub(crate) enum Inbound {
 struct Outbox {
     epoch: u64,
     sender: mpsc::Sender<Parcel>,
+    _session: DropGuard,
 }
 
 struct Actor {
@@ -350,13 +353,18 @@ impl Actor {
                     |host: &HostId, origin: &Origin| self.cluster.is_forbidden(host, origin);
                 self.runs.report(host, report, forbids)
             }
-            Inbound::Up(hello, sender) => {
+            Inbound::Up(hello, sender, session) => {
                 let epoch = hello.epoch;
                 let host = hello.host;
                 // What was ordered in another session, the host may not have heard.
                 let commands = self.forget_orders(host);
                 self.say(commands);
-                let replaced = self.outboxes.insert(host, Outbox { epoch, sender });
+                let outbox = Outbox {
+                    epoch,
+                    sender,
+                    _session: session,
+                };
+                let replaced = self.outboxes.insert(host, outbox);
                 if replaced.is_none() {
                     self.metrics.sessions.inc();
                 }
@@ -433,35 +441,41 @@ impl Actor {
         }
     }
 
+    /// Says it all, and what follows from hosts that don't hear it. One that is full may have
+    /// neighbours that are: they are told in turn, and not each within the other's telling.
     fn say(&mut self, commands: Vec<Command>) {
-        for Command { host, message } in commands {
-            self.send(host, &message);
+        let mut left = VecDeque::from(commands);
+        while let Some(Command { host, message }) = left.pop_front() {
+            if !self.send(host, &message) {
+                left.extend(self.disconnect(host));
+            }
         }
     }
 
-    fn send(&mut self, host: HostId, message: &SchedulerMessage) {
+    /// Whether a host that is here takes it.
+    fn send(&mut self, host: HostId, message: &SchedulerMessage) -> bool {
         let Some(outbox) = self.outboxes.get(&host) else {
-            return;
+            return true;
         };
         self.metrics.sent.inc();
-        if outbox
-            .sender
-            .try_send(Box::new(Ok(message.into())))
-            .is_err()
-        {
-            tracing::warn!(
-                ?host,
-                "a peer does not read its session; it is disconnected"
-            );
-            let epoch = outbox.epoch;
-            self.outboxes.remove(&host);
-            self.metrics.sessions.dec();
-            let commands = self.forget_orders(host);
-            self.say(commands);
-            let now = self.now();
-            let commands = self.cluster.handle(now, Event::HostDown { host, epoch });
-            self.say(commands);
-        }
+        let sent = outbox.sender.try_send(Box::new(Ok(message.into())));
+        sent.is_ok()
+    }
+
+    /// Ends the session of a host that does not read it; what is to be said of that.
+    fn disconnect(&mut self, host: HostId) -> Vec<Command> {
+        let Some(Outbox { epoch, .. }) = self.outboxes.remove(&host) else {
+            return Vec::new();
+        };
+        tracing::warn!(
+            ?host,
+            "a peer does not read its session; it is disconnected"
+        );
+        self.metrics.sessions.dec();
+        let mut commands = self.forget_orders(host);
+        let now = self.now();
+        commands.extend(self.cluster.handle(now, Event::HostDown { host, epoch }));
+        commands
     }
 
     fn beat(&mut self) {
@@ -469,10 +483,12 @@ impl Actor {
         let commands = self.runs.beat();
         self.say(commands);
         self.metrics.show(&self.cluster.counts());
-        let hosts: Vec<HostId> = self.outboxes.keys().copied().collect();
-        for host in hosts {
-            self.send(host, &SchedulerMessage::Heartbeat);
-        }
+        let beats = self.outboxes.keys().map(|host| Command {
+            host: *host,
+            message: SchedulerMessage::Heartbeat,
+        });
+        let beats = beats.collect();
+        self.say(beats);
     }
 }
 
@@ -546,15 +562,19 @@ async fn session(
     };
     let (host, epoch) = (hello.host, hello.epoch);
     tracing::info!(?host, name = hello.name, role = ?hello.role, address = %hello.address, "a peer has come");
-    // The outbox is held weakly here, so that the actor's drop of it ends the stream.
-    let closed = sender.downgrade();
-    if inbox.send(Inbound::Up(hello, sender)).await.is_err() {
+    // The outbox is the actor's alone, so that its drop of it ends the stream, and this with it.
+    let over = CancellationToken::new();
+    let up = Inbound::Up(hello, sender, over.clone().drop_guard());
+    if inbox.send(up).await.is_err() {
         return;
     }
-    while let Some(Ok(message)) = inbound.next().await {
-        if closed.upgrade().is_none() {
-            break;
-        }
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = over.cancelled() => break,
+            next = inbound.next() => next,
+        };
+        let Some(Ok(message)) = next else { break };
         match PeerMessage::try_from(message) {
             Ok(message) => {
                 if inbox

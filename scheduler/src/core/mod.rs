@@ -54,7 +54,9 @@ use sizing::Unsized;
 pub use task::{Graph, GraphNode, Summary};
 use task::{Member, Task};
 
-/// Tasks known at the same time; the inventory of a host beyond it is not taken in.
+/// Tasks known at the same time; the inventory of a host beyond it is not taken in. A host brings
+/// no more than there is room for from others: alone it has half of them, and who has few may
+/// bring some as long as there is room at all.
 const MAX_TASKS: usize = 1_000_000;
 /// Pieces of the contents that one host holds in part: what it holds of more contents is not
 /// taken in. A piece costs 4 B to count and up to 4 B a member, and a word is enough to claim
@@ -134,6 +136,8 @@ pub struct Cluster {
     hosts: HashMap<HostId, Host>,
     seeds: BTreeSet<HostId>,
     tasks: HashMap<TaskId, Task>,
+    /// How many there may be.
+    most_tasks: usize,
     /// Tasks with a lease or with somebody waiting.
     live: BTreeSet<TaskId>,
     observations: Observations,
@@ -167,6 +171,7 @@ impl Cluster {
             hosts: HashMap::new(),
             seeds: BTreeSet::new(),
             tasks: HashMap::new(),
+            most_tasks: MAX_TASKS,
             live: BTreeSet::new(),
             observations: Observations::default(),
             followed: Followed::default(),
@@ -448,8 +453,15 @@ impl Cluster {
         }
     }
 
+    /// Whether a host may bring one more task.
+    fn may_bring(&self, host: &HostId) -> bool {
+        let left = self.most_tasks.saturating_sub(self.tasks.len());
+        let known = self.hosts.get(host);
+        known.is_some_and(|known| known.tasks.len() < left)
+    }
+
     /// The task with this host as a member, both made if need be; `None` when its geometry
-    /// is another one or the scheduler is full.
+    /// is another one or the host may bring no more.
     fn member(
         &mut self,
         host: HostId,
@@ -457,7 +469,7 @@ impl Cluster {
         lengths: Lengths,
         origin: Option<&Origin>,
     ) -> Option<&mut Task> {
-        if !self.tasks.contains_key(&id) && self.tasks.len() >= MAX_TASKS {
+        if !self.tasks.contains_key(&id) && !self.may_bring(&host) {
             return None;
         }
         let known = self

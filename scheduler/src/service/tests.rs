@@ -3,7 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use darter_api::{
-    session::{Locality, Role},
+    Digest, Lengths, OriginKind, PieceSet, TaskId,
+    session::{Locality, Purpose, Role},
     wire::v1::{self, scheduler_client::SchedulerClient},
 };
 use darter_runtime::tls::{Authority, Certificate, Connector, Credentials};
@@ -33,6 +34,28 @@ async fn start(dir: &Path, security: &Security) -> (Scheduler, Tasks) {
     (scheduler.unwrap(), tasks)
 }
 
+fn hello(host: HostId, epoch: u64) -> Hello {
+    Hello {
+        host,
+        epoch,
+        name: "node".to_owned(),
+        address: ([10, 0, 0, 1], 4000).into(),
+        role: Role::Peer,
+        locality: Locality::default(),
+        upload_slots: 4,
+        cores: None,
+        shares: true,
+        version: String::new(),
+    }
+}
+
+/// A session as its host has it.
+struct Opened {
+    outbox: mpsc::Sender<v1::PeerMessage>,
+    _inbound: Streaming<v1::SchedulerMessage>,
+    said: SchedulerMessage,
+}
+
 /// What the scheduler says to a hello of `named`, signed by `signer`.
 async fn greet(
     scheduler: &Scheduler,
@@ -40,6 +63,17 @@ async fn greet(
     named: HostId,
     signer: &NodeKey,
 ) -> Result<SchedulerMessage, String> {
+    let opened = open(scheduler, connector, named, signer, 7).await;
+    opened.map(|opened| opened.said)
+}
+
+async fn open(
+    scheduler: &Scheduler,
+    connector: Connector,
+    named: HostId,
+    signer: &NodeKey,
+    epoch: u64,
+) -> Result<Opened, String> {
     let endpoint = connector.to_address(scheduler.address()).unwrap();
     let channel = endpoint.connect_with_connector(connector).await;
     let mut client = SchedulerClient::new(channel.map_err(|cause| cause.to_string())?);
@@ -52,18 +86,7 @@ async fn greet(
     let Some(scheduler_message::Kind::Challenge(challenge)) = first.kind else {
         panic!("a challenge comes first");
     };
-    let hello = Hello {
-        host: named,
-        epoch: 7,
-        name: "node".to_owned(),
-        address: ([10, 0, 0, 1], 4000).into(),
-        role: Role::Peer,
-        locality: Locality::default(),
-        upload_slots: 4,
-        cores: None,
-        shares: true,
-        version: String::new(),
-    };
+    let hello = hello(named, epoch);
     let signature = signer.sign(&session_challenge(&challenge.nonce, hello.epoch));
     let hello = v1::Hello {
         signature: signature.to_vec().into(),
@@ -73,7 +96,11 @@ async fn greet(
     outbox.send(v1::PeerMessage { kind }).await.unwrap();
     let said = inbound.next().await.unwrap();
     let said = said.map_err(|status| status.message().to_owned())?;
-    Ok(SchedulerMessage::try_from(said).unwrap())
+    Ok(Opened {
+        outbox,
+        _inbound: inbound,
+        said: SchedulerMessage::try_from(said).unwrap(),
+    })
 }
 
 #[tokio::test]
@@ -152,4 +179,66 @@ async fn no_preheat_while_hosts_are_still_coming() {
     };
     assert_eq!(first_word(HOUR).await, Err(tonic::Code::Unavailable));
     assert_eq!(first_word(Duration::ZERO).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_session_ends_with_the_next_one_of_its_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let (scheduler, tasks) = start(dir.path(), &Security::Plain).await;
+    let node = key(1);
+    let session = async |epoch| {
+        let plain = Connector::plain();
+        open(&scheduler, plain, node.id(), &node, epoch)
+            .await
+            .unwrap()
+    };
+    let first = session(1).await;
+    let second = session(2).await;
+    // The first says nothing more, and is not read any more.
+    let ended = tokio::time::timeout(Duration::from_secs(10), first.outbox.closed());
+    assert!(ended.await.is_ok(), "it goes on");
+    assert!(!second.outbox.is_closed());
+    drop((first, second));
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
+/// All of a thousand neighbours stop reading at once: a switch goes down.
+#[test]
+fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
+    const HOSTS: u16 = 1000;
+    let play = || {
+        let mut actor = Actor::new(Options::default(), key(9), Metrics::default());
+        let mut receivers = Vec::new();
+        for number in 0..HOSTS {
+            let mut raw = [0; 32];
+            raw[..2].copy_from_slice(&number.to_be_bytes());
+            let host = HostId::from_bytes(raw);
+            let (sender, receiver) = mpsc::channel(OUTBOX);
+            let guard = CancellationToken::new().drop_guard();
+            actor.take(Inbound::Up(hello(host, 1), sender, guard));
+            let join = darter_api::session::Join {
+                task: TaskId::of_content(Digest::sha256(b"x")),
+                lengths: Lengths::of(1 << 20).unwrap(),
+                held: PieceSet::new(),
+                origin: Origin {
+                    upstream: "docker.io".parse().unwrap(),
+                    repository: "library/app".parse().unwrap(),
+                    kind: OriginKind::Blob,
+                    private: false,
+                },
+                purpose: Purpose::Pull,
+            };
+            actor.take(Inbound::Message(host, 1, PeerMessage::Join(join)));
+            receivers.push(receiver);
+        }
+        assert_eq!(actor.cluster.counts().hosts, usize::from(HOSTS));
+        drop(receivers);
+        actor.beat();
+        actor.cluster.counts().hosts
+    };
+    // As small as some threads are.
+    let thread = std::thread::Builder::new()
+        .stack_size(512 << 10)
+        .spawn(play);
+    assert_eq!(thread.unwrap().join().unwrap(), 0);
 }

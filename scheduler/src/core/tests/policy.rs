@@ -3,7 +3,7 @@
 use darter_api::{
     HostId, PieceSet,
     configuration::SchedulerSettings,
-    session::{Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage},
+    session::{Holding, Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 
 use super::{
@@ -151,6 +151,43 @@ fn what_would_be_too_much_to_count_is_not_taken_in() {
         },
     );
     assert_eq!(counted(&field, 1), MAX_CLAIMED / 4, "there is room again");
+}
+
+#[test]
+fn one_host_leaves_room_for_the_others() {
+    let mut field = with(vec![]);
+    field.cluster.most_tasks = 100;
+    let holds = |numbers: std::ops::RangeInclusive<u8>| {
+        let holdings = numbers.map(|number| Holding {
+            task: task(number),
+            lengths: lengths(),
+            held: PieceSet::full(PIECES),
+            reading: PieceSet::new(),
+            wanted: false,
+            origin: None,
+        });
+        PeerMessage::Inventory {
+            holdings: holdings.collect(),
+            last: true,
+        }
+    };
+    let count = |field: &Field| field.cluster.counts().tasks;
+    for name in [1, 2, 3] {
+        field.in_zone(name, "");
+    }
+    field.says(1, holds(0..=149));
+    assert_eq!(count(&field), 50, "half of all");
+    field.says(2, holds(150..=255));
+    assert_eq!(count(&field), 75, "half of what was left");
+    field.says(3, holds(0..=49));
+    assert_eq!(count(&field), 75, "what is known takes no room");
+    let members = &field.cluster.tasks[&task(49)].members;
+    assert_eq!(members.len(), 2);
+    field.down(1);
+    field.down(3);
+    field.in_zone(4, "");
+    field.says(4, holds(0..=9));
+    assert_eq!(count(&field), 35, "there is room again");
 }
 
 #[test]
