@@ -1,9 +1,14 @@
 //! Sign-ins of each address that failed or are under way, so that nobody guesses for long,
 //! or much at a time.
 //!
-//! Owner of state: [`Attempts`]: a bounded map; where it is full the oldest are forgotten.
+//! Owner of state: [`Attempts`]: a bounded map; where it is full the oldest are forgotten. Who has
+//! one address of IPv6 has the other 2^64 of its network, too, so that those count as one.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -12,6 +17,8 @@ use time::OffsetDateTime;
 const MOST_FAILURES: u32 = 10;
 /// How long failures are held against an address.
 const WINDOW: Duration = Duration::from_secs(60);
+/// Bits of an IPv6 address that a host does not choose itself (RFC 4291, section 2.5.4).
+const NETWORK_BITS: u32 = 64;
 /// Addresses remembered.
 const MOST_ADDRESSES: usize = 10_000;
 
@@ -32,7 +39,7 @@ impl Attempts {
         if failures.len() >= MOST_ADDRESSES {
             failures.clear();
         }
-        let (count, since) = failures.entry(from).or_insert((0, now));
+        let (count, since) = failures.entry(network(from)).or_insert((0, now));
         if now - *since >= WINDOW {
             (*count, *since) = (0, now);
         }
@@ -45,8 +52,48 @@ impl Attempts {
 
     /// An attempt did not fail.
     pub(super) fn take_back(&self, from: IpAddr) {
-        if let Some((count, _)) = self.failures.lock().get_mut(&from) {
+        if let Some((count, _)) = self.failures.lock().get_mut(&network(from)) {
             *count = count.saturating_sub(1);
+        }
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => {
+            let network = v6.to_bits() & !(u128::MAX >> NETWORK_BITS);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_count_together() {
+        let (attempts, now) = (Attempts::default(), OffsetDateTime::UNIX_EPOCH);
+        let host = |number: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | number));
+        for number in 0..u128::from(MOST_FAILURES) {
+            assert!(attempts.begin(host(number), now));
+        }
+        assert!(!attempts.begin(host(1 << 63), now));
+        assert!(attempts.begin(host(1 << 64), now), "another network");
+        attempts.take_back(host(7));
+        assert!(attempts.begin(host(8), now));
+        for last in 0..=u8::MAX {
+            let one = IpAddr::from([10, 0, 0, last]);
+            let mapped = IpAddr::from(std::net::Ipv4Addr::from([10, 0, 0, last]).to_ipv6_mapped());
+            for address in [one, mapped]
+                .into_iter()
+                .cycle()
+                .take(MOST_FAILURES as usize)
+            {
+                assert!(attempts.begin(address, now), "{address}");
+            }
+            assert!(!attempts.begin(mapped, now));
         }
     }
 }

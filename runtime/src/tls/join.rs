@@ -162,7 +162,7 @@ async fn ask(
     answer
 }
 
-fn connector(fingerprint: Fingerprint) -> Result<TlsConnector, rustls::Error> {
+pub(super) fn connector(fingerprint: Fingerprint) -> Result<TlsConnector, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

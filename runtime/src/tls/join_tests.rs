@@ -8,6 +8,11 @@ use std::{
 };
 
 use darter_api::NodeKey;
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::*;
 use crate::Tasks;
@@ -139,6 +144,23 @@ async fn a_member_certificate_is_no_authority_to_joiners() {
         matches!(asked, Err(JoinError::Unreachable { .. })),
         "{asked:?}"
     );
+}
+
+#[tokio::test]
+async fn who_sends_half_a_request_is_let_go() {
+    let cluster = Cluster::start(HOUR).await;
+    let socket = TcpStream::connect(cluster.address).await.unwrap();
+    let connector = join::connector(cluster.authority.fingerprint()).unwrap();
+    let name = ServerName::try_from(AUTHORITY_NAME).unwrap();
+    let mut stream = connector.connect(name, socket).await.unwrap();
+    let half = "POST /v1/certificates HTTP/1.1\r\nhost: authority\r\n\
+        content-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    stream.write_all(half.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    let read = stream.read_to_string(&mut reply);
+    let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+    read.expect("its place is for others").unwrap();
+    assert!(reply.starts_with("HTTP/1.1 408 "), "{reply}");
 }
 
 #[tokio::test]

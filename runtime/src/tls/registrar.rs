@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, FromRequest as _, Request, State},
     http::StatusCode,
     routing::post,
 };
@@ -25,7 +25,8 @@ use crate::{
 const MOST_BODY: usize = 4096;
 /// Connections at the same time.
 const CONNECTIONS: usize = 1024;
-/// For a request to come.
+/// For a request's head to come, and as long again for its body: who has neither token nor
+/// certificate gets that far, and holds a connection that a member may need.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) const PATH: &str = "/v1/certificates";
@@ -124,8 +125,14 @@ fn refuse(status: StatusCode, error: impl ToString) -> Refused {
 
 async fn certify(
     State(registrar): State<Arc<Registrar>>,
-    Json(request): Json<CertificateRequest>,
+    request: Request,
 ) -> Result<Json<Issued>, Refused> {
+    let body = Json::<CertificateRequest>::from_request(request, &());
+    let body = tokio::time::timeout(PATIENCE, body).await;
+    let late = |_| refuse(StatusCode::REQUEST_TIMEOUT, "the request does not come");
+    let Json(request) = body
+        .map_err(late)?
+        .map_err(|cause| refuse(cause.status(), cause.body_text()))?;
     let host: HostId = request
         .host
         .parse()
