@@ -7,10 +7,12 @@
 //! nothing of it is ever printed, and it leaves only for the upstream and its token server.
 //! Failure: says which file or helper, and what was wrong with it, for [`FAILURE_LIFE`].
 
+mod docker;
+mod helper;
+mod place;
+
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    process::Stdio,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -27,24 +29,19 @@ use futures::{
 use http::HeaderValue;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    process::Command,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::credential::Secret;
+#[cfg(any(test, fuzzing))]
+pub(super) use docker::{Found, in_docker_config};
+#[cfg(any(test, fuzzing))]
+pub(super) use helper::{Answer, answered};
+use place::{OwnOrigin, Place};
 
-/// A file's content is believed so long.
-const FILE_LIFE: Duration = Duration::from_secs(5);
-/// A helper's answer is: it may cost a question to a cloud.
-const HELPER_LIFE: Duration = Duration::from_secs(300);
 /// That it can't be had is.
 const FAILURE_LIFE: Duration = Duration::from_secs(5);
 /// Between two readings because of what the upstream refuses.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(5);
-/// For a helper to answer.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a file or a helper's answer, in bytes.
 const MOST: u64 = 1 << 20;
 
@@ -105,23 +102,6 @@ fn header(scheme: &str, text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("{scheme} {text}")).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-#[derive(Debug)]
-enum Place {
-    Said(Login),
-    Password(String, PathBuf),
-    Token(PathBuf),
-    Docker(PathBuf),
-    Helper(String),
-}
-
-/// Where it is read from.
-#[derive(Debug)]
-struct OwnOrigin {
-    place: Place,
-    /// How Docker's configuration and helpers call the upstream.
-    names: Vec<String>,
 }
 
 type Outcome = Result<Login, Arc<OwnError>>;
@@ -186,7 +166,7 @@ impl Own {
         places.extend(options.token_file.clone().map(Place::Token));
         places.extend(options.docker_config.clone().map(Place::Docker));
         if let Some(helper) = &options.helper {
-            if !is_helper(helper) {
+            if !helper::is_helper(helper) {
                 return Err(format!("`{helper}` is no credential helper's name"));
             }
             places.push(Place::Helper(helper.clone()));
@@ -253,200 +233,9 @@ impl Own {
     }
 }
 
-impl OwnOrigin {
-    async fn read(&self) -> Result<(Login, Duration), OwnError> {
-        let nothing = |path: &Path| OwnError::Nothing {
-            path: path.to_owned(),
-            server: self.server().to_owned(),
-        };
-        match &self.place {
-            Place::Said(login) => Ok((login.clone(), HELPER_LIFE)),
-            Place::Password(name, path) => {
-                let password = file(path).await?;
-                let login = Login::basic(name, password.trim_end_matches(['\r', '\n']));
-                Ok((login.ok_or_else(|| nothing(path))?, FILE_LIFE))
-            }
-            Place::Token(path) => {
-                let token = header("Bearer", file(path).await?.trim());
-                let token = token.ok_or_else(|| nothing(path))?;
-                Ok((Login::Bearer(token), FILE_LIFE))
-            }
-            Place::Docker(path) => {
-                let text = file(path).await?;
-                let found = in_docker_config(text.as_bytes(), &self.names);
-                match found.ok_or_else(|| nothing(path))? {
-                    Found::Login(login) => Ok((login, FILE_LIFE)),
-                    Found::Helper(name) => Ok((self.ask(&name).await?, HELPER_LIFE)),
-                }
-            }
-            Place::Helper(name) => Ok((self.ask(name).await?, HELPER_LIFE)),
-        }
-    }
-
-    fn server(&self) -> &str {
-        match self.names.first().map(String::as_str) {
-            Some("docker.io") => "https://index.docker.io/v1/",
-            Some(name) => name,
-            None => "",
-        }
-    }
-
-    /// <https://docs.docker.com/reference/cli/docker/login/#credential-helper-protocol>
-    async fn ask(&self, name: &str) -> Result<Login, OwnError> {
-        let wrong = |what| OwnError::Helper {
-            name: name.to_owned(),
-            what,
-        };
-        if !is_helper(name) {
-            return Err(wrong("is no helper's name"));
-        }
-        let talk = async {
-            let mut child = Command::new(format!("docker-credential-{name}"))
-                .arg("get")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .kill_on_drop(true)
-                .spawn()
-                .map_err(|_| wrong("can't be started"))?;
-            if let Some(mut input) = child.stdin.take() {
-                // A helper that does not listen gives no answer either.
-                let _ = input.write_all(self.server().as_bytes()).await;
-            }
-            let mut text = String::new();
-            if let Some(output) = child.stdout.take() {
-                let read = output.take(MOST).read_to_string(&mut text).await;
-                read.map_err(|_| wrong("gives no text"))?;
-            }
-            let status = child
-                .wait()
-                .await
-                .map_err(|_| wrong("can't be waited for"))?;
-            match status.success() {
-                true => Ok(text),
-                false => Err(wrong("knows nothing of the registry, or fails")),
-            }
-        };
-        let text = tokio::time::timeout(HELPER_TIMEOUT, talk)
-            .await
-            .map_err(|_| wrong("does not answer"))??;
-        let answer = answered(text.as_bytes()).ok_or_else(|| wrong("answers nonsense"))?;
-        answer
-            .login()
-            .ok_or_else(|| wrong("answers what makes no header"))
-    }
-}
-
-fn is_helper(name: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(fits)
-}
-
-async fn file(path: &Path) -> Result<String, OwnError> {
-    let wrong = |cause| OwnError::File {
-        path: path.to_owned(),
-        cause,
-    };
-    let opened = tokio::fs::File::open(path).await.map_err(wrong)?;
-    let mut text = String::new();
-    let read = opened.take(MOST).read_to_string(&mut text).await;
-    read.map_err(wrong)?;
-    Ok(text)
-}
-
-/// A credential helper's answer.
-#[derive(Deserialize)]
-pub(super) struct Answer {
-    #[serde(rename = "Username")]
-    username: String,
-    #[serde(rename = "Secret")]
-    secret: Secret,
-}
-
-/// What a helper says, if it is an answer.
-pub(super) fn answered(text: &[u8]) -> Option<Answer> {
-    serde_json::from_slice(text).ok()
-}
-
-impl Answer {
-    pub(super) fn login(self) -> Option<Login> {
-        match self.username.as_str() {
-            "<token>" => Some(Login::Identity(self.secret)),
-            name => Login::basic(name, self.secret.reveal()),
-        }
-    }
-}
-
-/// What is read of Docker's `config.json`.
-#[derive(Deserialize)]
-struct Docker {
-    #[serde(default)]
-    auths: HashMap<String, Auth>,
-    #[serde(default, rename = "credHelpers")]
-    helpers: HashMap<String, String>,
-    #[serde(rename = "credsStore")]
-    store: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Auth {
-    auth: Option<Secret>,
-    identitytoken: Option<Secret>,
-}
-
-/// What Docker's configuration has for a registry.
-pub(super) enum Found {
-    Login(Login),
-    /// The name of a credential helper, not checked.
-    Helper(String),
-}
-
-/// What a `config.json` has for a registry of these names.
-pub(super) fn in_docker_config(text: &[u8], names: &[String]) -> Option<Found> {
-    let docker: Docker = serde_json::from_slice(text).ok()?;
-    docker.find(names)
-}
-
-impl Docker {
-    /// As Docker does: the host's own helper, the store of all, then what is written down.
-    fn find(mut self, names: &[String]) -> Option<Found> {
-        fn host(key: &str) -> &str {
-            let bare = key.split_once("://").map_or(key, |(_, rest)| rest);
-            bare.split('/').next().unwrap_or(bare)
-        }
-        let is_ours = |key: &str| names.iter().any(|name| name == host(key));
-        if let Some((_, helper)) = self.helpers.drain().find(|(key, _)| is_ours(key)) {
-            return Some(Found::Helper(helper));
-        }
-        let written = self.auths.into_iter().find(|(key, _)| is_ours(key));
-        let login = written.and_then(|(_, auth)| auth.login());
-        match (login, self.store) {
-            (Some(login), _) => Some(Found::Login(login)),
-            (None, Some(store)) => Some(Found::Helper(store)),
-            (None, None) => None,
-        }
-    }
-}
-
-impl Auth {
-    fn login(self) -> Option<Login> {
-        if let Some(token) = self
-            .identitytoken
-            .filter(|token| !token.reveal().is_empty())
-        {
-            return Some(Login::Identity(token));
-        }
-        let auth = self.auth?;
-        let is_pair = STANDARD
-            .decode(auth.reveal())
-            .is_ok_and(|pair| pair.contains(&b':'));
-        is_pair.then(|| header("Basic", auth.reveal()).map(Login::Basic))?
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{helper::TIMEOUT, place::FILE_LIFE, *};
 
     fn own(options: OwnOptions) -> Own {
         Own::new(
@@ -526,40 +315,9 @@ mod tests {
             assert!(futures::poll!(asked).is_pending());
         }
         let written = tokio::task::spawn_blocking(move || std::fs::write(path, "one"));
-        let login = tokio::time::timeout(HELPER_TIMEOUT, own.login(None)).await;
+        let login = tokio::time::timeout(TIMEOUT, own.login(None)).await;
         assert_eq!(login.expect("it was read").unwrap(), basic("me", "one"));
         written.await.unwrap().unwrap();
-    }
-
-    #[test]
-    fn dockers_configuration_as_docker_reads_it() {
-        let find = |text: &str, names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            serde_json::from_str::<Docker>(text).unwrap().find(&names)
-        };
-        let text = r#"{"auths": {"r.test:5000": {"auth": "bWU6cHc="}, "https://index.docker.io/v1/": {"auth": "bWU6aHVi"},
-            "id.test": {"auth": "", "identitytoken": "refresh"}, "odd.test": {"auth": "%%%"}},
-            "credHelpers": {"123.ecr.test": "ecr-login"}}"#;
-        for (name, wanted) in [
-            ("r.test:5000", Some(basic("me", "pw"))),
-            ("index.docker.io", Some(basic("me", "hub"))),
-            ("id.test", Some(Login::Identity(Secret::from("refresh")))),
-            ("odd.test", None),
-            ("r.test", None),
-        ] {
-            let found = match find(text, &[name]) {
-                Some(Found::Login(login)) => Some(login),
-                _ => None,
-            };
-            assert_eq!(found, wanted, "{name}");
-        }
-        let helped = find(text, &["123.ecr.test"]);
-        assert!(matches!(helped, Some(Found::Helper(name)) if name == "ecr-login"));
-        let store = find(
-            r#"{"auths": {"r.test": {}}, "credsStore": "pass"}"#,
-            &["r.test"],
-        );
-        assert!(matches!(store, Some(Found::Helper(name)) if name == "pass"));
     }
 
     #[test]
