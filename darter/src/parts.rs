@@ -156,7 +156,9 @@ pub(crate) async fn serve_operations(
 ) -> Result<SocketAddr> {
     let server = Server::bind(options.listen)
         .await
-        .context("the port of health and metrics")?;
+        .context(
+            "the port of health and metrics, of which each part on a host has its own (--operations-listen)",
+        )?;
     let address = server.local_addr();
     let router = operations::router(Arc::new(registry), Readiness::default()).merge(more);
     server.serve("operations", router, tasks, ServerOptions::default());

@@ -81,5 +81,19 @@ async fn what_is_for_scripts_is_one_json_object() -> Result<()> {
     ensure!(output.status.code() == Some(1), "{output:?}");
     let said = String::from_utf8(output.stderr)?;
     ensure!(said.contains("darter ca init"), "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let (port, data) = (taken.local_addr()?.to_string(), at("scheduler"));
+    let flags = [
+        "--listen",
+        "127.0.0.1:0",
+        "--operations-listen",
+        &port,
+        "--data",
+        &data,
+    ];
+    let output = darter(&[&["scheduler"], &flags[..]].concat()).await?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(said.contains("(--operations-listen)"), "{said}");
     Ok(())
 }
