@@ -14,6 +14,10 @@ use crate::{
 
 /// Contents of one image at most: manifests, configurations, layers, of all its platforms.
 pub const MOST_CONTENTS: usize = 2000;
+/// Files in one wish.
+pub const MOST_FILES: usize = 100;
+/// Bytes of a file's URL.
+pub const MOST_URL: usize = 4096;
 /// Platforms in one wish.
 pub const MOST_PLATFORMS: usize = 32;
 /// Bytes of a reason; longer ones are cut.
@@ -40,6 +44,13 @@ impl Authorization {
     pub fn checked(text: String) -> Option<Self> {
         let fits = text.len() <= MOST_AUTHORIZATION && !text.chars().any(char::is_control);
         fits.then(|| Self::new(text))
+    }
+
+    /// Whether it is a token: what a registry or its token server gave, for a while and for some
+    /// of its repositories, and no password.
+    pub fn is_token(&self) -> bool {
+        let scheme = self.0.as_deref().and_then(|text| text.get(..7));
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
     }
 
     /// The header's value, for the registry that it was meant for.
@@ -71,15 +82,42 @@ pub struct ImageName {
     pub platforms: Vec<String>,
 }
 
-/// One content of an image.
+/// What hosts are to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// All that an image is made of.
+    Image(ImageName),
+    /// Files of one host, by their URLs: each host looks them up in rules of its own.
+    Files(Vec<String>),
+}
+
+impl Subject {
+    /// The repository that the contents are of.
+    pub fn repository(&self) -> Repository {
+        match self {
+            Self::Image(image) => image.repository.clone(),
+            Self::Files(_) => file_repository(),
+        }
+    }
+}
+
+/// The repository that all files of a host are in, as the swarm calls it.
+pub fn file_repository() -> Repository {
+    let file = "file".parse();
+    file.expect("a repository may have this name")
+}
+
+/// One content of an image, or a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
-    /// Which.
+    /// Which; of a file the name of its version.
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
     /// Which endpoint of the registry gives it.
     pub kind: OriginKind,
+    /// Of a file: where it is.
+    pub url: Option<String>,
 }
 
 /// From a scheduler to a host.
@@ -94,10 +132,11 @@ pub struct PreheatOrder {
 /// What a host is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Find out what an image is made of, and that the registry has all of it.
+    /// Find out what an image is made of, and that the registry has all of it; or which version
+    /// of files there is.
     Resolve {
         /// Which.
-        image: ImageName,
+        subject: Subject,
         /// For the registry.
         authorization: Authorization,
     },
@@ -118,6 +157,9 @@ pub struct Have {
     pub contents: Vec<Content>,
     /// For the registry, should this host read it.
     pub authorization: Authorization,
+    /// Not for everybody, also where nothing to sign in with comes along: that is for a few
+    /// hosts, and the others get it from these.
+    pub private: bool,
     /// Contents fetched at the same time; 0 is the default.
     pub at_once: u32,
     /// Kept from eviction for so long; 0 is not at all.
@@ -144,6 +186,9 @@ pub enum Report {
         upstream: UpstreamName,
         /// All of it, manifests first.
         contents: Vec<Content>,
+        /// What the registry gave for the order's password: for pulling from this repository
+        /// and for minutes, so that it may go to hosts that need not know the password.
+        token: Authorization,
     },
     /// It can't be had.
     Unresolved {
@@ -183,6 +228,10 @@ mod tests {
         let secret = Authorization::new("Bearer abc".to_owned());
         assert_eq!(format!("{secret:?}"), "Authorization(..)");
         assert_eq!(Authorization::new(String::new()).reveal(), None);
+        for (text, is_token) in [("bearer x", true), ("Basic eA==", false), ("", false)] {
+            let said = Authorization::new(text.to_owned());
+            assert_eq!(said.is_token(), is_token, "{text}");
+        }
         assert_eq!(cut("ä".repeat(MOST_WHY)).len(), MOST_WHY);
         assert_eq!(cut("short".to_owned()), "short");
     }

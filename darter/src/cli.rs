@@ -85,6 +85,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   darter preheat library/app:1 --scope all_peers --wait
+  darter preheat http://dl.example.com/a.iso --scope all_seed_peers
   darter preheat app:1 app:2 --platform linux/amd64 --percentage 10 --scope all_peers
   darter preheat harbor.example/team/app:1 --manager http://10.0.0.2:8080 --token-file token")]
     Preheat(Preheat),

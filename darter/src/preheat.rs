@@ -1,4 +1,4 @@
-//! `darter preheat`: images that hosts are to have before anybody pulls them, asked of a
+//! `darter preheat`: images and files that hosts are to have before anybody pulls them, asked of a
 //! manager's REST.
 //!
 //! Exit code 0 when every host has everything (or, without `--wait`, when the jobs are taken),
@@ -21,11 +21,12 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Reasons that are printed of one job.
 const MOST_REASONS: usize = 20;
 
-/// Have hosts fetch images before anybody pulls them.
+/// Have hosts fetch images and files before anybody pulls them.
 #[derive(Debug, Args)]
 pub(crate) struct Preheat {
-    /// Images: `library/app:1`, `registry.example.com/app@sha256:..`.
-    #[arg(required = true)]
+    /// Images: `library/app:1`, `registry.example.com/app@sha256:..`; or files that the hosts'
+    /// rules share: `http://dl.example.com/a.iso`.
+    #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
     #[command(flatten)]
     place: Place,
@@ -93,7 +94,10 @@ impl Scope {
 struct Job {
     id: i64,
     state: String,
-    image: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files: Vec<String>,
     summary: Summary,
     failures: Vec<Failure>,
 }
@@ -114,6 +118,11 @@ struct Failure {
 }
 
 impl Job {
+    /// What it is for.
+    fn name(&self) -> String {
+        self.image.clone().unwrap_or_else(|| self.files.join(" "))
+    }
+
     fn is_over(&self) -> bool {
         !matches!(self.state.as_str(), "PENDING" | "RUNNING")
     }
@@ -129,7 +138,7 @@ pub(crate) async fn run(options: Preheat) -> Result<ExitCode> {
         match (options.wait, options.json) {
             (true, _) => {}
             (false, true) => println!("{}", serde_json::to_string(&job)?),
-            (false, false) => println!("{} {} {}", job.id, job.image, job.state),
+            (false, false) => println!("{} {} {}", job.id, job.name(), job.state),
         }
         jobs.push(job.id);
     }
@@ -188,7 +197,7 @@ impl Bars {
         let bar = bars.entry(job.id).or_insert_with(|| {
             let form = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
             let style = ProgressStyle::with_template(form);
-            let bar = ProgressBar::new(0).with_message(job.image.clone());
+            let bar = ProgressBar::new(0).with_message(job.name());
             self.all
                 .add(style.map_or(bar.clone(), |style| bar.with_style(style)))
         });
@@ -214,7 +223,7 @@ fn say(job: &Job) {
     println!(
         "{} {} {}: {hosts_done} of {hosts} hosts have all {}",
         job.id,
-        job.image,
+        job.name(),
         job.state,
         HumanBytes(bytes)
     );
@@ -230,10 +239,16 @@ fn say(job: &Job) {
     }
 }
 
+/// No image is called so.
+fn is_file(name: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| name.starts_with(scheme))
+}
+
 impl Manager {
     async fn post(&self, options: &Preheat, image: &str, password: Option<&str>) -> Result<Job> {
         let mut wish = json!({
-            "image": image,
             "scope": options.scope.as_str(),
             "cluster": options.cluster,
             "platforms": options.platform,
@@ -241,6 +256,10 @@ impl Manager {
             "count": options.count,
             "percentage": options.percentage,
         });
+        match is_file(image) {
+            true => wish["files"] = json!([image]),
+            false => wish["image"] = json!(image),
+        }
         if let (Some(user), Some(password)) = (&options.username, password) {
             wish["username"] = json!(user);
             wish["password"] = json!(password);

@@ -3,7 +3,7 @@
 //! Each process has its own root, state and socket under the test's temporary
 //! directory, and dies with the test ([`process`]). [`registry`] runs distribution as
 //! the upstream and reads from its log which bytes left it; [`image`] makes and pushes
-//! images; [`guarded`] asks for users, tokens and certificates; [`darter`] runs the parts of
+//! images; [`stand`] puts a manager and peers around it; [`guarded`] asks for users, tokens and certificates; [`darter`] runs the parts of
 //! Darter; [`clients`] pulls as people do; [`secrets`] must be in no log.
 
 pub mod clients;
@@ -16,6 +16,7 @@ pub mod process;
 pub mod registry;
 pub mod report;
 pub mod secrets;
+pub mod stand;
 pub mod throttle;
 
 /// How many times a repetition runs: `long` with `hack/test.sh --long`, else `short`.

@@ -18,6 +18,7 @@ use darter_integration::{
     process::{eventually, free_port},
     registry::Registry,
     report::can_use,
+    stand::has,
 };
 use futures::future::{try_join, try_join_all};
 use serde_json::{Value, json};
@@ -120,6 +121,10 @@ async fn lists(manager: &Part, list: &str, wanted: &[&str]) -> Result<()> {
 }
 
 async fn status(part: &Part, blob: &Blob) -> Result<u16> {
+    Ok(get(part, blob).await?.status().as_u16())
+}
+
+async fn get(part: &Part, blob: &Blob) -> Result<::http::Response<Bytes>> {
     let mirror = part.mirror();
     let url = format!("{mirror}/v2/library/app/blobs/{}?ns=docker.io", blob.digest);
     let reply = tokio::time::timeout(LIMIT, http::get(&url)).await??;
@@ -127,12 +132,12 @@ async fn status(part: &Part, blob: &Blob) -> Result<u16> {
         reply.status() != 200 || reply.body() == &blob.bytes,
         "other bytes"
     );
-    Ok(reply.status().as_u16())
+    Ok(reply)
 }
 
 async fn pull(part: &Part, blob: &Blob) -> Result<()> {
-    let status = status(part, blob).await?;
-    ensure!(status == 200, "{status}");
+    let reply = get(part, blob).await?;
+    ensure!(reply.status() == 200, "{reply:?}");
     Ok(())
 }
 
@@ -384,16 +389,6 @@ async fn balance(listener: TcpListener, managers: Vec<SocketAddr>) {
             }
         });
     }
-}
-
-/// Whether a store has all of an image, by its files.
-fn has(dir: &Path, image: &Image) -> bool {
-    let contents = image.layers.iter().chain([&image.config]);
-    let digests = contents.map(|blob| blob.digest).chain([image.manifest]);
-    digests.into_iter().all(|digest| {
-        let file = digest.to_string().replace(':', "/");
-        std::fs::metadata(dir.join("store/blobs").join(file)).is_ok()
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]

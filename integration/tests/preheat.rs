@@ -1,137 +1,22 @@
 //! Images are with everybody before anybody pulls them; and what is not, is said.
 
-use std::{
-    path::Path,
-    process::{Output, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use darter_integration::{
-    darter::{Part, binary, start_proxy, start_scheduler},
+    darter::{Part, start_proxy, start_scheduler},
     http as client,
     image::{Blob, Flavour, Image},
-    process::{eventually, free_port},
-    registry::Registry,
+    process::eventually,
     report::can_use,
+    stand::{LIMIT, Stand, has, text},
 };
 use futures::future::try_join_all;
 use http::Method;
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const ANY: &str = "127.0.0.1:0";
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// A registry, a manager, a scheduler and peers called `n0`, `n1`, ...
-struct Stand {
-    registry: Registry,
-    manager: Part,
-    peers: Vec<Part>,
-    dir: tempfile::TempDir,
-    upstream: String,
-    grpc: String,
-    scheduler: Part,
-}
-
-impl Stand {
-    async fn start(peers: usize) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let registry = Registry::start(dir.path()).await?;
-        let manager = start_manager(dir.path()).await?;
-        let grpc = format!("http://{}", manager.address("grpc"));
-        let mut scheduler = vec!["scheduler", "--listen", ANY, "--operations-listen", ANY];
-        let data = dir.path().join("scheduler").display().to_string();
-        scheduler.extend(["--data", &data, "--manager", &grpc]);
-        scheduler.extend(["--set", "scheduler.preheat_settle=0s"]);
-        let scheduler = Part::start("scheduler", dir.path(), &scheduler).await?;
-        let mut stand = Self {
-            upstream: format!("docker.io={}", registry.url()),
-            registry,
-            manager,
-            peers: Vec::new(),
-            dir,
-            grpc,
-            scheduler,
-        };
-        for _ in 0..peers {
-            stand.add_peer(&[]).await?;
-        }
-        Ok(stand)
-    }
-
-    async fn add_peer(&mut self, more: &[&str]) -> Result<()> {
-        let name = format!("n{}", self.peers.len());
-        let set = format!("proxy.name={name}");
-        let mut arguments = vec!["--manager", &self.grpc, "--set", &set];
-        arguments.extend(more);
-        let peer = start_proxy(self.dir.path(), &name, &self.upstream, None, &arguments).await?;
-        eventually("a session", LIMIT, || async {
-            let sessions = peer.metric("darter_proxy_peer_sessions", "").await;
-            sessions.is_ok_and(|count| count == 1.0).then_some(())
-        })
-        .await?;
-        self.peers.push(peer);
-        Ok(())
-    }
-
-    async fn push(&self, tag: &str, sizes: &[usize]) -> Result<Image> {
-        let layers = sizes.iter().enumerate();
-        let layers = layers.map(|(seed, size)| Blob::layer(seed as u64 + 1, *size));
-        let layers = layers.collect();
-        Image::push(&self.registry, "library/app", tag, Flavour::Oci, layers).await
-    }
-
-    fn rest(&self) -> String {
-        format!("http://{}", self.manager.address("manager"))
-    }
-
-    /// `darter preheat ... --wait`
-    async fn preheat(&self, arguments: &[&str]) -> Result<Output> {
-        let child = tokio::process::Command::new(binary())
-            .args(["preheat", "--wait", "--manager", &self.rest()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        Ok(tokio::time::timeout(LIMIT, child).await??)
-    }
-
-    async fn post(&self, path: &str, wish: Value) -> Result<Value> {
-        let headers = [("content-type", "application/json")];
-        let url = format!("{}{path}", self.rest());
-        let reply = client::send(Method::POST, &url, &headers, wish.to_string().into()).await?;
-        ensure!(reply.status().is_success(), "{reply:?}");
-        Ok(serde_json::from_slice(reply.body())?)
-    }
-
-    async fn job(&self, id: &Value) -> Result<Value> {
-        let url = format!("{}/api/v1/jobs/{id}", self.rest());
-        Ok(serde_json::from_slice(client::get(&url).await?.body())?)
-    }
-
-    async fn ended(&self, id: &Value) -> Result<Value> {
-        let ended = eventually("the job's end", LIMIT, || async {
-            let job = self.job(id).await.ok()?;
-            let over = !matches!(job["state"].as_str()?, "PENDING" | "RUNNING");
-            over.then_some(job)
-        });
-        match ended.await {
-            Ok(job) => Ok(job),
-            Err(error) => Err(error.context(self.job(id).await?)),
-        }
-    }
-}
-
-async fn start_manager(dir: &Path) -> Result<Part> {
-    let data = dir.join("manager").display().to_string();
-    let mut arguments = vec!["manager", "--listen", ANY, "--operations-listen", ANY];
-    // The same after a restart, too.
-    let grpc = format!("manager.grpc=127.0.0.1:{}", free_port()?);
-    arguments.extend(["--set", &grpc, "--data", &data]);
-    Part::start("manager", dir, &arguments).await
-}
 
 /// What a client does, but for its unpacking.
 async fn pull(peer: &Part, image: &Image, tag: &str) -> Result<()> {
@@ -150,11 +35,6 @@ async fn pull(peer: &Part, image: &Image, tag: &str) -> Result<()> {
         ensure!(get(format!("blobs/{}", blob.digest)).await? == blob.bytes);
     }
     Ok(())
-}
-
-fn text(output: &Output) -> String {
-    let both = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    String::from_utf8_lossy(&both).into_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +219,7 @@ async fn hosts_of_all_schedulers_are_all_peers() -> Result<()> {
     assert_eq!(job["state"], "SUCCESS", "{job}");
     assert_eq!(job["summary"]["hosts_done"], 2, "{job}");
     for peer in 0..2 {
-        ensure!(has(stand.dir.path(), peer, &image), "n{peer} lacks it");
+        ensure!(has(&stand.data(peer), &image), "n{peer} lacks it");
     }
     Ok(())
 }
@@ -351,17 +231,6 @@ fn runs() -> u64 {
     } else {
         4
     }
-}
-
-/// Whether a peer's store has all of an image, by its files.
-fn has(dir: &Path, peer: usize, image: &Image) -> bool {
-    let blobs = dir.join(format!("n{peer}/store/blobs"));
-    let contents = image.layers.iter().chain([&image.config]);
-    let digests = contents.map(|blob| blob.digest).chain([image.manifest]);
-    digests.into_iter().all(|digest| {
-        let file = blobs.join(digest.to_string().replace(':', "/"));
-        std::fs::metadata(file).is_ok()
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -393,10 +262,7 @@ async fn nothing_is_called_a_success_that_is_none() -> Result<()> {
             let who = job["hosts"].as_array().context("a list")?;
             for host in who.iter().filter_map(|host| host["name"].as_str()) {
                 let peer: usize = host.trim_start_matches('n').parse()?;
-                ensure!(
-                    has(stand.dir.path(), peer, &image),
-                    "{host} lacks it: {job}"
-                );
+                ensure!(has(&stand.data(peer), &image), "{host} lacks it: {job}");
             }
         } else {
             bad += 1;

@@ -3,7 +3,8 @@
 //! Owner of state: the database itself; nothing of it is kept here. Both are spoken to through
 //! one driver with the same queries, but for [`Database::skip_locked`] and
 //! [`Database::one_by_one`]. No query reads first and writes later: a writer never waits for a lock that it has half. Failure: a query that
-//! fails is logged and counted, and whoever asked says so; the next one may succeed.
+//! fails, or takes more than ten seconds, is logged and counted, and whoever asked says so; the
+//! next one may succeed.
 
 use std::{
     fmt,
@@ -39,6 +40,11 @@ const PRAGMAS: &str = "PRAGMA busy_timeout = 2000; PRAGMA journal_mode = WAL; \
 /// PostgreSQL gives a query up after five seconds, and a lock that another one has after two: a
 /// query that waits for ever would keep one of few connections.
 const LIMITS: &str = "SET statement_timeout = '5s'; SET lock_timeout = '2s'";
+/// For a query as a whole, a connection counted: a server that is gone without a word says
+/// nothing of its own limits. Its connections are taken back when the kernel gives them up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For all tables to be brought up to date.
+const MIGRATIONS: Duration = Duration::from_secs(60);
 
 /// The database can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +159,8 @@ impl Database {
             Dialect::Sqlite => sqlx::migrate!("migrations/sqlite"),
             Dialect::Postgres => sqlx::migrate!("migrations/postgres"),
         };
-        let migrated = migrations.run(&pool).await;
+        let migrated = tokio::time::timeout(MIGRATIONS, migrations.run(&pool)).await;
+        let migrated = migrated.unwrap_or_else(|_| Err(late().into()));
         migrated.map_err(|cause| OpenError::Tables { name, cause })?;
         Ok(Self {
             pool,
@@ -190,14 +197,33 @@ impl Database {
         }
     }
 
-    /// Logs and counts a failure.
-    pub(crate) fn counted<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        result.inspect_err(|cause| {
-            self.metrics.database_failures.inc();
-            let cause = cause as &dyn std::error::Error;
-            tracing::error!(cause, "the database fails");
-        })
+    /// Waits for a query, for [`PATIENCE`] at most; logs and counts a failure.
+    pub(crate) async fn run<T>(
+        &self,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        self.run_within(PATIENCE, query).await
     }
+
+    async fn run_within<T>(
+        &self,
+        patience: Duration,
+        query: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let answered = tokio::time::timeout(patience, query).await;
+        answered
+            .unwrap_or_else(|_| Err(late()))
+            .inspect_err(|cause| {
+                self.metrics.database_failures.inc();
+                let cause = cause as &dyn std::error::Error;
+                tracing::error!(cause, "the database fails");
+            })
+    }
+}
+
+/// Nothing came within the time that is given.
+fn late() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "it gave no answer"))
 }
 
 /// Nobody else on the machine reads it: it has hashes of tokens, and what running jobs need

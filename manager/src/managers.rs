@@ -47,19 +47,16 @@ impl Managers {
         )
         .bind(self.own.to_string())
         .bind(millis(now))
-        .execute(self.database.pool())
-        .await;
-        self.database.counted(said)?;
+        .execute(self.database.pool());
+        self.database.run(said).await?;
         let forgotten = sqlx::query("DELETE FROM managers WHERE seen_at <= $1")
             .bind(millis(now - FORGOTTEN_AFTER))
-            .execute(self.database.pool())
-            .await;
-        self.database.counted(forgotten)?;
+            .execute(self.database.pool());
+        self.database.run(forgotten).await?;
         let hosts = sqlx::query_scalar("SELECT host FROM managers ORDER BY seen_at DESC LIMIT $1")
             .bind(MOST_TOLD)
-            .fetch_all(self.database.pool())
-            .await;
-        let hosts: Vec<String> = self.database.counted(hosts)?;
+            .fetch_all(self.database.pool());
+        let hosts: Vec<String> = self.database.run(hosts).await?;
         let parsed = hosts.iter().filter_map(|host| host.parse().ok());
         let mut known: Vec<HostId> = parsed.collect();
         if !known.contains(&self.own) {

@@ -70,10 +70,9 @@ impl Members {
     /// A member is active for `grace` after a beat.
     pub(crate) async fn open(database: Database, grace: Duration) -> Result<Self, sqlx::Error> {
         let last = sqlx::query_scalar("SELECT COALESCE(MAX(stream), 0) FROM members")
-            .fetch_one(database.pool())
-            .await;
+            .fetch_one(database.pool());
         Ok(Self {
-            last_stream: AtomicI64::new(database.counted(last)?),
+            last_stream: AtomicI64::new(database.run(last).await?),
             database,
             grace,
         })
@@ -107,9 +106,8 @@ impl Members {
         let known = sqlx::query("SELECT 1 FROM members WHERE kind = $1 AND host = $2")
             .bind(member.kind.as_str())
             .bind(member.host.to_string())
-            .fetch_optional(self.database.pool())
-            .await;
-        match self.database.counted(known)? {
+            .fetch_optional(self.database.pool());
+        match self.database.run(known).await? {
             Some(_) => Err(BeatError::Superseded),
             None => Err(BeatError::Full),
         }
@@ -135,9 +133,8 @@ impl Members {
         .bind(stream.0)
         .bind(millis(now))
         .bind(cluster.as_str())
-        .execute(self.database.pool())
-        .await;
-        Ok(self.database.counted(updated)?.rows_affected() > 0)
+        .execute(self.database.pool());
+        Ok(self.database.run(updated).await?.rows_affected() > 0)
     }
 
     async fn insert(
@@ -162,9 +159,8 @@ impl Members {
         .bind(millis(now))
         .bind(cluster.as_str())
         .bind(MOST_MEMBERS)
-        .execute(self.database.pool())
-        .await;
-        Ok(self.database.counted(inserted)?.rows_affected() > 0)
+        .execute(self.database.pool());
+        Ok(self.database.run(inserted).await?.rows_affected() > 0)
     }
 
     /// A stream of beats has ended; if it still spoke for its member, that is gone.
@@ -180,9 +176,8 @@ impl Members {
         .bind(kind.as_str())
         .bind(host.to_string())
         .bind(stream.0)
-        .execute(self.database.pool())
-        .await;
-        self.database.counted(ended)?;
+        .execute(self.database.pool());
+        self.database.run(ended).await?;
         Ok(())
     }
 
@@ -197,10 +192,9 @@ impl Members {
              CASE WHEN active THEN 1 ELSE 0 END AS live FROM members WHERE kind = $1 ORDER BY id",
         )
         .bind(kind.as_str())
-        .fetch_all(self.database.pool())
-        .await;
+        .fetch_all(self.database.pool());
         let oldest = self.oldest(now);
-        let rows = self.database.counted(rows)?;
+        let rows = self.database.run(rows).await?;
         rows.iter().map(|row| known(row, oldest)).collect()
     }
 
@@ -221,17 +215,15 @@ impl Members {
         let expired =
             sqlx::query("UPDATE members SET active = FALSE WHERE active AND seen_at <= $1")
                 .bind(self.oldest(now))
-                .execute(self.database.pool())
-                .await;
-        let expired = self.database.counted(expired)?.rows_affected();
+                .execute(self.database.pool());
+        let expired = self.database.run(expired).await?.rows_affected();
         if expired > 0 {
             tracing::info!(expired, "members have gone silent");
         }
         let forgotten = sqlx::query("DELETE FROM members WHERE NOT active AND seen_at <= $1")
             .bind(millis(now - FORGOTTEN_AFTER))
-            .execute(self.database.pool())
-            .await;
-        self.database.counted(forgotten)?;
+            .execute(self.database.pool());
+        self.database.run(forgotten).await?;
         self.count().await
     }
 
@@ -241,9 +233,8 @@ impl Members {
                 "SELECT COUNT(*), COUNT(CASE WHEN active THEN 1 END) FROM members WHERE kind = $1",
             )
             .bind(kind.as_str())
-            .fetch_one(self.database.pool())
-            .await;
-            let (all, active): (i64, i64) = self.database.counted(sizes)?;
+            .fetch_one(self.database.pool());
+            let (all, active): (i64, i64) = self.database.run(sizes).await?;
             for (state, size) in [("active", active), ("inactive", all - active)] {
                 let kind = kind.as_str();
                 let gauge = self
@@ -259,10 +250,9 @@ impl Members {
 
     /// Whether the database answers.
     pub(crate) async fn check(&self) -> Result<(), sqlx::Error> {
-        let answer = sqlx::query("SELECT 1 FROM members LIMIT 1")
-            .fetch_optional(self.database.pool())
-            .await;
-        self.database.counted(answer)?;
+        let answer =
+            sqlx::query("SELECT 1 FROM members LIMIT 1").fetch_optional(self.database.pool());
+        self.database.run(answer).await?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use darter_api::{ClusterName, Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Image, Request, Scope, Wish, WishError};
+use crate::jobs::{Image, Request, Scope, Subject, Wish, WishError};
 
 /// Images that are preheated when a registry says that they were pushed. An empty list fits
 /// all; a `*` at the end of a pattern stands for any rest.
@@ -80,7 +80,7 @@ fn wish(rule: &PushRule, push: &Push) -> Result<Wish, WishError> {
     let digest = push.digest.parse::<Digest>().ok();
     Ok(Wish {
         pushed: digest.map(|digest| digest.to_string()),
-        ..request.wish_of(image)?
+        ..request.wish_of(Subject::Image(image))?
     })
 }
 
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(scope(&other), None);
         let asked = wished(&rules, &other, true).unwrap().unwrap();
         assert_eq!(
-            asked.image.to_string(),
+            asked.subject.to_string(),
             format!("harbor.x:8443/other/app@{}", other.digest)
         );
         assert_eq!(asked.scope, Scope::SingleSeedPeer);
@@ -134,7 +134,10 @@ mod tests {
             tag: Some("1".to_owned()),
             digest: String::new(),
         };
-        let image = wished(&[], &push, true).unwrap().unwrap().image;
+        let subject = wished(&[], &push, true).unwrap().unwrap().subject;
+        let Subject::Image(image) = subject else {
+            panic!("{subject}");
+        };
         let parts = [&image.registry, &image.repository, &image.reference];
         assert_eq!(parts, ["harbor", "app", "1"]);
     }

@@ -101,16 +101,14 @@ impl Settings {
         .bind(text)
         .bind(known.unwrap_or(-1))
         .bind(cluster.to_string())
-        .fetch_optional(self.database.pool())
-        .await;
-        let row = self.database.counted(row)?.ok_or(SetError::Changed)?;
+        .fetch_optional(self.database.pool());
+        let row = self.database.run(row).await?.ok_or(SetError::Changed)?;
         let version: i64 = row.try_get("version").map_err(SetError::Database)?;
         let forgotten = sqlx::query("DELETE FROM settings WHERE cluster = $1 AND version <= $2")
             .bind(cluster.to_string())
             .bind(version - KEPT)
-            .execute(self.database.pool())
-            .await;
-        self.database.counted(forgotten)?;
+            .execute(self.database.pool());
+        self.database.run(forgotten).await?;
         self.clusters.look().await?;
         Ok(version)
     }
@@ -126,9 +124,13 @@ impl Settings {
         )
         .bind(cluster.to_string())
         .bind(version)
-        .fetch_optional(self.database.pool())
-        .await;
-        self.database.counted(row)?.as_ref().map(shown).transpose()
+        .fetch_optional(self.database.pool());
+        self.database
+            .run(row)
+            .await?
+            .as_ref()
+            .map(shown)
+            .transpose()
     }
 
     /// The newest versions.
@@ -143,9 +145,8 @@ impl Settings {
         )
         .bind(cluster.to_string())
         .bind(most.clamp(1, LISTED))
-        .fetch_all(self.database.pool())
-        .await;
-        self.database.counted(rows)?.iter().map(shown).collect()
+        .fetch_all(self.database.pool());
+        self.database.run(rows).await?.iter().map(shown).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     WireError,
-    common::{digest, parse, required, some},
+    common::{digest, parse, required, some, task},
     v1::{
         self,
         preheat_image::Reference as WireReference,
@@ -13,8 +13,9 @@ use super::{
 use crate::{
     Digest, OriginKind,
     preheat::{
-        Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_PIN_SECONDS, MOST_PLATFORMS,
-        MOST_TIMEOUT_SECONDS, MOST_WHY, Order, PreheatOrder, PreheatReport, Report,
+        Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_FILES, MOST_PIN_SECONDS,
+        MOST_PLATFORMS, MOST_TIMEOUT_SECONDS, MOST_URL, MOST_WHY, Order, PreheatOrder,
+        PreheatReport, Report, Subject,
     },
     session::Reference,
 };
@@ -44,11 +45,56 @@ pub(super) fn why(text: String) -> Result<String, WireError> {
     Ok(text)
 }
 
+/// A digest, or what a version of a file is called.
+fn named(text: &str) -> Result<Digest, WireError> {
+    Ok(*task(text)?.digest())
+}
+
 fn perhaps(text: &str) -> Result<Option<Digest>, WireError> {
     Some(text)
         .filter(|text| !text.is_empty())
-        .map(digest)
+        .map(named)
         .transpose()
+}
+
+fn url(text: String) -> Result<String, WireError> {
+    if text.is_empty() || text.len() > MOST_URL || text.chars().any(char::is_control) {
+        return Err(WireError::Invalid("url"));
+    }
+    Ok(text)
+}
+
+type Wished = (Option<v1::PreheatImage>, Option<v1::PreheatFiles>);
+
+/// Either an image or files.
+impl TryFrom<Wished> for Subject {
+    type Error = WireError;
+
+    fn try_from(wished: Wished) -> Result<Self, WireError> {
+        match wished {
+            (Some(image), None) => Ok(Self::Image(image.try_into()?)),
+            (None, Some(files)) if files.urls.is_empty() || files.urls.len() > MOST_FILES => {
+                Err(WireError::Invalid("files"))
+            }
+            (None, Some(files)) => {
+                let urls = files.urls.into_iter().map(url);
+                Ok(Self::Files(urls.collect::<Result<_, _>>()?))
+            }
+            _ => Err(WireError::Invalid("image")),
+        }
+    }
+}
+
+impl From<&Subject> for Wished {
+    fn from(subject: &Subject) -> Self {
+        match subject {
+            Subject::Image(image) => (some(image.into()), None),
+            Subject::Files(urls) => {
+                let urls = urls.clone();
+                (None, some(v1::PreheatFiles { urls }))
+            }
+        }
+    }
 }
 
 fn shown(digest: Option<&Digest>) -> String {
@@ -97,6 +143,7 @@ impl From<&Content> for v1::PreheatContent {
             digest: content.digest.to_string(),
             size: content.size,
             manifest: content.kind == OriginKind::Manifest,
+            url: content.url.clone().unwrap_or_default(),
         }
     }
 }
@@ -105,14 +152,19 @@ impl TryFrom<v1::PreheatContent> for Content {
     type Error = WireError;
 
     fn try_from(value: v1::PreheatContent) -> Result<Self, WireError> {
+        let (name, is_file) = (task(&value.digest)?, !value.url.is_empty());
+        if name.is_file() != is_file {
+            return Err(WireError::Invalid("digest"));
+        }
         Ok(Self {
-            digest: digest(&value.digest)?,
+            digest: *name.digest(),
             size: value.size,
             kind: if value.manifest {
                 OriginKind::Manifest
             } else {
                 OriginKind::Blob
             },
+            url: is_file.then(|| url(value.url)).transpose()?,
         })
     }
 }
@@ -134,12 +186,16 @@ impl From<&PreheatOrder> for v1::PreheatOrder {
     fn from(order: &PreheatOrder) -> Self {
         let kind = match &order.what {
             Order::Resolve {
-                image,
+                subject,
                 authorization,
-            } => WireOrder::Resolve(preheat_order::Resolve {
-                image: some(image.into()),
-                authorization: reveal(authorization),
-            }),
+            } => {
+                let (image, files) = subject.into();
+                WireOrder::Resolve(preheat_order::Resolve {
+                    image,
+                    files,
+                    authorization: reveal(authorization),
+                })
+            }
             Order::Have(have) => WireOrder::Have(preheat_order::Have {
                 upstream: have.upstream.to_string(),
                 repository: have.repository.to_string(),
@@ -148,6 +204,7 @@ impl From<&PreheatOrder> for v1::PreheatOrder {
                 at_once: have.at_once,
                 pin_seconds: have.pin_seconds,
                 timeout_seconds: have.timeout_seconds,
+                private: have.private,
             }),
             Order::Stop => WireOrder::Stop(preheat_order::Stop {}),
         };
@@ -164,7 +221,7 @@ impl TryFrom<v1::PreheatOrder> for PreheatOrder {
     fn try_from(value: v1::PreheatOrder) -> Result<Self, WireError> {
         let what = match required(value.kind, "kind")? {
             WireOrder::Resolve(v) => Order::Resolve {
-                image: required(v.image, "image")?.try_into()?,
+                subject: (v.image, v.files).try_into()?,
                 authorization: authorization(v.authorization)?,
             },
             WireOrder::Have(v) => Order::Have(Have {
@@ -179,6 +236,7 @@ impl TryFrom<v1::PreheatOrder> for PreheatOrder {
                     MOST_TIMEOUT_SECONDS,
                     "timeout_seconds",
                 )?,
+                private: v.private,
             }),
             WireOrder::Stop(_) => Order::Stop,
         };
@@ -192,12 +250,15 @@ impl TryFrom<v1::PreheatOrder> for PreheatOrder {
 impl From<&PreheatReport> for v1::PreheatReport {
     fn from(report: &PreheatReport) -> Self {
         let kind = match &report.what {
-            Report::Resolved { upstream, contents } => {
-                WireReport::Resolved(preheat_report::Resolved {
-                    upstream: upstream.to_string(),
-                    contents: contents.iter().map(Into::into).collect(),
-                })
-            }
+            Report::Resolved {
+                upstream,
+                contents,
+                token,
+            } => WireReport::Resolved(preheat_report::Resolved {
+                upstream: upstream.to_string(),
+                contents: contents.iter().map(Into::into).collect(),
+                token: reveal(token),
+            }),
             Report::Unresolved {
                 digest,
                 why,
@@ -230,6 +291,7 @@ impl TryFrom<v1::PreheatReport> for PreheatReport {
             WireReport::Resolved(v) => Report::Resolved {
                 upstream: parse(&v.upstream, "upstream")?,
                 contents: contents(v.contents)?,
+                token: authorization(v.token)?,
             },
             WireReport::Unresolved(v) => Report::Unresolved {
                 digest: perhaps(&v.digest)?,
@@ -240,7 +302,7 @@ impl TryFrom<v1::PreheatReport> for PreheatReport {
                 return Err(WireError::Invalid("digests"));
             }
             WireReport::Held(v) => {
-                let digests = v.digests.iter().map(|text| digest(text));
+                let digests = v.digests.iter().map(|text| named(text));
                 Report::Held(digests.collect::<Result<_, _>>()?)
             }
             WireReport::Lacks(v) => Report::Lacks {
@@ -258,12 +320,14 @@ impl TryFrom<v1::PreheatReport> for PreheatReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TaskId;
 
     fn content(kind: OriginKind) -> Content {
         Content {
             digest: Digest::sha256(b"x"),
             size: 7,
             kind,
+            url: None,
         }
     }
 
@@ -277,16 +341,27 @@ mod tests {
         };
         let list = vec![content(OriginKind::Manifest), content(OriginKind::Blob)];
         let authorization = Authorization::new("Bearer x".to_owned());
+        let url = "http://dl.example.com/a.iso".to_owned();
+        let file = Content {
+            digest: *TaskId::of_file(b"a").digest(),
+            url: Some(url.clone()),
+            ..content(OriginKind::Blob)
+        };
         let orders = [
             Order::Resolve {
-                image,
+                subject: Subject::Files(vec![url]),
+                authorization: Authorization::default(),
+            },
+            Order::Resolve {
+                subject: Subject::Image(image),
                 authorization: authorization.clone(),
             },
             Order::Have(Have {
                 upstream: "docker.io".parse().unwrap(),
                 repository: "library/app".parse().unwrap(),
                 contents: list.clone(),
-                authorization,
+                authorization: authorization.clone(),
+                private: true,
                 at_once: 3,
                 pin_seconds: 60,
                 timeout_seconds: 30,
@@ -304,8 +379,10 @@ mod tests {
         let reports = [
             Report::Resolved {
                 upstream: "docker.io".parse().unwrap(),
-                contents: list,
+                contents: [list, vec![file.clone()]].concat(),
+                token: authorization,
             },
+            Report::Held(vec![file.digest]),
             Report::Unresolved {
                 digest: Some(digest),
                 why: "no".to_owned(),
@@ -349,6 +426,28 @@ mod tests {
         assert!(have(|have| have.timeout_seconds = 24 * 3600 + 1).is_err());
         assert!(have(|have| have.authorization = "a\r\nb: c".to_owned()).is_err());
         assert!(have(|have| have.contents[0].digest = "md5:00".to_owned()).is_err());
+        // A file says where it is, and nothing else does.
+        let name = |have: &mut preheat_order::Have| {
+            have.contents[0].digest = TaskId::of_file(b"a").to_string();
+        };
+        assert!(have(name).is_err());
+        assert!(have(|have| have.contents[0].url = "http://h/a".to_owned()).is_err());
+        let image = v1::PreheatImage::from(&ImageName {
+            registry: "a".to_owned(),
+            repository: "a".parse().unwrap(),
+            reference: Reference::Tag("1".to_owned()),
+            platforms: Vec::new(),
+        });
+        let files = |url: &str, count| v1::PreheatFiles {
+            urls: vec![url.to_owned(); count],
+        };
+        let subject = |image, files| Subject::try_from((image, files));
+        assert!(subject(None, None).is_err());
+        assert!(subject(Some(image), Some(files("http://h/a", 1))).is_err());
+        for (url, count) in [("", 1), ("http://h/a\r\nb", 1), ("http://h/a", 0)] {
+            assert!(subject(None, Some(files(url, count))).is_err(), "{url}");
+        }
+        assert!(subject(None, Some(files("http://h/a", MOST_FILES + 1))).is_err());
         assert!(PreheatOrder::try_from(v1::PreheatOrder { run: 1, kind: None }).is_err());
     }
 }

@@ -62,9 +62,8 @@ impl Accounts {
         .bind(i64::from(status))
         .bind(millis(now - HOUR))
         .bind(MOST_OF_STRANGERS)
-        .execute(self.database.pool())
-        .await;
-        if self.database.counted(noted).is_err() {
+        .execute(self.database.pool());
+        if self.database.run(noted).await.is_err() {
             tracing::error!(who, method, path, status, "a write is not in the audit");
         }
     }
@@ -77,17 +76,15 @@ impl Accounts {
         )
         .bind(before)
         .bind(most.clamp(1, MOST_LISTED))
-        .fetch_all(self.database.pool())
-        .await;
-        self.database.counted(rows)?.iter().map(entry).collect()
+        .fetch_all(self.database.pool());
+        self.database.run(rows).await?.iter().map(entry).collect()
     }
 
     pub(super) async fn forget_audit(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
         let done = sqlx::query("DELETE FROM audit WHERE at < $1")
             .bind(millis(now - KEPT_FOR))
-            .execute(self.database.pool())
-            .await;
-        self.database.counted(done).map(drop)
+            .execute(self.database.pool());
+        self.database.run(done).await.map(drop)
     }
 }
 

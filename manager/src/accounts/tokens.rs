@@ -68,9 +68,8 @@ impl Accounts {
         .bind(millis(now))
         .bind(wish.expires_in_seconds.map_or(0, life))
         .bind(MOST_TOKENS)
-        .fetch_optional(self.database.pool())
-        .await;
-        let row = self.database.counted(row)?;
+        .fetch_optional(self.database.pool());
+        let row = self.database.run(row).await?;
         row.map(|row| Ok((row.try_get("id")?, token))).transpose()
     }
 
@@ -88,9 +87,8 @@ impl Accounts {
         )
         .bind(hash(token))
         .bind(millis(now))
-        .fetch_optional(self.database.pool())
-        .await;
-        let row = self.database.counted(row)?;
+        .fetch_optional(self.database.pool());
+        let row = self.database.run(row).await?;
         row.map(|row| {
             let name: String = row.try_get("name")?;
             let role: String = row.try_get("role")?;
@@ -110,26 +108,23 @@ impl Accounts {
         )
         .bind(before)
         .bind(most)
-        .fetch_all(self.database.pool())
-        .await;
-        self.database.counted(rows)?.iter().map(shown).collect()
+        .fetch_all(self.database.pool());
+        self.database.run(rows).await?.iter().map(shown).collect()
     }
 
     /// A token counts no more; whether there was one.
     pub(crate) async fn revoke(&self, id: i64) -> Result<bool, sqlx::Error> {
         let done = sqlx::query("DELETE FROM tokens WHERE id = $1")
             .bind(id)
-            .execute(self.database.pool())
-            .await;
-        Ok(self.database.counted(done)?.rows_affected() > 0)
+            .execute(self.database.pool());
+        Ok(self.database.run(done).await?.rows_affected() > 0)
     }
 
     pub(super) async fn forget_tokens(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
         let done = sqlx::query("DELETE FROM tokens WHERE expires_at > 0 AND expires_at < $1")
             .bind(millis(now) - LISTED_FOR)
-            .execute(self.database.pool())
-            .await;
-        self.database.counted(done).map(drop)
+            .execute(self.database.pool());
+        self.database.run(done).await.map(drop)
     }
 }
 

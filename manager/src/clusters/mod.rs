@@ -147,11 +147,10 @@ impl Clusters {
              ON s.cluster = c.name AND s.version = \
              (SELECT MAX(version) FROM settings WHERE cluster = c.name)",
         )
-        .fetch_all(self.database.pool())
-        .await;
+        .fetch_all(self.database.pool());
         let entries: Result<_, sqlx::Error> =
-            self.database.counted(rows)?.iter().map(entry).collect();
-        let directory = Directory(self.database.counted(entries)?);
+            self.database.run(rows).await?.iter().map(entry).collect();
+        let directory = Directory(entries?);
         self.newest.send_if_modified(|known| {
             let is_news = **known != directory;
             if is_news {
@@ -211,9 +210,8 @@ impl Clusters {
         .bind(name.to_string())
         .bind(scopes.to_owned())
         .bind(known.unwrap_or(-1))
-        .execute(self.database.pool())
-        .await;
-        Ok(self.database.counted(updated)?.rows_affected() > 0)
+        .execute(self.database.pool());
+        Ok(self.database.run(updated).await?.rows_affected() > 0)
     }
 
     async fn insert(&self, name: &ClusterName, scopes: &str) -> Result<bool, sqlx::Error> {
@@ -224,9 +222,8 @@ impl Clusters {
         .bind(name.to_string())
         .bind(scopes.to_owned())
         .bind(MOST_CLUSTERS)
-        .execute(self.database.pool())
-        .await;
-        Ok(self.database.counted(inserted)?.rows_affected() > 0)
+        .execute(self.database.pool());
+        Ok(self.database.run(inserted).await?.rows_affected() > 0)
     }
 
     /// Forgets a cluster in which nobody was seen since `since`, and what was set for it; whether
@@ -245,14 +242,12 @@ impl Clusters {
         )
         .bind(name.to_string())
         .bind(millis(since))
-        .execute(self.database.pool())
-        .await;
-        let removed = self.database.counted(removed)?.rows_affected() > 0;
+        .execute(self.database.pool());
+        let removed = self.database.run(removed).await?.rows_affected() > 0;
         let forgotten =
             sqlx::query("DELETE FROM settings WHERE cluster NOT IN (SELECT name FROM clusters)")
-                .execute(self.database.pool())
-                .await;
-        self.database.counted(forgotten)?;
+                .execute(self.database.pool());
+        self.database.run(forgotten).await?;
         self.look().await?;
         match self.directory().get(name) {
             Some(_) => Err(ClusterError::Alive),

@@ -2,7 +2,7 @@
 //! of the test, without a port.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::chown,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,7 +10,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use sqlx::Connection as _;
@@ -120,10 +120,13 @@ impl Cluster {
         let script = format!(
             "set -e; cd {dir}; \
              {bin}/initdb -D data -U darter -A trust -N >initdb.log 2>&1; \
-             {bin}/postgres -D data -k {dir} -c listen_addresses= -c fsync=off >postgres.log 2>&1 & \
-             read -r _ || true; kill -INT $!; wait; rm -rf {dir}",
+             {bin}/pg_ctl -D data -l postgres.log -w -t {limit} \
+               -o '-k {dir} -c listen_addresses= -c fsync=off' start >pg_ctl.log 2>&1; \
+             echo ready; read -r _ || true; \
+             {bin}/pg_ctl -D data -m immediate stop >pg_ctl.log 2>&1; rm -rf {dir}",
             dir = dir.display(),
             bin = binaries.display(),
+            limit = LIMIT.as_secs(),
         );
         // The server does not run as root.
         let (program, first): (&str, &[&str]) = if is_root {
@@ -131,12 +134,17 @@ impl Cluster {
         } else {
             ("sh", &["-c"])
         };
-        let keeper = Command::new(program)
+        let mut keeper = Command::new(program)
             .args(first)
             .arg(script)
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let mut said = String::new();
+        let out = keeper.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut said).unwrap();
+        assert_eq!(said, "ready\n", "no server: see {}", dir.display());
         Self {
             dir,
             _keeper: keeper,
@@ -152,20 +160,14 @@ impl Cluster {
     async fn new_database(&self) -> DatabaseUrl {
         install_default_drivers();
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let begin = Instant::now();
-        let mut connection = loop {
-            match sqlx::AnyConnection::connect(&self.url("postgres")).await {
-                Ok(connection) => break connection,
-                // It is still starting.
-                Err(_) if begin.elapsed() < LIMIT => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err(cause) => panic!("{cause:?}"),
-            }
+        let create = async {
+            let mut connection = sqlx::AnyConnection::connect(&self.url("postgres")).await?;
+            let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+            connection.execute(create).await?;
+            connection.close().await
         };
-        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        connection.execute(create).await.unwrap();
-        connection.close().await.unwrap();
+        let created = tokio::time::timeout(LIMIT, create).await;
+        created.expect("the server answers").unwrap();
         DatabaseUrl::new(self.url(&name))
     }
 }
@@ -230,4 +232,18 @@ async fn odd_directories_are_no_trouble_and_the_file_is_private() {
         .await
         .unwrap();
     assert_eq!(overwrites, 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_ever() {
+    let place = Place::sqlite();
+    let database = place.open().await;
+    let never = std::future::pending::<Result<(), sqlx::Error>>();
+    let never = database.run_within(Duration::from_millis(1), never);
+    let error = never.await.unwrap_err();
+    assert!(matches!(error, sqlx::Error::Io(_)), "{error:?}");
+    assert_eq!(database.metrics().database_failures.get(), 1);
+    let answer = sqlx::query_scalar("SELECT 1").fetch_one(database.pool());
+    let answer: i64 = database.run(answer).await.unwrap();
+    assert_eq!(answer, 1);
 }

@@ -1,4 +1,4 @@
-//! Jobs: images that hosts are to have before anybody pulls them.
+//! Jobs: images and files that hosts are to have before anybody pulls them.
 //!
 //! [`wish`] is what is asked for, [`progress`] what hosts have said, [`table`] keeps both,
 //! [`runner`] has them done by a scheduler. A job lives in the database alone: whichever
@@ -8,12 +8,16 @@
 mod image;
 mod progress;
 mod runner;
+mod state;
+mod subject;
 mod table;
 mod wish;
 
 pub(crate) use image::Image;
 pub(crate) use progress::{Content, Failure, Host, Progress, Summary};
 pub(crate) use runner::Runner;
-pub(crate) use table::{Change, CreateError, Job, Jobs, State};
+pub(crate) use state::State;
+pub(crate) use subject::Subject;
+pub(crate) use table::{Change, CreateError, Job, Jobs};
 pub use wish::Scope;
 pub(crate) use wish::{Request, Secret, Wish, WishError};

@@ -3,6 +3,8 @@
 //! Invariant: a content is held by a host only because that host said so, and a job is a success
 //! only if every chosen host said it of every content.
 
+mod held;
+
 use std::collections::HashMap;
 
 use darter_api::{
@@ -11,6 +13,9 @@ use darter_api::{
     wire::v1::{self, preheat_event::Kind},
 };
 use serde::{Deserialize, Serialize};
+
+use super::subject::without_query;
+pub(crate) use held::Held;
 
 /// Reasons kept of one job, of all its hosts together; further ones are counted.
 const MOST_FAILURES: usize = 1000;
@@ -47,6 +52,9 @@ pub(crate) struct Content {
     pub(crate) digest: String,
     pub(crate) size: u64,
     pub(crate) manifest: bool,
+    /// Of a file: where it is, without a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,44 +84,6 @@ pub(crate) struct Failure {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) digest: Option<String>,
     pub(crate) why: String,
-}
-
-/// Which contents a host holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(crate) struct Held(Vec<u8>);
-
-impl From<Held> for String {
-    fn from(held: Held) -> Self {
-        hex::encode(held.0)
-    }
-}
-
-impl TryFrom<String> for Held {
-    type Error = hex::FromHexError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Ok(Self(hex::decode(text)?))
-    }
-}
-
-impl Held {
-    fn insert(&mut self, at: usize) {
-        if self.0.len() <= at / 8 {
-            self.0.resize(at / 8 + 1, 0);
-        }
-        self.0[at / 8] |= 1 << (at % 8);
-    }
-
-    pub(crate) fn contains(&self, at: usize) -> bool {
-        self.0
-            .get(at / 8)
-            .is_some_and(|byte| byte & (1 << (at % 8)) != 0)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.iter().map(|byte| byte.count_ones() as usize).sum()
-    }
 }
 
 /// Progress in numbers.
@@ -225,11 +195,12 @@ impl Progress {
             digest: content.digest,
             size: content.size,
             manifest: content.manifest,
+            url: Some(without_query(&content.url)).filter(|url| !url.is_empty()),
         };
         let contents: Vec<Content> = contents.into_iter().map(known).collect();
         if whose == Whose::Further && contents != self.contents {
             // Bits would stand for other contents.
-            let what = "another scheduler's hosts find another image by this name";
+            let what = "another scheduler's hosts find another content by this name";
             self.blame(None, None, what.to_owned());
             return;
         }
@@ -326,151 +297,4 @@ fn id(raw: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(seed: u8) -> v1::PreheatHost {
-        v1::PreheatHost {
-            host: vec![seed; 32].into(),
-            name: format!("n{seed}"),
-            ip: format!("10.0.0.{seed}"),
-        }
-    }
-
-    fn say(progress: &mut Progress, kind: Kind) -> bool {
-        progress.take(v1::PreheatEvent { kind: Some(kind) }, Whose::First)
-    }
-
-    fn begin(progress: &mut Progress, hosts: &[u8]) {
-        let hosts = hosts.iter().map(|seed| host(*seed)).collect();
-        say(progress, Kind::Hosts(v1::preheat_event::Hosts { hosts }));
-        let content = |digest: &str| v1::PreheatContent {
-            digest: digest.to_owned(),
-            size: 10,
-            manifest: false,
-        };
-        let contents = vec![content("a"), content("b")];
-        say(
-            progress,
-            Kind::Contents(v1::preheat_event::Contents { contents }),
-        );
-    }
-
-    fn held(progress: &mut Progress, seed: u8, digests: &[&str]) {
-        let host = vec![seed; 32].into();
-        let digests = digests.iter().map(ToString::to_string).collect();
-        say(
-            progress,
-            Kind::Held(v1::preheat_event::Held { host, digests }),
-        );
-    }
-
-    #[test]
-    fn success_is_everybodys_own_word() {
-        let mut progress = Progress::default();
-        assert!(!progress.is_success());
-        begin(&mut progress, &[1, 2]);
-        held(&mut progress, 1, &["a", "b", "b", "other"]);
-        held(&mut progress, 2, &["b"]);
-        assert!(!progress.is_success());
-        let summary = progress.summary();
-        assert_eq!((summary.hosts_done, summary.bytes_held), (1, 30));
-        let kept: Progress =
-            serde_json::from_str(&serde_json::to_string(&progress).unwrap()).unwrap();
-        assert_eq!(
-            (&kept.hosts, &kept.contents),
-            (&progress.hosts, &progress.contents)
-        );
-        held(&mut progress, 2, &["a"]);
-        assert!(progress.is_success());
-    }
-
-    #[test]
-    fn who_was_there_before_and_is_not_now_has_left() {
-        let mut progress = Progress::default();
-        begin(&mut progress, &[1, 2]);
-        held(&mut progress, 2, &["a", "b"]);
-        begin(&mut progress, &[1]);
-        held(&mut progress, 1, &["a", "b"]);
-        assert!(!progress.is_success());
-        assert_eq!(progress.hosts[1].name, "n2");
-        assert_eq!(progress.hosts[1].failures[0].why, "the host has left");
-    }
-
-    #[test]
-    fn hosts_of_further_schedulers_are_added() {
-        let further = |progress: &mut Progress, digests: [&str; 2]| {
-            let mut say =
-                |kind| progress.take(v1::PreheatEvent { kind: Some(kind) }, Whose::Further);
-            let hosts = vec![host(1), host(3)];
-            say(Kind::Hosts(v1::preheat_event::Hosts { hosts }));
-            let content = |digest: &str| v1::PreheatContent {
-                digest: digest.to_owned(),
-                size: 10,
-                manifest: false,
-            };
-            let contents = digests.map(content).to_vec();
-            say(Kind::Contents(v1::preheat_event::Contents { contents }));
-        };
-        let mut progress = Progress::default();
-        begin(&mut progress, &[1, 2]);
-        held(&mut progress, 1, &["a", "b"]);
-        held(&mut progress, 2, &["a", "b"]);
-        assert!(progress.is_success());
-        let mut moved = progress.clone();
-        further(&mut progress, ["a", "b"]);
-        assert!(!progress.is_success(), "n3 has not said it");
-        assert_eq!(progress.hosts.len(), 3);
-        held(&mut progress, 3, &["a", "b"]);
-        assert!(progress.is_success());
-        // The tag was moved in between.
-        further(&mut moved, ["a", "c"]);
-        held(&mut moved, 3, &["a", "b"]);
-        assert!(!moved.is_success());
-    }
-
-    #[test]
-    fn failures_are_bounded_over_all_hosts_and_counted() {
-        let mut progress = Progress::default();
-        begin(&mut progress, &[1, 2]);
-        for seed in [1, 2] {
-            for _ in 0..MOST_FAILURES {
-                let failed = v1::preheat_event::Failed {
-                    host: vec![seed; 32].into(),
-                    digest: "a".to_owned(),
-                    why: "full".to_owned(),
-                };
-                say(&mut progress, Kind::Failed(failed));
-            }
-        }
-        let kept: Vec<usize> = progress
-            .hosts
-            .iter()
-            .map(|host| host.failures.len())
-            .collect();
-        assert_eq!(kept, [MOST_FAILURES, 0]);
-        let summary = progress.summary();
-        assert_eq!((summary.hosts_failed, summary.failures_further), (2, 1000));
-        assert!(!progress.is_success());
-        begin(&mut progress, &[1, 2]);
-        assert_eq!(progress.summary().failures_further, 0);
-    }
-
-    #[test]
-    fn silence_is_a_failure() {
-        let mut progress = Progress::default();
-        begin(&mut progress, &[1, 2]);
-        held(&mut progress, 1, &["a", "b"]);
-        progress.give_up("timeout");
-        let reasons: Vec<usize> = progress
-            .hosts
-            .iter()
-            .map(|host| host.failures.len())
-            .collect();
-        assert_eq!(reasons, [0, 1]);
-        assert!(!progress.is_success());
-        let mut nobody = Progress::default();
-        nobody.give_up("no scheduler");
-        assert_eq!(nobody.failures.len(), 1);
-    }
-}
+mod tests;

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Jobs, Progress, State,
+    Jobs, Progress, Secret, State,
     progress::Whose,
     table::{Claimed, Lease},
 };
@@ -124,7 +124,7 @@ impl Runner {
 
     async fn run_one(&self, mut job: Claimed) {
         let id = job.id;
-        tracing::info!(id, image = %job.wish.image, "a preheat begins");
+        tracing::info!(id, of = %job.wish.subject, "a preheat begins");
         let left = job.deadline - OffsetDateTime::now_utc();
         let deadline = Instant::now() + Duration::try_from(left).unwrap_or_default();
         let mut progress = std::mem::take(&mut job.progress);
@@ -314,12 +314,10 @@ impl Runner {
         whose: Whose,
     ) -> Result<End, AskError> {
         let url = &scheduler.address;
-        let secret = match &job.wish.credential {
-            Some(name) => {
-                let registry = &job.wish.image.registry;
-                self.credentials.secret(name, registry).await?
-            }
-            None => job.secret.clone(),
+        let secret = match (job.wish.subject.registry(), &job.wish.credential) {
+            (Some(registry), Some(name)) => self.credentials.secret(name, registry).await?,
+            (Some(_), None) => job.secret.clone(),
+            (None, _) => Secret::default(),
         };
         if secret.reveal().is_some() && !may_carry_secrets(&self.connector, url) {
             return Err(AskError::PlainSecret);

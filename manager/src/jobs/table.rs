@@ -4,61 +4,24 @@
 //! people who cancel it or want it again; a change that comes too late changes nothing. The
 //! lease is by the clocks of the managers, which are to agree within a second or two.
 
+mod row;
+mod upkeep;
+
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Row as _, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row as _};
 use time::OffsetDateTime;
 
-use super::{Progress, Wish, wish::Secret};
-use crate::{
-    database::{Database, at_millis, millis},
-    metrics::JobState,
-};
+use super::{Progress, State, Wish, wish::Secret};
+use crate::database::{Database, at_millis, millis};
+use row::{job, json, parsed};
 
 /// A manager that does not say within this that it goes on with a job has lost it.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
 /// Jobs that have not ended; further ones are refused.
 const MOST_OPEN: i64 = 1000;
-/// Jobs that have ended are shown so long.
-const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Jobs in one list.
 const MOST_LISTED: i64 = 100;
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub(crate) enum State {
-    Pending,
-    Running,
-    Success,
-    Failure,
-    Cancelled,
-}
-
-impl State {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Pending,
-        Self::Running,
-        Self::Success,
-        Self::Failure,
-        Self::Cancelled,
-    ];
-
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "PENDING",
-            Self::Running => "RUNNING",
-            Self::Success => "SUCCESS",
-            Self::Failure => "FAILURE",
-            Self::Cancelled => "CANCELLED",
-        }
-    }
-
-    /// Whether nothing more happens by itself.
-    pub(crate) const fn is_final(self) -> bool {
-        matches!(self, Self::Success | Self::Failure | Self::Cancelled)
-    }
-}
 
 /// A job as it is kept, without its secret.
 #[derive(Debug, Clone)]
@@ -156,9 +119,8 @@ impl Jobs {
                      AND cancelling = 0 AND wish = $1 ORDER BY id LIMIT 1";
         let open = sqlx::query_scalar(query)
             .bind(json(wish)?)
-            .fetch_optional(self.database.pool())
-            .await;
-        self.database.counted(open)?.ok_or(CreateError::Full)
+            .fetch_optional(self.database.pool());
+        self.database.run(open).await?.ok_or(CreateError::Full)
     }
 
     async fn insert(
@@ -196,7 +158,7 @@ impl Jobs {
             transaction.commit().await?;
             Ok(row)
         };
-        let row = self.database.counted(inserted.await)?;
+        let row = self.database.run(inserted).await?;
         row.map(|row| row.try_get("id")).transpose()
     }
 
@@ -204,18 +166,16 @@ impl Jobs {
         let query = format!("SELECT {COLUMNS} FROM jobs WHERE id = $1");
         let row = sqlx::query(AssertSqlSafe(query))
             .bind(id)
-            .fetch_optional(self.database.pool())
-            .await;
-        self.database.counted(row)?.as_ref().map(job).transpose()
+            .fetch_optional(self.database.pool());
+        self.database.run(row).await?.as_ref().map(job).transpose()
     }
 
     /// The version alone, for who waits for another one.
     pub(crate) async fn version(&self, id: i64) -> Result<Option<i64>, sqlx::Error> {
         let version = sqlx::query_scalar("SELECT version FROM jobs WHERE id = $1")
             .bind(id)
-            .fetch_optional(self.database.pool())
-            .await;
-        self.database.counted(version)
+            .fetch_optional(self.database.pool());
+        self.database.run(version).await
     }
 
     /// Jobs before `before`, the newest first, at most `most` and a hundred.
@@ -233,9 +193,8 @@ impl Jobs {
             .bind(before)
             .bind(state.map_or("", State::as_str).to_owned())
             .bind(most.clamp(1, MOST_LISTED))
-            .fetch_all(self.database.pool())
-            .await;
-        self.database.counted(rows)?.iter().map(job).collect()
+            .fetch_all(self.database.pool());
+        self.database.run(rows).await?.iter().map(job).collect()
     }
 
     /// The oldest job that nobody runs is `owner`'s from now on.
@@ -257,9 +216,8 @@ impl Jobs {
             .bind(owner.to_owned())
             .bind(millis(now + LEASE))
             .bind(millis(now))
-            .fetch_optional(self.database.pool())
-            .await;
-        let Some(row) = self.database.counted(row)? else {
+            .fetch_optional(self.database.pool());
+        let Some(row) = self.database.run(row).await? else {
             return Ok(None);
         };
         Ok(Some(Claimed {
@@ -292,9 +250,8 @@ impl Jobs {
         .bind(millis(now + LEASE))
         .bind(progress.map(json).transpose()?.unwrap_or_default())
         .bind(millis(now))
-        .fetch_optional(self.database.pool())
-        .await;
-        match self.database.counted(row)? {
+        .fetch_optional(self.database.pool());
+        match self.database.run(row).await? {
             None => Ok(Lease::Lost),
             Some(row) if row.try_get::<i64, _>("cancelling")? != 0 => Ok(Lease::Cancelled),
             Some(_) => Ok(Lease::Holds),
@@ -320,9 +277,8 @@ impl Jobs {
         .bind(state.as_str().to_owned())
         .bind(json(progress)?)
         .bind(millis(now))
-        .execute(self.database.pool())
-        .await;
-        Ok(self.database.counted(done)?.rows_affected() > 0)
+        .execute(self.database.pool());
+        Ok(self.database.run(done).await?.rows_affected() > 0)
     }
 
     /// `owner` gives a job back, for whoever comes first.
@@ -333,9 +289,8 @@ impl Jobs {
         )
         .bind(id)
         .bind(owner.to_owned())
-        .execute(self.database.pool())
-        .await;
-        self.database.counted(done).map(drop)
+        .execute(self.database.pool());
+        self.database.run(done).await.map(drop)
     }
 
     /// A job is to end: at once where nobody runs it, else within a second or so.
@@ -354,9 +309,8 @@ impl Jobs {
         .bind(id)
         .bind(millis(now))
         .bind(known.unwrap_or(-1))
-        .execute(self.database.pool())
-        .await;
-        let done = self.database.counted(done)?.rows_affected() > 0;
+        .execute(self.database.pool());
+        let done = self.database.run(done).await?.rows_affected() > 0;
         self.change(id, done, known).await
     }
 
@@ -378,9 +332,8 @@ impl Jobs {
         .bind(secret.reveal().unwrap_or_default().to_owned())
         .bind(json(&Progress::default())?)
         .bind(known.unwrap_or(-1))
-        .execute(self.database.pool())
-        .await;
-        let done = self.database.counted(done)?.rows_affected() > 0;
+        .execute(self.database.pool());
+        let done = self.database.run(done).await?.rows_affected() > 0;
         self.change(id, done, known).await
     }
 
@@ -394,68 +347,6 @@ impl Jobs {
             (Some(_), _) => Change::Late,
         })
     }
-
-    /// Forgets what ended long ago, and counts the rest.
-    pub(crate) async fn sweep(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
-        self.forget(now).await?;
-        let counts = self.counts().await?;
-        for state in State::ALL {
-            let count = counts.iter().find(|(one, _)| *one == state);
-            let count = count.map_or(0, |(_, count)| *count);
-            let state = state.as_str();
-            let jobs = &self.database.metrics().jobs;
-            jobs.get_or_create(&JobState { state }).set(count);
-        }
-        Ok(())
-    }
-
-    async fn forget(&self, now: OffsetDateTime) -> Result<(), sqlx::Error> {
-        let done = sqlx::query(
-            "DELETE FROM jobs WHERE state NOT IN ('PENDING', 'RUNNING') AND updated_at < $1",
-        )
-        .bind(millis(now - KEPT_FOR))
-        .execute(self.database.pool())
-        .await;
-        self.database.counted(done).map(drop)
-    }
-
-    /// How many there are in each state.
-    async fn counts(&self) -> Result<Vec<(State, i64)>, sqlx::Error> {
-        let rows = sqlx::query("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
-            .fetch_all(self.database.pool())
-            .await;
-        let rows = self.database.counted(rows)?;
-        let count = |row: &AnyRow| Ok((state(row)?, row.try_get("jobs")?));
-        rows.iter().map(count).collect()
-    }
-}
-
-fn job(row: &AnyRow) -> Result<Job, sqlx::Error> {
-    Ok(Job {
-        id: row.try_get("id")?,
-        created_at: at_millis(row.try_get("created_at")?)?,
-        updated_at: at_millis(row.try_get("updated_at")?)?,
-        version: row.try_get("version")?,
-        state: state(row)?,
-        created_by: row.try_get("created_by")?,
-        wish: parsed(row, "wish")?,
-        progress: parsed(row, "progress")?,
-    })
-}
-
-fn state(row: &AnyRow) -> Result<State, sqlx::Error> {
-    let text: String = row.try_get("state")?;
-    let known = State::ALL.into_iter().find(|state| state.as_str() == text);
-    known.ok_or_else(|| sqlx::Error::Decode(format!("no state is called {text}").into()))
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, sqlx::Error> {
-    serde_json::to_string(value).map_err(|cause| sqlx::Error::Encode(cause.into()))
-}
-
-fn parsed<T: serde::de::DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error> {
-    let text: String = row.try_get(column)?;
-    serde_json::from_str(&text).map_err(|cause| sqlx::Error::Decode(cause.into()))
 }
 
 #[cfg(test)]

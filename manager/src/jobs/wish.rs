@@ -5,12 +5,12 @@ use std::{net::IpAddr, time::Duration};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use darter_api::{
     ClusterName,
-    preheat::{Authorization, MOST_PLATFORMS},
+    preheat::{Authorization, MOST_FILES, MOST_PLATFORMS},
     wire::v1,
 };
 use serde::{Deserialize, Serialize};
 
-use super::image::Image;
+use super::{Subject, image::Image};
 
 /// A job is given so long unless it says otherwise (Harbor gives up then); and at most.
 const TIMEOUT: (Duration, Duration) = (Duration::from_secs(1800), Duration::from_secs(24 * 3600));
@@ -27,8 +27,12 @@ const MOST_PLATFORM: usize = 64;
 /// What is wrong with a wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WishError {
-    #[error("either `image` or `url` says which image is meant")]
-    NoImage,
+    #[error("one of `image`, `url` and `files` says what is meant")]
+    NoSubject,
+    #[error("`files` are at most {MOST_FILES} URLs of one host, http://host/path")]
+    Files,
+    #[error("files are for everybody: nothing signs in for them, and they have no platforms")]
+    FilesAreForAll,
     #[error("a URL is one of a manifest: https://registry/v2/repository/manifests/reference")]
     Url,
     #[error("the registry's name makes no sense")]
@@ -84,6 +88,8 @@ impl From<Scope> for v1::PreheatScope {
 pub(crate) struct Request {
     pub(crate) image: Option<String>,
     pub(crate) url: Option<String>,
+    /// URLs of one host, that rules of the hosts' own share.
+    pub(crate) files: Option<Vec<String>>,
     pub(crate) platforms: Vec<String>,
     pub(crate) scope: Scope,
     /// Whose hosts; the default one's unless it is said.
@@ -105,10 +111,11 @@ pub(crate) struct Request {
 /// What signs in at the registry, kept apart from the wish and never shown.
 pub(crate) type Secret = Authorization;
 
-/// An image and who is to have it.
+/// An image or files, and who is to have them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wish {
-    pub(crate) image: Image,
+    #[serde(flatten)]
+    pub(crate) subject: Subject,
     /// What a registry said was pushed: the same tag pushed again is another wish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pushed: Option<String>,
@@ -152,16 +159,22 @@ impl Request {
 
     /// The wish, if it makes sense.
     pub(crate) fn wish(self) -> Result<Wish, WishError> {
-        let image = match (&self.image, &self.url) {
-            (Some(image), None) => Image::parse(image)?,
-            (None, Some(url)) => Image::parse_url(url)?,
-            _ => return Err(WishError::NoImage),
+        let subject = match (&self.image, &self.url, &self.files) {
+            (Some(image), None, None) => Subject::Image(Image::parse(image)?),
+            (None, Some(url), None) => Subject::Image(Image::parse_url(url)?),
+            (None, None, Some(urls)) => Subject::files(urls.clone())?,
+            _ => return Err(WishError::NoSubject),
         };
-        self.wish_of(image)
+        self.wish_of(subject)
     }
 
-    /// The rest of the wish, for this image.
-    pub(crate) fn wish_of(self, image: Image) -> Result<Wish, WishError> {
+    /// The rest of the wish, for this.
+    pub(crate) fn wish_of(self, subject: Subject) -> Result<Wish, WishError> {
+        let signs_in = [&self.credential, &self.authorization, &self.username];
+        let is_private = signs_in.iter().any(|one| one.is_some()) || self.password.is_some();
+        if matches!(subject, Subject::Files(_)) && (is_private || !self.platforms.is_empty()) {
+            return Err(WishError::FilesAreForAll);
+        }
         if self.platforms.len() > MOST_PLATFORMS
             || !self.platforms.iter().all(|one| is_platform(one))
         {
@@ -178,7 +191,7 @@ impl Request {
         };
         let timeout = self.timeout_seconds.filter(|seconds| *seconds > 0);
         Ok(Wish {
-            image,
+            subject,
             pushed: None,
             credential: self.credential,
             platforms: self.platforms,
@@ -198,8 +211,10 @@ impl Request {
 impl Wish {
     /// For a scheduler, which gives hosts so long.
     pub(crate) fn request(&self, secret: &Secret, left: Duration) -> v1::PreheatRequest {
+        let (image, files) = self.subject.on_the_wire(self.platforms.clone());
         v1::PreheatRequest {
-            image: Some(self.image.on_the_wire(self.platforms.clone())),
+            image,
+            files,
             authorization: secret.reveal().unwrap_or_default().to_owned(),
             scope: v1::PreheatScope::from(self.scope).into(),
             ips: self.ips.iter().map(ToString::to_string).collect(),
@@ -247,8 +262,23 @@ mod tests {
             (wish.scope, wish.timeout_seconds, wish.pin_seconds),
             (Scope::AllPeers, 1800, 3600)
         );
-        assert_eq!(of("{}"), Err(WishError::NoImage));
-        assert_eq!(of(r#"{"image":"a","url":"b"}"#), Err(WishError::NoImage));
+        for odd in [
+            "{}",
+            r#"{"image":"a","url":"b"}"#,
+            r#"{"image":"a","files":[]}"#,
+        ] {
+            assert_eq!(of(odd), Err(WishError::NoSubject), "{odd}");
+        }
+        assert!(of(r#"{"files":["http://h/a"]}"#).is_ok());
+        assert_eq!(of(r#"{"files":[]}"#), Err(WishError::Files));
+        for more in [
+            r#""password":"p""#,
+            r#""credential":"c""#,
+            r#""platforms":["a/b"]"#,
+        ] {
+            let text = format!(r#"{{"files":["http://h/a"],{more}}}"#);
+            assert_eq!(of(&text), Err(WishError::FilesAreForAll), "{more}");
+        }
         assert_eq!(
             of(r#"{"image":"a","platforms":["linux"]}"#),
             Err(WishError::Platform)
@@ -269,6 +299,16 @@ mod tests {
             of(r#"{"image":"a","pin_seconds":0}"#).unwrap().pin_seconds,
             0
         );
+    }
+
+    #[test]
+    fn wishes_are_kept_as_they_always_were() {
+        let wish = of(r#"{"image":"app:1"}"#).unwrap();
+        let kept = serde_json::to_string(&wish).unwrap();
+        let image =
+            r#"{"image":{"registry":"docker.io","repository":"library/app","reference":"1"}"#;
+        assert!(kept.starts_with(image), "{kept}");
+        assert_eq!(serde_json::from_str::<Wish>(&kept).unwrap(), wish);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use darter_api::{Repository, configuration::Configuration, preheat::ImageName, wire::v1};
+use darter_api::{Repository, configuration::Configuration, preheat, wire::v1};
 
 use super::{hooks, oapi};
 use crate::{
-    jobs::{Image, Request, Secret, Wish},
+    jobs::{Image, Request, Secret, Subject, Wish},
     pushes::{Push, PushRule, wished},
     settings::Set,
 };
@@ -95,12 +95,14 @@ fn check_request(request: Request) {
 }
 
 fn check_wish(wish: &Wish, secret: &Secret) {
-    check_image(&wish.image);
+    if let Subject::Image(image) = &wish.subject {
+        check_image(image);
+    }
     let written = serde_json::to_string(wish).expect("it is kept as text");
     assert_eq!(serde_json::from_str(&written).ok().as_ref(), Some(wish));
     let request = wish.request(secret, Duration::from_secs(1));
-    let image = request.image.map(ImageName::try_from);
-    assert!(matches!(image, Some(Ok(_))), "hosts don't take {image:?}");
+    let taken = preheat::Subject::try_from((request.image, request.files));
+    assert!(taken.is_ok(), "hosts don't take {taken:?}");
     let shown = secret.reveal().filter(|shown| shown.len() > 12);
     assert!(shown.is_none_or(|shown| !format!("{secret:?}").contains(shown)));
 }

@@ -42,7 +42,10 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(crate) struct View {
     id: i64,
     state: JobState,
-    image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
     platforms: Vec<String>,
@@ -71,6 +74,8 @@ struct ContentView {
     digest: String,
     size: u64,
     kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
     /// Hosts that hold it.
     held_by: usize,
 }
@@ -112,7 +117,8 @@ impl From<&Job> for View {
         Self {
             id: job.id,
             state: job.state,
-            image: job.wish.image.to_string(),
+            image: job.wish.subject.image(),
+            files: job.wish.subject.urls(),
             credential: job.wish.credential.clone(),
             platforms: job.wish.platforms.clone(),
             scope: job.wish.scope,
@@ -132,7 +138,12 @@ impl From<&Job> for WholeView {
         let content = |(at, content): (usize, &crate::jobs::Content)| ContentView {
             digest: content.digest.clone(),
             size: content.size,
-            kind: if content.manifest { "manifest" } else { "blob" },
+            kind: match (&content.url, content.manifest) {
+                (Some(_), _) => "file",
+                (None, true) => "manifest",
+                (None, false) => "blob",
+            },
+            url: content.url.clone(),
             held_by: hosts.iter().filter(|host| host.held.contains(at)).count(),
         };
         let host = |host: &crate::jobs::Host| {
@@ -165,8 +176,8 @@ pub(super) async fn create(
     let secret = request.secret().map_err(Problem::bad)?;
     let wish = request.wish().map_err(Problem::bad)?;
     clusters::found(&api, &wish.cluster)?;
-    if let Some(name) = &wish.credential {
-        let found = api.credentials.find(name, &wish.image.registry);
+    if let (Some(name), Some(registry)) = (&wish.credential, wish.subject.registry()) {
+        let found = api.credentials.find(name, registry);
         found.map_err(Problem::bad)?;
     }
     let now = OffsetDateTime::now_utc();

@@ -50,6 +50,9 @@ struct Args {
     kind: String,
     #[serde(deserialize_with = "lenient")]
     url: String,
+    /// Of files, instead of `url` or beside it.
+    #[serde(deserialize_with = "lenient")]
+    urls: Vec<String>,
     #[serde(deserialize_with = "lenient")]
     headers: BTreeMap<String, String>,
     #[serde(deserialize_with = "lenient")]
@@ -89,16 +92,27 @@ impl Asked {
         if self.kind != "preheat" {
             return Err(Problem::bad("`type` is preheat"));
         }
-        if !matches!(self.args.kind.as_str(), "" | "image") {
-            let what = "only images are preheated";
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
+        match self.args.kind.as_str() {
+            "" | "image" => self.args.request(false),
+            "file" => self.args.request(true),
+            _ => {
+                let what = "images and files are preheated";
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what))
+            }
         }
-        self.args.request()
     }
 }
 
 impl Args {
-    fn request(self) -> Result<Request, Problem> {
+    /// Of headers only what signs in counts: what is shared of a file is what everybody gets who
+    /// asks without any.
+    fn request(mut self, is_file: bool) -> Result<Request, Problem> {
+        let is_cookie = |name: &String| name.eq_ignore_ascii_case("cookie");
+        if is_file && self.headers.keys().any(is_cookie) {
+            return Err(Problem::bad(
+                "files are for everybody: no cookie goes with them",
+            ));
+        }
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let scope = match self.scope.as_str() {
             "" | "single_seed_peer" => Scope::SingleSeedPeer,
@@ -119,8 +133,16 @@ impl Args {
             nanoseconds => Some((nanoseconds / NANOSECONDS).max(1)),
         };
         let platforms = self.platform.split(',').map(str::trim);
+        let (url, files) = match is_file {
+            true => {
+                self.urls.extend(some(self.url));
+                (None, Some(self.urls))
+            }
+            false => (Some(self.url), None),
+        };
         Ok(Request {
-            url: Some(self.url),
+            url,
+            files,
             platforms: platforms
                 .filter(|one| !one.is_empty())
                 .map(str::to_owned)
@@ -226,10 +248,8 @@ fn answer(job: &Job) -> Answer {
 
 fn outcome(job: &Job) -> JobOutcome {
     let contents = &job.progress.contents;
-    let url = |at: usize| {
-        let content = &contents[at];
-        job.wish.image.url_of(&content.digest, content.manifest)
-    };
+    let subject = &job.wish.subject;
+    let url = |at: usize| subject.url_of(&contents[at]);
     let task = |host: &Host, url: String, description: Option<String>| Task {
         url,
         hostname: host.name.clone(),
@@ -244,7 +264,7 @@ fn outcome(job: &Job) -> JobOutcome {
         for failure in &host.failures {
             let digest = failure.digest.as_deref();
             let at = digest.and_then(|digest| contents.iter().position(|one| one.digest == digest));
-            let url = at.map_or_else(|| job.wish.image.to_string(), url);
+            let url = at.map_or_else(|| subject.to_string(), url);
             failure_tasks.push(task(host, url, Some(failure.why.clone())));
         }
         success_tasks.truncate(MOST_LISTED);

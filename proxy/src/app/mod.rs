@@ -189,6 +189,7 @@ impl Proxy {
                 mirror: mirror.clone(),
                 rights,
                 upstreams: upstreams.clone(),
+                files: files.clone(),
                 session,
                 metrics: preheats,
                 tasks: inner.clone(),

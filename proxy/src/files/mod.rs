@@ -13,8 +13,10 @@
 //!
 //! Owner of state: [`Files`] owns the rules and where the versions are that were asked for
 //! lately, which is bounded. A host reads a source only for a version that one of its own
-//! clients asked for: another host's word leads nowhere.
+//! clients asked for, or a preheat ([`ahead`]), by a rule of its own: another host's word leads
+//! nowhere.
 
+mod ahead;
 mod client;
 mod origin;
 mod rule;
@@ -23,10 +25,11 @@ mod version;
 
 use std::{sync::Arc, time::Duration};
 
-use darter_api::{Digest, Repository, TaskId, UpstreamName};
+use darter_api::{Digest, Repository, TaskId, UpstreamName, preheat::file_repository};
 use http::{Uri, uri::Scheme};
 use moka::sync::Cache;
 
+pub(crate) use ahead::{Ahead, AheadError};
 pub(crate) use origin::Sources;
 pub use rule::{RuleError, RuleOptions};
 pub(crate) use serve::Host;
@@ -57,6 +60,23 @@ pub(crate) struct Place {
     client: Client,
     upstream: UpstreamName,
     repository: Repository,
+}
+
+impl Place {
+    /// None where its host makes no name.
+    fn new(rule: &Rule, url: &Uri, version: Version) -> Option<Self> {
+        let mut identity = rule.place_of(url).into_bytes();
+        identity.push(b' ');
+        identity.extend(version.identity());
+        Some(Self {
+            task: TaskId::of_file(&identity),
+            url: url.clone(),
+            version,
+            client: rule.client.clone(),
+            upstream: url.authority()?.as_str().to_lowercase().parse().ok()?,
+            repository: file_repository(),
+        })
+    }
 }
 
 impl Files {

@@ -3,7 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{BoxError, body::Body};
-use darter_api::{Lengths, Origin, OriginKind, TaskId, session::Purpose};
+use darter_api::{Lengths, TaskId, session::Purpose};
 use darter_runtime::server::span::set_spans;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{
@@ -21,8 +21,6 @@ use crate::{
     upstream::strip_hop_by_hop,
 };
 
-/// The name that all files of a host have in the swarm.
-const REPOSITORY: &str = "file";
 /// For a source to say which version it has; then it is asked for the file itself.
 const WHICH: Duration = Duration::from_secs(2);
 /// For a file's first bytes to come out of the swarm; then its source is asked, which would
@@ -103,33 +101,14 @@ impl Host {
         let version = Version::of(reply.status(), reply.headers())?;
         let pieces = Lengths::of(version.length).ok()?.pieces();
         (pieces > 0).then_some(())?;
-        Some(self.files.remember(self.place(url, version)?))
-    }
-
-    fn place(&self, url: &Uri, version: Version) -> Option<Place> {
-        let mut identity = self.rule.place_of(url).into_bytes();
-        identity.push(b' ');
-        identity.extend(version.identity());
-        Some(Place {
-            task: TaskId::of_file(&identity),
-            url: url.clone(),
-            version,
-            client: self.rule.client.clone(),
-            upstream: self.authority.as_str().parse().ok()?,
-            repository: REPOSITORY.parse().ok()?,
-        })
+        Some(self.files.remember(Place::new(&self.rule, url, version)?))
     }
 
     /// None where the source itself has to answer.
     async fn swarmed(&self, place: &Place, headers: &HeaderMap) -> Option<Response<Body>> {
         let want = Want {
             task: place.task,
-            origin: Origin {
-                upstream: place.upstream.clone(),
-                repository: place.repository.clone(),
-                kind: OriginKind::Blob,
-                private: false,
-            },
+            origin: place.origin(),
             size: Some(place.version.length),
             credential: None,
             purpose: Purpose::Pull,

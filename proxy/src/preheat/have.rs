@@ -44,15 +44,19 @@ impl Preheater {
                 },
             )
         };
-        let Some(upstream) = self.upstreams.resolve(have.upstream.as_str()) else {
-            let why = format!("{} is not on the host's list of registries", have.upstream);
-            lacks(None, why);
-            return;
+        let is_image = have.contents.iter().any(|content| content.url.is_none());
+        let credential = match self.upstreams.resolve(have.upstream.as_str()) {
+            Some(upstream) => {
+                self.sign_in(upstream, &have.repository, &have.authorization)
+                    .await
+            }
+            None if is_image => {
+                let why = format!("{} is not on the host's list of registries", have.upstream);
+                lacks(None, why);
+                return;
+            }
+            None => None,
         };
-        let authorization = &have.authorization;
-        let credential = self
-            .sign_in(upstream, &have.repository, authorization)
-            .await;
         let pin = Some(have.pin_seconds).filter(|seconds| *seconds > 0);
         let until = pin.map(|seconds| SystemTime::now().checked_add(Duration::from_secs(seconds)));
         if until == Some(None) {
@@ -69,7 +73,7 @@ impl Preheater {
                 upstream: have.upstream.clone(),
                 repository: have.repository.clone(),
                 kind: content.kind,
-                private: credential.is_some(),
+                private: have.private,
             };
             self.have_one(content.clone(), origin, credential.clone(), until)
         };
@@ -104,6 +108,13 @@ impl Preheater {
         until: Option<SystemTime>,
     ) -> (Digest, Result<(), String>) {
         let task = TaskId::of_content(content.digest);
+        let (origin, credential) = match &content.url {
+            Some(url) => match self.same_file(url, task).await {
+                Ok(origin) => (origin, None),
+                Err(why) => return (content.digest, Err(why)),
+            },
+            None => (origin, credential),
+        };
         let want = Want {
             task,
             origin,
@@ -125,6 +136,15 @@ impl Preheater {
             let _ = tokio::task::spawn_blocking(move || store.unpin(&task)).await;
         }
         (content.digest, end.map_err(|error| chain(&error)))
+    }
+
+    /// Where a file is, if it still is the version that was found.
+    async fn same_file(&self, url: &str, task: TaskId) -> Result<Origin, String> {
+        match self.files.ahead(url).await {
+            Ok(file) if file.task == task => Ok(file.origin),
+            Ok(_) => Err("the file has changed since the preheat began".to_owned()),
+            Err(error) => Err(chain(&error)),
+        }
     }
 
     async fn pin(&self, task: TaskId, until: SystemTime) -> Result<(), String> {

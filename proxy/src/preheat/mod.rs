@@ -1,24 +1,26 @@
 //! Contents that a scheduler orders this host to have, before anybody pulls them.
 //!
-//! [`resolve`] finds out what an image is made of, once for all hosts; [`have`] gets it into
-//! the store, behind foreground pulls, and says of each content itself whether the store holds
+//! [`resolve`] finds out what an image is made of, once for all hosts, and [`files`] which
+//! versions of files there are; [`have`] gets it into the store, behind foreground pulls, and says of each content itself whether the store holds
 //! it whole.
 //!
-//! Owner of state: one actor has the runs, at most [`MOST_RUNS`], each a task of its own that
+//! Owner of state: one actor has the runs, a bounded number ([`runs`]), each a task of its own that
 //! ends with its order's time, with a stop, or with the node. A credential that an order brings
 //! goes to the registry that the order names and is forgotten with the run. Failure: what can't
 //! be had is said with its reason; a run whose scheduler has gone ends by its time.
 
+mod files;
 mod have;
 pub(crate) mod resolve;
+mod runs;
 
 pub(crate) use resolve::registry;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use darter_api::{
     Repository, SchedulerName,
-    preheat::{Authorization, Order, PreheatOrder, PreheatReport, Report},
+    preheat::{Authorization, Order, PreheatOrder, PreheatReport, Report, Subject},
     session::PeerMessage,
 };
 use darter_runtime::Tasks;
@@ -29,10 +31,10 @@ use prometheus_client::{
     registry::Registry,
 };
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     credential::Credential,
+    files::Files,
     mirror::Mirror,
     rights::Rights,
     session::{Ordered, Session},
@@ -40,9 +42,8 @@ use crate::{
     swarm::driver::Swarm,
     upstream::{Upstream, Upstreams},
 };
+use runs::Runs;
 
-/// Orders under way; further ones are refused.
-const MOST_RUNS: usize = 32;
 /// To find out what an image is made of.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -85,6 +86,8 @@ pub struct Preheater {
     pub rights: Rights,
     /// The closed list of registries.
     pub upstreams: Upstreams,
+    /// The rules by which files are shared.
+    pub files: Files,
     /// Where orders come from and reports go.
     pub session: Session,
     /// Counts.
@@ -92,9 +95,6 @@ pub struct Preheater {
     /// What all runs end with.
     pub tasks: Tasks,
 }
-
-/// One order of one scheduler.
-type Key = (SchedulerName, u64);
 
 impl Preheater {
     /// Takes orders from now on, until its tasks end.
@@ -106,29 +106,22 @@ impl Preheater {
     }
 
     async fn run(self, mut orders: mpsc::Receiver<Ordered>) {
-        // A run that has ended in whatever way, also by a panic, has cancelled its own token.
-        let mut runs: HashMap<Key, CancellationToken> = HashMap::new();
+        let mut runs = Runs::default();
         while let Some((name, order)) = orders.recv().await {
-            runs.retain(|_, run| !run.is_cancelled());
             let key = (name, order.run);
-            if let Some(before) = runs.remove(&key) {
-                before.cancel();
-            }
             if matches!(order.what, Order::Stop) {
+                runs.stop(&key);
                 continue;
             }
-            if runs.len() >= MOST_RUNS {
+            let Some(place) = runs.begin(key.clone()) else {
                 self.refuse(&key.0, &order);
                 continue;
-            }
-            let stop = CancellationToken::new();
-            runs.insert(key.clone(), stop.clone());
-            let (preheater, end) = (self.clone(), stop.clone().drop_guard());
+            };
+            let preheater = self.clone();
             self.tasks.spawn("preheat", async move {
-                let _end = end;
                 tokio::select! {
                     () = preheater.obey(&key.0, order) => {}
-                    () = stop.cancelled() => {}
+                    () = place.stopped() => {}
                 }
             });
         }
@@ -138,10 +131,15 @@ impl Preheater {
         let run = order.run;
         match order.what {
             Order::Resolve {
-                image,
+                subject,
                 authorization,
             } => {
-                let resolve = self.resolve(image, &authorization);
+                let resolve = async {
+                    match subject {
+                        Subject::Image(image) => self.resolve(image, &authorization).await,
+                        Subject::Files(urls) => self.resolve_files(&urls).await,
+                    }
+                };
                 let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, resolve).await;
                 let report = resolved.unwrap_or_else(|_| Report::Unresolved {
                     digest: None,

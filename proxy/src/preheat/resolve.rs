@@ -125,6 +125,7 @@ impl Manifest {
             digest: self.digest,
             size: self.bytes.len() as u64,
             kind: OriginKind::Manifest,
+            url: None,
         }
     }
 }
@@ -144,21 +145,34 @@ impl Preheater {
             let what = format!("{} is not on the host's list of registries", image.registry);
             return Unresolved::here(what).into();
         };
-        let credential = self.sign_in(upstream, &image.repository, authorization);
+        let credential = self
+            .sign_in(upstream, &image.repository, authorization)
+            .await;
+        let token = token(authorization, credential.as_ref());
         let seen = Seen {
             preheater: self,
             upstream,
             image: &image,
-            credential: credential.await,
+            credential,
         };
         match seen.contents().await {
             Ok(contents) => Report::Resolved {
                 upstream: upstream.name().clone(),
                 contents,
+                token,
             },
             Err(unresolved) => unresolved.into(),
         }
     }
+}
+
+/// What the registry gave for a password; nothing where it gives no tokens, or one was brought.
+fn token(brought: &Authorization, shown: Option<&Credential>) -> Authorization {
+    let text = shown.and_then(|shown| shown.header().to_str().ok());
+    let token = text.and_then(|text| Authorization::checked(text.to_owned()));
+    token
+        .filter(|token| token.is_token() && !brought.is_token())
+        .unwrap_or_default()
 }
 
 /// By name or alias, else by where it is.
@@ -332,6 +346,7 @@ fn blobs(manifest: &Manifest) -> Result<Vec<Content>, Unresolved> {
             digest: digest.map_err(nothing)?,
             size: descriptor.size,
             kind: OriginKind::Blob,
+            url: None,
         })
     })
     .collect()
@@ -358,6 +373,20 @@ mod tests {
         ] {
             assert_eq!(arm.is(wanted), is, "{wanted}");
         }
+    }
+
+    #[test]
+    fn passwords_are_not_passed_on() {
+        let brought = |text: &str| Authorization::new(text.to_owned());
+        let shown = |text: &str| Credential::new(text.parse().unwrap());
+        let of = |was: &str, is: &str| {
+            let token = token(&brought(was), Some(&shown(is)));
+            token.reveal().map(str::to_owned)
+        };
+        assert_eq!(of("Basic dTpw", "Bearer t").as_deref(), Some("Bearer t"));
+        assert_eq!(of("Basic dTpw", "Basic dTpw"), None);
+        assert_eq!(of("Bearer t", "Bearer t"), None, "all have it");
+        assert_eq!(token(&brought(""), None).reveal(), None);
     }
 
     #[test]

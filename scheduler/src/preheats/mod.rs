@@ -9,13 +9,14 @@
 mod backlog;
 mod choice;
 mod runs;
+mod secrets;
 
 use std::{collections::HashSet, net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
     HostId,
-    preheat::{Authorization, ImageName, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS},
+    preheat::{Authorization, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS, Subject},
     wire::{
         WireError,
         v1::{
@@ -44,10 +45,10 @@ const MOST_WISH: usize = 4 * 1024 * 1024;
 pub(crate) type Frame = Result<v1::PreheatEvent, Status>;
 pub(crate) type Events = mpsc::Sender<Frame>;
 
-/// An image, and who is to have it.
+/// An image or files, and who is to have them.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
-    pub(crate) image: ImageName,
+    pub(crate) subject: Subject,
     pub(crate) authorization: Authorization,
     pub(crate) scope: v1::PreheatScope,
     /// These are with other schedulers.
@@ -86,9 +87,8 @@ impl TryFrom<v1::PreheatRequest> for Wish {
         if value.timeout_seconds > MOST_TIMEOUT_SECONDS {
             return Err(invalid("timeout_seconds"));
         }
-        let unlisted = || invalid("image");
         Ok(Self {
-            image: value.image.ok_or_else(unlisted)?.try_into()?,
+            subject: (value.image, value.files).try_into()?,
             authorization: Authorization::checked(value.authorization)
                 .ok_or(invalid("authorization"))?,
             scope: v1::PreheatScope::try_from(value.scope).map_err(|_| invalid("scope"))?,

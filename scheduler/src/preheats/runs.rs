@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use darter_api::{
     Digest, HostId, Origin, OriginKind,
-    preheat::{Content, Have, Order, PreheatOrder, PreheatReport, Report},
+    preheat::{Authorization, Content, Have, Order, PreheatOrder, PreheatReport, Report},
     session::SchedulerMessage,
     wire::v1::{
         PreheatHost,
@@ -21,6 +21,7 @@ use super::{
     Events, Wish,
     backlog::{Backlog, CalledOff},
     choice::{chosen, resolvers},
+    secrets::Secrets,
 };
 use crate::core::{Command, Present};
 
@@ -42,6 +43,7 @@ struct Run {
     backlog: Backlog,
     /// Those that are meant and have not left.
     targets: Vec<HostId>,
+    seeds: HashSet<HostId>,
     stage: Stage,
 }
 
@@ -55,6 +57,7 @@ enum Stage {
     /// Contents are being had.
     Having {
         have: Have,
+        secrets: Box<Secrets>,
         /// Hosts that were asked, and what they have not spoken of.
         active: HashMap<HostId, HashSet<Digest>>,
         waiting: VecDeque<HostId>,
@@ -91,6 +94,7 @@ impl Runs {
             wish,
             backlog: Backlog::new(events),
             targets: Vec::new(),
+            seeds: HashSet::new(),
             stage: Stage::Over,
         };
         self.runs.insert(id, run);
@@ -182,6 +186,8 @@ impl Run {
         match left.pop_front().filter(|_| !targets.is_empty()) {
             Some(asked) => {
                 self.targets = targets.iter().map(|host| host.host).collect();
+                let seeds = targets.iter().filter(|host| host.seed);
+                self.seeds = seeds.map(|host| host.host).collect();
                 self.stage = Stage::Resolving { asked, left };
                 Ok(self.ask_to_resolve(id))
             }
@@ -216,7 +222,7 @@ impl Run {
             return Vec::new();
         };
         let what = Order::Resolve {
-            image: self.wish.image.clone(),
+            subject: self.wish.subject.clone(),
             authorization: self.wish.authorization.clone(),
         };
         vec![order(*asked, id, what)]
@@ -230,19 +236,28 @@ impl Run {
         forbids: impl Fn(&HostId, &Origin) -> bool,
     ) -> Result<Vec<Command>, CalledOff> {
         match (report, &mut self.stage) {
-            (Report::Resolved { upstream, contents }, Stage::Resolving { asked, .. })
-                if *asked == host =>
-            {
+            (
+                Report::Resolved {
+                    upstream,
+                    contents,
+                    token,
+                },
+                Stage::Resolving { asked, .. },
+            ) if *asked == host => {
+                let brought = &self.wish.authorization;
+                let secrets = Secrets::new(brought, token, &self.targets, &self.seeds);
                 let have = Have {
                     upstream,
-                    repository: self.wish.image.repository.clone(),
+                    repository: self.wish.subject.repository(),
                     contents,
-                    authorization: self.wish.authorization.clone(),
+                    // Each host's own.
+                    authorization: Authorization::default(),
+                    private: secrets.are_there(),
                     at_once: self.wish.contents_at_once,
                     pin_seconds: self.wish.pin_seconds,
                     timeout_seconds: self.wish.timeout_seconds,
                 };
-                self.resolved(id, have, forbids)
+                self.resolved(id, have, secrets, forbids)
             }
             (
                 Report::Unresolved {
@@ -285,6 +300,7 @@ impl Run {
         &mut self,
         id: u64,
         have: Have,
+        secrets: Secrets,
         forbids: impl Fn(&HostId, &Origin) -> bool,
     ) -> Result<Vec<Command>, CalledOff> {
         let contents = have.contents.iter().map(Into::into).collect();
@@ -300,8 +316,12 @@ impl Run {
         for host in forbidden {
             self.fail(Some(host), None, "a rule forbids it".to_owned())?;
         }
+        let (readers, others): (Vec<HostId>, Vec<HostId>) =
+            waiting.into_iter().partition(|host| secrets.let_read(host));
+        let waiting = [readers, others].concat();
         self.stage = Stage::Having {
             have,
+            secrets: Box::new(secrets),
             active: HashMap::new(),
             waiting: waiting.into(),
         };
@@ -360,11 +380,13 @@ impl Run {
         }
     }
 
-    /// Lets the next hosts begin, where others are done.
+    /// Lets the next hosts begin, where others are done; those that can't read the registry when
+    /// all that can have ended.
     fn go_on(&mut self, id: u64) -> Vec<Command> {
         let most = self.wish.hosts_at_once;
         let Stage::Having {
             have,
+            secrets,
             active,
             waiting,
         } = &mut self.stage
@@ -374,11 +396,17 @@ impl Run {
         active.retain(|_, open| !open.is_empty());
         let mut commands = Vec::new();
         while (most == 0 || active.len() < most)
-            && let Some(host) = waiting.pop_front()
+            && let Some(host) = waiting.front().copied()
+            && (secrets.let_read(&host) || !active.keys().any(|host| secrets.let_read(host)))
         {
+            waiting.pop_front();
             let digest = |content: &Content| content.digest;
             active.insert(host, have.contents.iter().map(digest).collect());
-            commands.push(order(host, id, Order::Have(have.clone())));
+            let have = Have {
+                authorization: secrets.of(&host),
+                ..have.clone()
+            };
+            commands.push(order(host, id, Order::Have(have)));
         }
         commands
     }

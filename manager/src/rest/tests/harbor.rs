@@ -51,7 +51,7 @@ async fn all_kinds_of_auth_go_through_the_whole_flow() {
         let polled = rest.ask(Method::GET, &path, &headers, "").await;
         assert_eq!((polled.status, polled.text), (200, wanted));
         let job = rest.api.jobs.get(id).await.unwrap().unwrap();
-        assert_eq!(job.wish.image.to_string(), "harbor.x/library/nginx:1.27");
+        assert_eq!(job.wish.subject.to_string(), "harbor.x/library/nginx:1.27");
         assert_eq!(serde_json::to_value(job.wish.scope).unwrap(), "all_peers");
     }
     // Where nobody said that anybody may, nobody does.
@@ -88,6 +88,7 @@ fn progress() -> Progress {
         digest,
         size: 1,
         manifest: false,
+        url: None,
     };
     Progress {
         contents: vec![content],
@@ -169,7 +170,16 @@ async fn what_operators_clients_send_is_understood_or_refused() {
         (args(r#","ips":["x"]"#), 400),
         (args(r#","platform":"<b>""#), 400),
         (args("").replace(url, "http://x/y"), 400),
-        (args("").replace("image", "file"), 422),
+        (args("").replace("image", "tree"), 422),
+        (
+            args(r#","headers":{"cookie":"a=b"}"#).replace("image", "file"),
+            400,
+        ),
+        (args(r#","username":"u""#).replace("image", "file"), 400),
+        (
+            args(r#","urls":["http://other/a"]"#).replace("image", "file"),
+            400,
+        ),
         (args("").replace("preheat", "sync"), 400),
         ("[]".to_owned(), 400),
     ] {
@@ -178,6 +188,15 @@ async fn what_operators_clients_send_is_understood_or_refused() {
             .await;
         assert_eq!(reply.status, status, "{bad}: {}", reply.text);
     }
+    let two = r#","urls":["https://h.x/b"],"url":"https://h.x/a""#;
+    let files = args(two)
+        .replace(&format!(r#""url":"{url}","#), "")
+        .replace("image", "file");
+    let posted = rest.ask(Method::POST, "/oapi/v1/jobs", &HEADERS, &files);
+    let posted = posted.await;
+    assert_eq!(posted.status, 200, "{files}: {}", posted.text);
+    let wish = rest.api.jobs.get(2).await.unwrap().unwrap().wish;
+    assert_eq!(wish.subject.urls(), ["https://h.x/b", "https://h.x/a"]);
     assert_eq!(
         rest.ask(Method::GET, "/oapi/v1/jobs/77", &HEADERS, "")
             .await

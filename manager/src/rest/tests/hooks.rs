@@ -34,7 +34,7 @@ async fn images(rest: &Rest, path: &str, kind: &str, body: &str) -> Vec<(String,
             .await
             .unwrap()
             .unwrap();
-        images.push((job.wish.image.to_string(), job.wish.scope));
+        images.push((job.wish.subject.to_string(), job.wish.scope));
     }
     images
 }

@@ -2,7 +2,7 @@
 
 use darter_api::{
     NodeKey,
-    preheat::{Authorization, ImageName},
+    preheat::{Authorization, ImageName, Subject},
     session::Reference,
     wire::v1::{self, PreheatScope},
 };
@@ -30,12 +30,12 @@ fn all() -> Vec<Present> {
 
 fn wish(scope: PreheatScope) -> Wish {
     Wish {
-        image: ImageName {
+        subject: Subject::Image(ImageName {
             registry: "docker.io".to_owned(),
             repository: "library/app".parse().unwrap(),
             reference: Reference::Tag("1".to_owned()),
             platforms: Vec::new(),
-        },
+        }),
         authorization: Authorization::default(),
         scope,
         except: HashSet::new(),
@@ -54,8 +54,18 @@ fn contents() -> Vec<Content> {
         digest: Digest::sha256(text),
         size: 1,
         kind: OriginKind::Blob,
+        url: None,
     };
     vec![content(b"a"), content(b"b")]
+}
+
+/// What a host says that found out what the image is, with this token.
+fn resolved(token: &str) -> Report {
+    Report::Resolved {
+        upstream: "docker.io".parse().unwrap(),
+        contents: contents(),
+        token: Authorization::new(token.to_owned()),
+    }
 }
 
 struct Lab {
@@ -85,14 +95,7 @@ impl Lab {
     }
 
     fn resolved(&mut self, seed: u8) -> Vec<Command> {
-        let upstream = "docker.io".parse().unwrap();
-        self.says(
-            seed,
-            Report::Resolved {
-                upstream,
-                contents: contents(),
-            },
-        )
+        self.says(seed, resolved(""))
     }
 
     /// What the manager hears, in short.
@@ -315,11 +318,7 @@ fn a_manager_that_reads_slowly_hears_all_of_it() {
         let report = PreheatReport { run: 7, what };
         runs.report(host(seed), report, |_, _| false);
     };
-    let resolved = Report::Resolved {
-        upstream: "docker.io".parse().unwrap(),
-        contents: contents(),
-    };
-    says(1, resolved);
+    says(1, resolved(""));
     for content in contents() {
         for seed in 1..=99 {
             says(seed, Report::Held(vec![content.digest]));
@@ -353,13 +352,9 @@ fn a_manager_that_reads_nothing_has_called_it_off() {
     let (sender, events) = mpsc::channel(1);
     let mut runs = Runs::new(7);
     runs.begin(wish(PreheatScope::AllPeers), all(), sender);
-    let resolved = Report::Resolved {
-        upstream: "docker.io".parse().unwrap(),
-        contents: contents(),
-    };
     let report = PreheatReport {
         run: 7,
-        what: resolved,
+        what: resolved(""),
     };
     let commands = runs.report(host(1), report, |_, _| false);
     assert_eq!(orders(&commands).len(), 3);
@@ -387,4 +382,52 @@ fn whom_other_schedulers_have_is_not_asked() {
     let (mut lab, commands) = Lab::begin(others);
     assert!(commands.is_empty());
     assert_eq!(lab.heard(), ["hosts 0", "done"], "nobody failed");
+}
+
+/// What each host is given to sign in with.
+fn told(commands: &[Command]) -> Vec<(HostId, String)> {
+    let told = |command: &Command| match &command.message {
+        SchedulerMessage::Preheat(PreheatOrder {
+            what: Order::Have(have),
+            ..
+        }) => {
+            assert!(have.private);
+            let text = have.authorization.reveal().unwrap_or_default();
+            Some((command.host, text.to_owned()))
+        }
+        _ => None,
+    };
+    commands.iter().filter_map(told).collect()
+}
+
+fn signed_in() -> Wish {
+    Wish {
+        authorization: Authorization::new("Basic p".to_owned()),
+        ..wish(PreheatScope::AllPeers)
+    }
+}
+
+#[test]
+fn the_password_goes_to_seeds_and_a_token_to_others() {
+    let (mut lab, _) = Lab::begin(signed_in());
+    let commands = lab.says(1, resolved("Bearer t"));
+    let of = |seed, text: &str| (host(seed), text.to_owned());
+    let all = [of(1, "Basic p"), of(2, "Bearer t"), of(3, "Bearer t")];
+    assert_eq!(told(&commands), all);
+}
+
+#[test]
+fn without_a_token_the_others_begin_when_the_seeds_have_all() {
+    let (mut lab, _) = Lab::begin(signed_in());
+    let of = |seed, text: &str| (host(seed), text.to_owned());
+    assert_eq!(told(&lab.resolved(1)), [of(1, "Basic p")]);
+    let digests: Vec<Digest> = contents().iter().map(|one| one.digest).collect();
+    assert!(lab.says(1, Report::Held(digests[..1].to_vec())).is_empty());
+    let commands = lab.says(1, Report::Held(digests[1..].to_vec()));
+    assert_eq!(told(&commands), [of(2, ""), of(3, "")]);
+
+    // A seed that leaves holds nobody up: the others say themselves what they lack.
+    let (mut lab, _) = Lab::begin(signed_in());
+    lab.resolved(1);
+    assert_eq!(told(&lab.runs.gone(host(1))), [of(2, ""), of(3, "")]);
 }
