@@ -9,7 +9,9 @@ use darter_integration::{
     http as client,
     image::{Blob, Flavour, Image},
     process::eventually,
+    registry::{Guard, Registry, Setup},
     report::can_use,
+    secrets,
     stand::{LIMIT, Stand, has, text},
 };
 use futures::future::try_join_all;
@@ -322,5 +324,52 @@ async fn harbors_own_flow_ends_well() -> Result<()> {
             .is_some_and(|url| url.ends_with(&layer))
     });
     assert_eq!(of_layer.count(), 2, "{job}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_registry_gives_no_tokens_the_seed_reads_for_all() -> Result<()> {
+    let test = "where_a_registry_gives_no_tokens_the_seed_reads_for_all";
+    if !can_use(test, &["docker-registry"], false) {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let (users, kept) = (dir.path().join("htpasswd"), dir.path().join("password"));
+    let password = "only the seed knows this one";
+    secrets::keep(password);
+    std::fs::write(&users, format!("bob:{}\n", bcrypt::hash(password, 4)?))?;
+    std::fs::write(&kept, password)?;
+    let back_door = Registry::start(dir.path()).await?;
+    let layers = vec![Blob::layer(1, 3_000_000), Blob::layer(2, 1000)];
+    let image = Image::push(&back_door, "library/app", "1", Flavour::Oci, layers).await?;
+    let guarded = Setup {
+        name: "guarded",
+        guard: Guard::Htpasswd(&users),
+        identity: None,
+        clients: None,
+    };
+    let guarded = Registry::start_as(dir.path(), guarded).await?;
+    let mut stand = Stand::start_for(dir, guarded, 2, &[]).await?;
+    stand.add_peer(&["--seed"]).await?;
+    let file = kept.display().to_string();
+    let signed_in = ["--username", "bob", "--password-file", &file];
+    let wish = ["library/app:1", "--scope", "all_peers"];
+    let output = stand.preheat(&[&wish[..], &signed_in].concat()).await?;
+    let said = text(&output);
+    ensure!(said.contains("SUCCESS: 3 of 3 hosts"), "{said}");
+    for (at, peer) in stand.peers.iter().enumerate() {
+        ensure!(has(&stand.data(at), &image), "n{at} lacks it");
+        let read = "darter_proxy_swarm_content_bytes_total";
+        let read = peer.metric(read, "from=\"Source\"").await?;
+        ensure!((read > 0.0) == (at == 2), "n{at} has read {read} bytes");
+    }
+    let biggest = image.layers[0].digest.to_string();
+    let copies = stand.registry.sent_of(&biggest);
+    ensure!(copies == image.layers[0].bytes.len() as u64, "{copies}");
+    // What is there is not for everybody.
+    let (status, _) = stand
+        .get(&stand.peers[0], &format!("blobs/{biggest}"))
+        .await?;
+    ensure!(status == 401, "{status}");
     Ok(())
 }
