@@ -9,6 +9,7 @@ use darter_api::{HostId, Lengths, PieceSet, TaskId, Timestamp, link::LinkMessage
 
 use super::{
     Node,
+    bits::Bits,
     event::Command,
     open::Open,
     state::{Announcer, Subscriber},
@@ -92,18 +93,15 @@ impl Subscriber {
     /// Lets it know of pieces with the next batch, even of those that it has: who offered
     /// them hears of it so, and all count how rare they are.
     pub(super) fn tell(&mut self, pieces: &PieceSet) {
-        let mut new = pieces.clone();
-        new.subtract(&self.told);
-        self.told.union_with(&new);
-        self.pending.union_with(&new);
+        self.told.add_new(pieces, &mut self.pending);
     }
 
     /// Who subscribes once more is told all of it again. What it has announced, and was
     /// offered, stays: it does not announce that again, and offers of what it has would
     /// wait in vain.
     fn tell_anew(&mut self, pieces: &PieceSet) {
-        self.told = PieceSet::new();
-        self.pending = PieceSet::new();
+        self.told = Bits::default();
+        self.pending = Bits::default();
         self.tell(pieces);
     }
 
@@ -120,8 +118,11 @@ impl Subscriber {
 
     /// All that is to be told.
     fn batch(&mut self, host: &HostId, id: &TaskId) -> Option<Command> {
-        let pieces = std::mem::take(&mut self.pending);
-        (!pieces.is_empty()).then_some(Command::Link {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let pieces = std::mem::take(&mut self.pending).to_pieces();
+        Some(Command::Link {
             host: *host,
             message: LinkMessage::Have { task: *id, pieces },
         })

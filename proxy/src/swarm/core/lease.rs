@@ -77,7 +77,7 @@ impl Node {
         }
         // What a neighbour has is taken from it: the scheduler's knowledge is a second old.
         for available in download.available.values() {
-            pieces.subtract(available);
+            available.remove_from(&mut pieces);
         }
         if download.moved.is_some_and(|at| now.since(at) < NEWS_TAKES) {
             let before = pieces.clone();
@@ -344,10 +344,7 @@ impl Node {
             return;
         }
         let missing = task.held.missing(task.lengths.pieces());
-        let unpromised: PieceSet = missing
-            .iter()
-            .filter(|piece| !download.is_promised(*piece))
-            .collect();
+        let unpromised = download.unpromised(&missing);
         if let Some((why, at)) = download.failed {
             self.review_failed(now, id, &unpromised, why, at);
             return;

@@ -14,6 +14,7 @@
 //! scheduler has a task, [`sessions`] what is said to whom of them.
 
 mod announce;
+mod bits;
 pub mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -121,12 +122,8 @@ impl Node {
 
     /// When [`Node::tick`] is due. Events do not put it off.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
-        let redial = self
-            .state
-            .hosts
-            .values()
-            .filter_map(|host| host.redial_at)
-            .min();
+        let redials = self.state.hosts.values().filter(|_| self.state.redials);
+        let redial = redials.filter_map(|host| host.redial_at).min();
         let report = self.report_due().map(|due| due.max(now));
         // One that is idle but for something under way is looked at with the downloads.
         let homes = self.homes.next_deadline();

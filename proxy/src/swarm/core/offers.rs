@@ -63,7 +63,7 @@ impl Offers {
         new.subtract(&self.own);
         self.own.union_with(&new);
         for other in others.values() {
-            new.subtract(&other.known);
+            other.known.remove_from(&mut new);
         }
         self.unknown.union_with(&new);
     }
@@ -135,7 +135,7 @@ impl Offers {
     pub(super) fn count_unknown(&mut self, others: &BTreeMap<HostId, Subscriber>) {
         self.unknown = self.own.clone();
         for other in others.values() {
-            self.unknown.subtract(&other.known);
+            other.known.remove_from(&mut self.unknown);
         }
         for piece in self.open.keys() {
             self.unknown.remove(*piece);

@@ -154,6 +154,7 @@ impl Node {
         let tasks = neighbourhood.tasks.clone();
         if failures <= REDIALS && neighbourhood.info.is_some() {
             neighbourhood.redial_at = Some(now + REDIAL_AFTER * failures);
+            self.state.redials = true;
         } else {
             neighbourhood.redial_at = None;
             neighbourhood.tasks.clear();
@@ -188,7 +189,12 @@ impl Node {
 
     /// Dials again what is due.
     pub(super) fn redial(&mut self, now: Timestamp) {
+        if !self.state.redials {
+            return;
+        }
+        self.state.redials = false;
         for neighbourhood in self.state.hosts.values_mut() {
+            self.state.redials |= neighbourhood.redial_at.is_some_and(|at| at > now);
             if neighbourhood.redial_at.is_some_and(|at| at <= now) {
                 neighbourhood.redial_at = None;
                 neighbourhood.dialled = true;
@@ -211,10 +217,11 @@ impl Node {
             LinkMessage::Lost { task, pieces } => {
                 self.lost_elsewhere(now, &task, &host, &pieces);
                 if let Some(download) = self.download(&task) {
-                    for sets in [&mut download.available, &mut download.read_by] {
-                        if let Some(set) = sets.get_mut(&host) {
-                            set.subtract(&pieces);
-                        }
+                    if let Some(set) = download.available.get_mut(&host) {
+                        set.subtract(&pieces);
+                    }
+                    if let Some(set) = download.read_by.get_mut(&host) {
+                        set.subtract(&pieces);
                     }
                 }
             }

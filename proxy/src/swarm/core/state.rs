@@ -12,6 +12,7 @@ use darter_api::{
 };
 
 use super::{
+    bits::Bits,
     event::{ReaderId, RequestId},
     offers::Offers,
     open::Open,
@@ -63,7 +64,7 @@ pub(super) struct Download {
     pub(super) unwaited: Option<Timestamp>,
     pub(super) readers: BTreeMap<ReaderId, Range<u32>>,
     pub(super) in_flight: BTreeMap<u32, Vec<RequestId>>,
-    pub(super) available: BTreeMap<HostId, PieceSet>,
+    pub(super) available: BTreeMap<HostId, Bits>,
     pub(super) read_by: BTreeMap<HostId, PieceSet>,
     /// Hosts not to be asked before a time.
     pub(super) avoided: BTreeMap<HostId, Timestamp>,
@@ -172,9 +173,21 @@ impl Download {
 
     /// Whether a neighbour holds this piece or is reading it.
     pub(super) fn is_promised(&self, piece: u32) -> bool {
-        let holds =
-            |sets: &BTreeMap<HostId, PieceSet>| sets.values().any(|set| set.contains(piece));
-        holds(&self.available) || holds(&self.read_by)
+        let mut read = self.read_by.values();
+        self.available.values().any(|set| set.contains(piece))
+            || read.any(|set| set.contains(piece))
+    }
+
+    /// Those that no neighbour holds or is reading.
+    pub(super) fn unpromised(&self, pieces: &PieceSet) -> PieceSet {
+        let mut rest = Bits::from(pieces);
+        for set in self.available.values() {
+            rest.subtract_bits(set);
+        }
+        for set in self.read_by.values() {
+            rest.subtract(set);
+        }
+        rest.to_pieces()
     }
 }
 
@@ -193,11 +206,11 @@ pub(super) struct Announcer {
 #[derive(Debug, Default)]
 pub(super) struct Subscriber {
     /// What the next batch tells it.
-    pub(super) pending: PieceSet,
+    pub(super) pending: Bits,
     /// What it was told of, or will be.
-    pub(super) told: PieceSet,
+    pub(super) told: Bits,
     /// What it has announced itself.
-    pub(super) known: PieceSet,
+    pub(super) known: Bits,
     /// Offers in a row that it did not take up.
     pub(super) ignored: u32,
 }
@@ -238,6 +251,8 @@ pub(super) struct State {
     /// Tasks with something to do: a download, or pieces to announce.
     pub(super) busy: BTreeSet<TaskId>,
     pub(super) hosts: BTreeMap<HostId, Neighbourhood>,
+    /// Whether one of them may have to be dialled again.
+    pub(super) redials: bool,
     /// Who wants to hear of tasks that are not known here yet.
     pub(super) early: BTreeMap<TaskId, BTreeSet<HostId>>,
     /// Grants for tasks whose download has not been opened yet.

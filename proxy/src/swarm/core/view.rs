@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, ops::Range};
 use darter_api::{HostId, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::state::{Download, Neighbourhood, Task};
+use super::{
+    bits::Bits,
+    state::{Download, Neighbourhood, Task},
+};
 
 /// Pieces of a block.
 const BLOCK: u32 = u64::BITS;
@@ -81,9 +84,22 @@ impl View {
         if blocks.iter().all(|block| block.missing == 0) {
             return None;
         }
-        let view = Self::of(now, blocks, download, hosts, |block| block.missing);
-        let is_free = |parent: &Parent| parent.is_free(depth);
-        view.parents.iter().any(is_free).then_some(view)
+        // Mostly there is nobody, which is found out without a copy of what all have.
+        let offers = |set: &Bits| {
+            let mut blocks = blocks.iter();
+            blocks.any(|block| set.next_64(block.start) & block.missing != 0)
+        };
+        let is_free = |host: &HostId| {
+            let parent = Parent::new(now, *host, download, hosts.get(host));
+            parent.is_free(depth)
+        };
+        let mut available = download.available.iter();
+        if !available.any(|(host, set)| offers(set) && is_free(host)) {
+            return None;
+        }
+        Some(Self::of(now, blocks, download, hosts, |block| {
+            block.missing
+        }))
     }
 
     /// Who announced none of what is `wanted` of the blocks is left out: most of a swarm.
@@ -99,7 +115,7 @@ impl View {
             let before = announced.len();
             let mut any = 0;
             for block in &blocks {
-                let word = set.bits(block.start);
+                let word = set.next_64(block.start);
                 any |= word & wanted(block);
                 announced.push(word);
             }

@@ -12,6 +12,7 @@ use darter_api::{
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use super::super::{
+    bits::Bits,
     event::{Authority, PieceFailure, ReaderId, RequestId},
     offers::Offers,
     open::Open,
@@ -691,7 +692,7 @@ fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
         others.entry(host(name)).or_default();
     }
     if let Some(first) = others.get_mut(&host(1)) {
-        first.known.insert_range(0..64);
+        first.known = Bits::from(&PieceSet::from_range(0..64));
     }
     let mut offers = Offers::default();
     offers.add(&PieceSet::from_range(0..64), &others);
