@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::wire::codec::SmallBuffers")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! [`core`] decides: a pure state machine over hosts, tasks and leases. [`service`]
 //! speaks gRPC with the peers and feeds it.
 
+mod beats;
 pub mod core;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -39,6 +39,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Metrics, Options,
+    beats::Beats,
     core::{Cluster, Command, Event},
     inspect::{self, MAX_LISTED, Question},
     managers::Managers,
@@ -47,14 +48,12 @@ use crate::{
     preheats::{self, Runs, Wish},
 };
 
-/// Events that wait for the actor; sessions wait when it is full.
-const INBOX: usize = 4096;
+/// Events that wait for the actor; sessions wait when it is full. An inventory is some KiB.
+const INBOX: usize = 1024;
 /// Messages that wait for one host.
 const OUTBOX: usize = 4096;
 /// For a hello to come.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 type Frame = Result<v1::SchedulerMessage, Status>;
 /// What waits in an outbox, which has room for dozens even while it is empty.
@@ -266,6 +265,7 @@ struct Actor {
     /// Managers' preheats are refused so long after `origin`.
     preheat_settle: Duration,
     metrics: Metrics,
+    beats: Beats,
 }
 
 impl Actor {
@@ -282,6 +282,7 @@ impl Actor {
             runs: Runs::new(rand::random()),
             errands: Errands::new(rand::random()),
             metrics,
+            beats: Beats::default(),
         }
     }
 
@@ -290,16 +291,11 @@ impl Actor {
     }
 
     async fn run(mut self, mut events: mpsc::Receiver<Inbound>) {
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
             let now = self.now();
-            let deadline = self.cluster.next_deadline(now).map(|at| at.since(now));
-            let tick = async {
-                match deadline {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let tick = at(now, self.cluster.next_deadline(now));
+            let beat = at(now, self.beats.due());
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
@@ -309,7 +305,8 @@ impl Actor {
                     let commands = self.cluster.tick(self.now());
                     self.say(commands);
                 }
-                _ = heartbeat.tick() => self.beat(),
+                () = beat => self.beat(),
+                _ = second.tick() => self.look_after(),
             }
         }
     }
@@ -368,6 +365,7 @@ impl Actor {
                 if replaced.is_none() {
                     self.metrics.sessions.inc();
                 }
+                self.beats.begin(now, host, epoch);
                 self.cluster.handle(now, Event::HostUp(hello))
             }
             Inbound::Down(host, epoch) => {
@@ -478,17 +476,36 @@ impl Actor {
         commands
     }
 
+    /// Has those hear from this scheduler whose turn it is.
     fn beat(&mut self) {
+        let now = self.now();
+        let outboxes = &self.outboxes;
+        let stands = |host: &HostId, epoch| {
+            let outbox = outboxes.get(host);
+            outbox.is_some_and(|outbox| outbox.epoch == epoch)
+        };
+        let beats = self.beats.take(now, stands).into_iter();
+        let beats = beats.map(|host| Command {
+            host,
+            message: SchedulerMessage::Heartbeat,
+        });
+        self.say(beats.collect());
+    }
+
+    /// Once a second.
+    fn look_after(&mut self) {
         self.errands.beat(self.now());
         let commands = self.runs.beat();
         self.say(commands);
         self.metrics.show(&self.cluster.counts());
-        let beats = self.outboxes.keys().map(|host| Command {
-            host: *host,
-            message: SchedulerMessage::Heartbeat,
-        });
-        let beats = beats.collect();
-        self.say(beats);
+    }
+}
+
+/// When it is `due`; never, if it is not.
+async fn at(now: Timestamp, due: Option<Timestamp>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now)).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -551,7 +568,9 @@ async fn session(
     sender: mpsc::Sender<Parcel>,
     inbox: mpsc::Sender<Inbound>,
 ) {
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(&mut inbound, proof)).await {
+    // On the heap: what is needed once would stay as long as the session.
+    let greeting = Box::pin(greeting(&mut inbound, proof));
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(status)) => {
             tracing::warn!(%status, "a session is refused");

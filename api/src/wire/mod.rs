@@ -4,6 +4,7 @@
 //! value or a [`WireError`] that names the field. Counts are bounded by the message
 //! size limits of the services ([`MAX_MESSAGE_BYTES`]).
 
+mod codec;
 mod common;
 mod configuration;
 mod errand;

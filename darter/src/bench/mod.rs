@@ -97,14 +97,14 @@ async fn scheduler(options: &Scheduler, tasks: &Tasks) -> Result<Report> {
     let dir = tempfile::Builder::new().prefix("darter-bench-").tempdir()?;
     let cluster = Cluster::new(dir.path(), options.plain)?;
     let peers = (0..options.sessions)
-        .map(|number| cluster.peer(number, options.tasks))
+        .map(|number| cluster.peer(number))
         .collect::<Result<Vec<Peer>>>()?;
 
     let process = cluster.start(dir.path(), "127.0.0.1:0").await?;
     let address = process.address("scheduler")?.to_owned();
     let mut phases = Vec::new();
     let alone = usage(process.pid()?)?;
-    let crowd = Arc::new(Crowd::new(peers, options.opening));
+    let crowd = Arc::new(Crowd::new(peers, options.tasks, options.opening));
     crowd.come(&format!("{}://{address}", cluster.scheme()), tasks);
     phases.push(all_known("sessions with nothing", &crowd, &process).await?);
     phases.push(idle(&process).await?);
@@ -134,6 +134,7 @@ async fn scheduler(options: &Scheduler, tasks: &Tasks) -> Result<Report> {
         phases,
         fast,
         steady,
+        decisions: process.decisions().await?,
         peak: usage(process.pid()?)?.peak,
     })
 }
@@ -192,7 +193,7 @@ impl Cluster {
         }
     }
 
-    fn peer(&self, number: usize, holds: usize) -> Result<Peer> {
+    fn peer(&self, number: usize) -> Result<Peer> {
         let key = NodeKey::generate()?;
         let security = match &self.authority {
             None => Security::Plain,
@@ -203,7 +204,7 @@ impl Cluster {
                 Security::Tls(Credentials::new(&key, &certificate, roots)?)
             }
         };
-        Ok(Peer::new(number, key, security.connector(), holds))
+        Ok(Peer::new(number, key, security.connector()))
     }
 
     async fn start(&self, dir: &Path, listen: &str) -> Result<Part> {

@@ -31,6 +31,8 @@ use tonic::Streaming;
 
 /// Messages that wait to be sent.
 const OUTBOX: usize = 64;
+/// Contents in a message, as a proxy sends them.
+const INVENTORY: usize = 32;
 /// As a proxy has them: for a session to be made, and between attempts.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -46,7 +48,6 @@ pub(super) struct Peer {
     key: NodeKey,
     hello: Hello,
     connector: Connector,
-    holds: usize,
     known: AtomicBool,
     outbox: Mutex<Option<mpsc::Sender<v1::PeerMessage>>>,
     /// The join that waits for its answer.
@@ -56,6 +57,8 @@ pub(super) struct Peer {
 /// All peers.
 pub(super) struct Crowd {
     peers: Vec<Arc<Peer>>,
+    /// What all of them hold, made once.
+    inventory: Vec<v1::PeerMessage>,
     /// Whether they say what they hold.
     filled: AtomicBool,
     known: AtomicUsize,
@@ -65,8 +68,10 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    pub(super) fn new(peers: Vec<Peer>, opening: usize) -> Self {
+    /// Of peers that hold so many contents each.
+    pub(super) fn new(peers: Vec<Peer>, holds: usize, opening: usize) -> Self {
         Self {
+            inventory: inventory(holds),
             peers: peers.into_iter().map(Arc::new).collect(),
             filled: AtomicBool::new(false),
             known: AtomicUsize::new(0),
@@ -145,8 +150,8 @@ impl Crowd {
 }
 
 impl Peer {
-    /// Number so and so, which holds so many contents.
-    pub(super) fn new(number: usize, key: NodeKey, connector: Connector, holds: usize) -> Self {
+    /// Number so and so.
+    pub(super) fn new(number: usize, key: NodeKey, connector: Connector) -> Self {
         let number_bits = u32::try_from(number).unwrap_or(u32::MAX);
         let address = Ipv4Addr::from(0x0a00_0000 | number_bits);
         let hello = Hello {
@@ -165,7 +170,6 @@ impl Peer {
             key,
             hello,
             connector,
-            holds,
             known: AtomicBool::new(false),
             outbox: Mutex::new(None),
             waits: Mutex::new(None),
@@ -193,14 +197,14 @@ impl Peer {
         let place = crowd.opening.acquire().await?;
         let mut inbound = tokio::time::timeout(OPEN_TIMEOUT, self.open(url)).await??;
         drop(place);
-        let holdings = match crowd.filled.load(Ordering::Acquire) {
-            true => self.holdings(),
-            false => Vec::new(),
-        };
-        self.say(&PeerMessage::Inventory {
-            holdings,
-            last: true,
-        });
+        let outbox = lock(&self.outbox).clone().context("it was opened")?;
+        if crowd.filled.load(Ordering::Acquire) {
+            for part in &crowd.inventory {
+                outbox.send(part.clone()).await?;
+            }
+        }
+        let (holdings, last) = (Vec::new(), true);
+        self.say(&PeerMessage::Inventory { holdings, last });
         self.say(&PeerMessage::Lookup {
             id: LAST,
             upstream: origin().upstream,
@@ -293,19 +297,25 @@ impl Peer {
             ..(&hello).into()
         }
     }
+}
 
-    fn holdings(&self) -> Vec<Holding> {
-        let held = PieceSet::full(lengths().pieces());
-        let holding = |number| Holding {
-            task: task(&format!("held {number}")),
-            lengths: lengths(),
-            held: held.clone(),
-            reading: PieceSet::new(),
-            wanted: false,
-            origin: Some(origin()),
-        };
-        (0..self.holds).map(holding).collect()
-    }
+/// Of a host that holds so many contents, but for the last message.
+fn inventory(holds: usize) -> Vec<v1::PeerMessage> {
+    let held = PieceSet::full(lengths().pieces());
+    let holding = |number| Holding {
+        task: task(&format!("held {number}")),
+        lengths: lengths(),
+        held: held.clone(),
+        reading: PieceSet::new(),
+        wanted: false,
+        origin: Some(origin()),
+    };
+    let all: Vec<Holding> = (0..holds).map(holding).collect();
+    let part = |holdings: &[Holding]| {
+        let (holdings, last) = (holdings.to_vec(), false);
+        (&PeerMessage::Inventory { holdings, last }).into()
+    };
+    all.chunks(INVENTORY).map(part).collect()
 }
 
 async fn next(

@@ -46,6 +46,8 @@ pub(super) struct Report {
     pub(super) phases: Vec<Phase>,
     pub(super) fast: Delays,
     pub(super) steady: Delays,
+    /// How many decisions the restarted scheduler made within how many seconds.
+    pub(super) decisions: Vec<(f64, u64)>,
     /// The most memory that the restarted scheduler had.
     pub(super) peak: u64,
 }
@@ -100,6 +102,18 @@ impl Report {
                 delays.p99_ms,
                 delays.longest_ms,
                 delays.unanswered
+            );
+        }
+        let all = self.decisions.last().map_or(0, |(_, count)| *count);
+        let within = self
+            .decisions
+            .iter()
+            .find(|(_, count)| *count * 100 >= all * 99);
+        if let Some((seconds, _)) = within {
+            let _ = writeln!(
+                text,
+                "\n{all} messages decided upon, 99 of a hundred within {} ms each",
+                seconds * 1000.0
             );
         }
         text

@@ -86,6 +86,20 @@ impl Part {
         Ok(self.child.kill().await?)
     }
 
+    /// How many messages a scheduler decided upon within how many seconds, by its histogram.
+    pub(crate) async fn decisions(&self) -> Result<Vec<(f64, u64)>> {
+        let url = format!("http://{}/metrics", self.address("operations")?);
+        let text = get(&client(), &url).await?;
+        let text = std::str::from_utf8(&text)?;
+        let bucket = |line: &str| {
+            let rest = line.strip_prefix("darter_scheduler_decision_seconds_bucket{le=\"")?;
+            let (bound, count) = rest.split_once("\"} ")?;
+            let bound = bound.replace("+Inf", "inf");
+            Some((bound.parse().ok()?, count.trim().parse().ok()?))
+        };
+        Ok(text.lines().filter_map(bucket).collect())
+    }
+
     /// Content bytes from source, from peers, and from the own cache.
     pub(crate) async fn content_bytes(&self) -> Result<[u64; 3]> {
         let url = format!("http://{}/metrics", self.address("operations")?);

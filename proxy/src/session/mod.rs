@@ -58,8 +58,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SOON: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(600));
 /// To say all that was said before the end of a session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Tasks in one inventory message: far under the size of a message.
-const INVENTORY: usize = 1000;
+/// Tasks in one inventory message: some KiB, since the buffers of a scheduler's thousands of sessions
+/// grow to the largest message and stay so.
+const INVENTORY: usize = 32;
 
 /// What happened to sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]

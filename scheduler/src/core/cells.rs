@@ -1,23 +1,27 @@
 //! A task's members by the place where they stand, for sampling.
 //!
 //! Members of equal locality are one cell; a member knows where in its cell it is, so that
-//! coming and going cost the same in a swarm of any size.
+//! coming and going cost the same in a swarm of any size. Which cell that is its locality says,
+//! which stays the same for as long as it is a member.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use darter_api::{HostId, session::Locality};
 use rand::{RngExt as _, rngs::SmallRng};
 
-/// Where a member is to be found.
-#[derive(Debug, Clone)]
-pub(super) struct Seat {
-    place: Arc<Locality>,
-    at: u32,
+/// Where in its cell a member is to be found, if it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seat(u32);
+
+impl Default for Seat {
+    fn default() -> Self {
+        Self(u32::MAX)
+    }
 }
 
 impl Seat {
-    pub(super) fn zone(&self) -> String {
-        self.place.idc.clone()
+    pub(super) const fn is_taken(self) -> bool {
+        self.0 != u32::MAX
     }
 }
 
@@ -31,22 +35,19 @@ impl Cells {
     pub(super) fn insert(&mut self, host: Arc<HostId>, place: &Arc<Locality>) -> Seat {
         let cell = self.cells.entry(Arc::clone(place)).or_default();
         cell.push(host);
-        Seat {
-            place: Arc::clone(place),
-            at: u32::try_from(cell.len() - 1).unwrap_or(u32::MAX),
-        }
+        Seat(u32::try_from(cell.len() - 1).unwrap_or(u32::MAX))
     }
 
     /// Frees a seat; who sits there now, if somebody moved up.
-    pub(super) fn remove(&mut self, seat: &Seat) -> Option<(HostId, Seat)> {
-        let cell = self.cells.get_mut(&seat.place)?;
-        let at = seat.at as usize;
+    pub(super) fn remove(&mut self, place: &Locality, seat: Seat) -> Option<HostId> {
+        let cell = self.cells.get_mut(place)?;
+        let at = seat.0 as usize;
         if at < cell.len() {
             cell.swap_remove(at);
         }
-        let moved = cell.get(at).map(|host| (**host, seat.clone()));
+        let moved = cell.get(at).map(|host| **host);
         if cell.is_empty() {
-            self.cells.remove(&seat.place);
+            self.cells.remove(place);
         }
         moved
     }

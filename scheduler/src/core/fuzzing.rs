@@ -349,6 +349,7 @@ impl Play {
                 leased.union_with(&lease.pieces);
             }
             for (name, member) in &task.members {
+                let name = name.as_ref();
                 assert!(cluster.hosts[name].tasks.contains(id));
                 assert!(member.held().end() <= pieces);
                 assert!(member.neighbours().len() <= cluster.room() + 3);

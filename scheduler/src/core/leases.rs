@@ -144,7 +144,7 @@ impl Cluster {
             task.set_wants(holder, true);
             let member = task.member(holder);
             member.purpose = Purpose::Seed;
-            member.hurries = is_pulled;
+            member.hurry(is_pulled);
         }
         task.lease(now, holder, pieces.clone());
         let name = Arc::clone(&task.id);
@@ -186,7 +186,7 @@ impl Cluster {
         let mut idle = task.readers();
         idle.retain(|reader| {
             let member = task.member(*reader);
-            member.purpose != Purpose::Pull && !std::mem::replace(&mut member.hurries, true)
+            member.purpose != Purpose::Pull && !member.hurry(true)
         });
         for reader in idle {
             if let Some(origin) = origin.clone() {

@@ -55,7 +55,7 @@ impl Cluster {
             let Some(member) = task.members.get_mut(&host) else {
                 continue;
             };
-            member.is_new = false;
+            member.settled();
             if member.wants() && task.degree(&host) < self.options.degree {
                 self.introduce_up_to(self.options.degree, host, id);
             }

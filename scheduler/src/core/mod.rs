@@ -39,7 +39,9 @@ use std::{
 pub use darter_api::configuration::{Priority, Rule, Weights};
 use darter_api::{
     HostId, Lengths, NodeKey, Origin, PieceSet, TaskId, Timestamp,
-    session::{Complaint, Hello, Holding, Join, LeaseEnd, PeerMessage, Purpose, SchedulerMessage},
+    session::{
+        Complaint, Hello, Holding, Join, LeaseEnd, Locality, PeerMessage, Purpose, SchedulerMessage,
+    },
 };
 use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -312,17 +314,25 @@ impl Cluster {
         self.unsized_tasks.gone(host);
         self.sweeps.remove(&(gone.sweep_at, *host));
         for task in gone.tasks {
-            self.forget_member(now, &task, host);
+            self.remove_member(now, &task, host, &gone.place);
         }
     }
 
     /// A host has nothing to do with a task any more.
     fn forget_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId) {
+        if let Some(known) = self.hosts.get(host) {
+            let place = Arc::clone(&known.place);
+            self.remove_member(now, id, host, &place);
+        }
+    }
+
+    /// The same of a host that stands there, and may be gone.
+    fn remove_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId, place: &Locality) {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let (zone, claim) = (task.zone_of(host), task.claim_of(host));
-        let neighbours = task.remove(host);
+        let (was_member, claim) = (task.members.contains_key(host), task.claim_of(host));
+        let neighbours = task.remove(host, place);
         if task.leases.iter().any(|lease| lease.holder == *host) {
             task.heirs.clone_from(&neighbours);
         }
@@ -332,7 +342,7 @@ impl Cluster {
         let few = self.options.degree / 4;
         let lonely: Vec<HostId> = neighbours
             .iter()
-            .filter(|host| task.members.get(host).is_some_and(Member::wants))
+            .filter(|host| task.members.get(*host).is_some_and(Member::wants))
             .filter(|host| task.degree(host) < few)
             .copied()
             .collect();
@@ -359,8 +369,8 @@ impl Cluster {
                 self.introduce(host, id);
             }
             self.ensure_source(now, id);
-            if let Some(zone) = zone {
-                self.fill_gateways(&zone, id);
+            if was_member && !place.idc.is_empty() {
+                self.fill_gateways(&place.idc, id);
             }
         }
     }

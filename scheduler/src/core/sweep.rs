@@ -48,6 +48,6 @@ impl Cluster {
             return false;
         };
         let idle = !reads && !member.wants() && member.held().is_empty();
-        std::mem::replace(&mut member.idle, idle) && idle
+        member.set_idle(idle) && idle
     }
 }

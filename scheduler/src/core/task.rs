@@ -34,7 +34,7 @@ pub(super) struct Task {
     /// All pieces.
     all: Arc<PieceSet>,
     pub(super) origins: Vec<Origin>,
-    pub(super) members: BTreeMap<HostId, Member>,
+    pub(super) members: BTreeMap<Arc<HostId>, Member>,
     /// The members again, for sampling.
     pub(super) cells: Cells,
     /// Who was elected to bring it into a data centre; no more than the options allow.
@@ -75,7 +75,7 @@ static NO_PIECES: PieceSet = PieceSet::new();
 static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
 
 /// A host's part in a task. There are millions: what most of them have none of is not
-/// stored in them, and what they have in common only once.
+/// stored in them, and what they have in common only once; 24 bytes.
 #[derive(Debug, Default)]
 pub(super) struct Member {
     /// `None` for nothing.
@@ -86,15 +86,34 @@ pub(super) struct Member {
         reason = "a pointer for a set, in millions of members"
     )]
     neighbours: Option<Box<BTreeSet<HostId>>>,
-    wants: bool,
     pub(super) purpose: Purpose,
-    /// It was asked to read the source for somebody who waits, and not for a preheat alone.
-    pub(super) hurries: bool,
-    /// It held and wanted nothing when it was last looked at.
-    pub(super) idle: bool,
+    marks: Marks,
+    seat: Seat,
+}
+
+/// What is true of a member, a bit each.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks(u8);
+
+impl Marks {
+    const WANTS: u8 = 1;
+    /// See [`Member::hurry`].
+    const HURRIES: u8 = 1 << 1;
+    /// See [`Member::set_idle`].
+    const IDLE: u8 = 1 << 2;
     /// It is one of the task's newcomers.
-    pub(super) is_new: bool,
-    seat: Option<Seat>,
+    const NEW: u8 = 1 << 3;
+
+    const fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    /// What it was before.
+    const fn set(&mut self, mark: u8, so: bool) -> bool {
+        let before = self.has(mark);
+        self.0 = if so { self.0 | mark } else { self.0 & !mark };
+        before
+    }
 }
 
 impl Member {
@@ -120,7 +139,23 @@ impl Member {
     }
 
     pub(super) const fn wants(&self) -> bool {
-        self.wants
+        self.marks.has(Marks::WANTS)
+    }
+
+    /// Whether it reads the source for somebody who waits, and not for a preheat alone; what was
+    /// so before.
+    pub(super) const fn hurry(&mut self, so: bool) -> bool {
+        self.marks.set(Marks::HURRIES, so)
+    }
+
+    /// Whether it holds and wants nothing; what was so when it was last looked at.
+    pub(super) const fn set_idle(&mut self, so: bool) -> bool {
+        self.marks.set(Marks::IDLE, so)
+    }
+
+    /// It is no newcomer any more.
+    pub(super) const fn settled(&mut self) {
+        self.marks.set(Marks::NEW, false);
     }
 }
 
@@ -233,21 +268,19 @@ impl Task {
 
     /// The member, made if need be.
     pub(super) fn member(&mut self, host: HostId) -> &mut Member {
-        self.members.entry(host).or_default()
+        if !self.members.contains_key(&host) {
+            self.members.insert(Arc::new(host), Member::default());
+        }
+        let member = self.members.get_mut(&host);
+        member.expect("it was made if there was none")
     }
 
     /// The host is a member that stands there, where it can be found.
     pub(super) fn place(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
-        let member = self.members.entry(**host).or_default();
-        if member.seat.is_none() {
-            member.seat = Some(self.cells.insert(Arc::clone(host), place));
+        let member = self.members.entry(Arc::clone(host)).or_default();
+        if !member.seat.is_taken() {
+            member.seat = self.cells.insert(Arc::clone(host), place);
         }
-    }
-
-    /// A member's data centre, if it is known.
-    pub(super) fn zone_of(&self, host: &HostId) -> Option<String> {
-        let seat = self.members.get(host)?.seat.as_ref()?;
-        Some(seat.zone()).filter(|zone| !zone.is_empty())
     }
 
     /// The host went to the source.
@@ -354,14 +387,14 @@ impl Task {
 
     /// A member joined.
     pub(super) fn joined(&mut self, now: Timestamp, host: HostId) {
-        if !std::mem::replace(&mut self.member(host).is_new, true) {
+        if !self.member(host).marks.set(Marks::NEW, true) {
             self.newcomers.push_back((now, host));
         }
     }
 
     /// Notes whether a member wants the rest.
     pub(super) fn set_wants(&mut self, host: HostId, wants: bool) {
-        let before = std::mem::replace(&mut self.member(host).wants, wants);
+        let before = self.member(host).marks.set(Marks::WANTS, wants);
         self.waiting = self.waiting + usize::from(wants) - usize::from(before);
     }
 
@@ -370,8 +403,8 @@ impl Task {
         self.waiting
     }
 
-    /// Removes a member; its neighbours, who no longer have it.
-    pub(super) fn remove(&mut self, host: &HostId) -> BTreeSet<HostId> {
+    /// Removes a member that stands there; its neighbours, who no longer have it.
+    pub(super) fn remove(&mut self, host: &HostId, place: &Locality) -> BTreeSet<HostId> {
         if !self.members.contains_key(host) {
             return BTreeSet::new();
         }
@@ -384,10 +417,10 @@ impl Task {
             elected.retain(|gateway| gateway.host != *host);
         }
         self.gateways.retain(|_, elected| !elected.is_empty());
-        if let Some((moved, seat)) = gone.seat.as_ref().and_then(|seat| self.cells.remove(seat))
+        if let Some(moved) = self.cells.remove(place, gone.seat)
             && let Some(member) = self.members.get_mut(&moved)
         {
-            member.seat = Some(seat);
+            member.seat = gone.seat;
         }
         self.refused.remove(host);
         self.told_unavailable.remove(host);
@@ -487,7 +520,7 @@ impl Task {
 
     /// Whether a client waits for it somewhere.
     pub(super) fn is_pulled(&self) -> bool {
-        let waits = |member: &Member| member.wants && member.purpose == Purpose::Pull;
+        let waits = |member: &Member| member.wants() && member.purpose == Purpose::Pull;
         self.members.values().any(waits)
     }
 
@@ -541,8 +574,8 @@ impl Task {
     }
 
     pub(super) fn waiters(&self) -> Vec<HostId> {
-        let waiting = self.members.iter().filter(|(_, member)| member.wants);
-        waiting.map(|(host, _)| *host).collect()
+        let waiting = self.members.iter().filter(|(_, member)| member.wants());
+        waiting.map(|(host, _)| **host).collect()
     }
 
     pub(super) fn summary(&self, id: TaskId) -> Summary {
@@ -565,10 +598,10 @@ impl Task {
             pieces
         };
         let nodes = self.members.iter().map(|(host, member)| GraphNode {
-            host: *host,
+            host: **host,
             name: String::new(),
             held: member.held().clone(),
-            wants: member.wants,
+            wants: member.wants(),
             leased: leased(host),
             gateway: false,
             bad: false,
