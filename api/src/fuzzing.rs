@@ -16,6 +16,7 @@ use crate::{
     Digest, Grant, HostId, Lengths, Member, NodeKey, PieceDigest, PieceIndex, PieceSet, Proof,
     Repository, Statement, TaskId, UpstreamName,
     configuration::Configuration,
+    lengths::MAX_PIECES,
     link::LinkMessage,
     membership::PartUrl,
     preheat::{PreheatOrder, PreheatReport},
@@ -28,9 +29,6 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[("names", names), ("wire", wire), ("proof", proof)];
-
-/// No task has more pieces.
-const MOST_PIECES: u32 = 1 << 20;
 
 /// Digests and names: what is taken is what is printed, and can't leave its place in a path
 /// or a URL.
@@ -139,7 +137,7 @@ fn sets_of(message: &PeerMessage) -> Vec<&PieceSet> {
 }
 
 fn check_set(pieces: &PieceSet) {
-    assert!(pieces.end() <= MOST_PIECES);
+    assert!(pieces.end() <= MAX_PIECES);
     assert!(pieces.runs().iter().all(|run| run.start < run.end));
     let apart = |pair: &[std::ops::Range<u32>]| pair[0].end < pair[1].start;
     assert!(pieces.runs().windows(2).all(apart));

@@ -6,13 +6,16 @@ use std::{fmt, ops::Range};
 pub const GROUP_BYTES: u64 = 64 * 1024;
 /// The smallest piece.
 pub const MIN_PIECE_BYTES: u64 = 256 * 1024;
-/// The largest piece.
-pub const MAX_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+/// The largest piece. A swarm is under way once pieces have made a few hops, which large ones
+/// take long for: with twice as many, links are used 2 % better (simulated, docs/swarm.md).
+pub const MAX_PIECE_BYTES: u64 = 8 * 1024 * 1024;
 /// Whoever reads a source reads over so many bytes that it does not want, rather than ask anew.
 /// Parts of a source that several hosts read lie further apart.
 pub const READ_OVER_BYTES: u64 = 1024 * 1024;
-/// The largest content, 16 TiB: what keeps a piece's index in 32 bits with room to spare.
-pub const MAX_SIZE: u64 = 1 << 44;
+/// The largest content, 8 TiB: what keeps sets of its pieces within a message.
+pub const MAX_SIZE: u64 = 1 << 43;
+/// No task has more pieces.
+pub const MAX_PIECES: u32 = (MAX_SIZE / MAX_PIECE_BYTES) as u32;
 /// Pieces a task aims at, at most (so 400 to 800 of large contents, as pieces are powers of two). With half as many a
 /// thousand hosts took 6 % longer for 500 MB (simulated).
 const TARGET_PIECES: u64 = 800;
@@ -175,13 +178,18 @@ mod tests {
             (256 * 1024 + 1, 256 * 1024, 2),
             (100_000_000, 256 * 1024, 382),
             (1024 * mib, 2 * mib, 512),
-            (40 * 1024 * mib, 16 * mib, 2560),
+            (6 * 1024 * mib, 8 * mib, 768),
+            (6401 * mib, 8 * mib, 801),
+            (40 * 1024 * mib, 8 * mib, 5120),
         ] {
             let lengths = Lengths::of(size).expect("under the limit");
             assert_eq!(u64::from(lengths.piece_length()), piece, "{size}");
             assert_eq!(lengths.pieces(), pieces, "{size}");
         }
         assert!(Lengths::of(u64::MAX).is_err());
+        let largest = Lengths::of(MAX_SIZE).expect("just within the limit");
+        assert_eq!(largest.pieces(), MAX_PIECES);
+        assert!(Lengths::of(MAX_SIZE + 1).is_err());
         assert!(Lengths::checked(100, 4096).is_err());
     }
 

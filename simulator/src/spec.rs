@@ -6,6 +6,7 @@
 use std::{fmt, time::Duration};
 
 use bytesize::ByteSize;
+use darter_api::lengths::MAX_SIZE;
 use darter_proxy::{swarm::core, transfer};
 use serde::Deserialize;
 
@@ -15,8 +16,6 @@ use crate::{Action, Arrival, Megabits, Scenario};
 const MAX_HOSTS: usize = 1_000_000;
 /// Layers of an image.
 const MAX_LAYERS: u64 = 10_000;
-/// Bytes of a layer: what keeps sums of them in 64 bits.
-const MAX_SIZE: u64 = 1 << 44;
 /// Mbit/s of a link.
 const MAX_RATE: u64 = 10_000_000;
 

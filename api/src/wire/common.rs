@@ -5,11 +5,9 @@ use std::{str::FromStr, sync::Arc};
 use super::{WireError, v1};
 use crate::{
     Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceDigest, PieceIndex, PieceSet, Proof,
-    Statement, TaskId,
+    Statement, TaskId, lengths::MAX_PIECES,
 };
 
-/// No task has more pieces; what a peer's runs may reach.
-const MAX_PIECES: u32 = 1 << 20;
 /// More runs than this in one set would not fit a task of [`MAX_PIECES`] anyway.
 const MAX_RUNS: usize = 1 << 19;
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 /// Length and checksum in front of each record.
 const FRAME: usize = 8;
-/// No record is longer: a piece of 16 MiB has 256 groups, 8 KiB of digests.
+/// No record is longer: a piece of 8 MiB has 128 groups, 4 KiB of digests.
 const MAX_RECORD: usize = 64 * 1024;
 
 /// The first record.

@@ -14,7 +14,7 @@ use darter_api::Timestamp;
 
 use crate::limits::Class;
 
-/// A piece of 16 MiB at 1 MiB/s takes so long; who is slower does not count at all.
+/// A piece of 8 MiB at half a MiB/s takes so long; who is slower does not count at all.
 const STALE: Duration = Duration::from_secs(16);
 /// So many times longer than usual, and a slot is lent. A child whose downlink is full with what
 /// others send takes several times longer than one that is not, so that soon all slots are with such

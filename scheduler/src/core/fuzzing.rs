@@ -63,7 +63,7 @@ fn some_task(input: &mut Unstructured<'_>) -> Result<(TaskId, Lengths)> {
 fn lengths(at: usize) -> Lengths {
     let size = match PIECES[at] {
         // Of the largest pieces.
-        pieces if pieces == 1 << 20 => 1 << 44,
+        pieces if pieces == 1 << 20 => 1 << 43,
         pieces => pieces * PIECE,
     };
     Lengths::of(size).expect("within the limit")

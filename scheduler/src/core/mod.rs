@@ -62,7 +62,7 @@ use task::{Member, Task};
 const MAX_TASKS: usize = 1_000_000;
 /// Pieces of the contents that one host holds in part: what it holds of more contents is not
 /// taken in. A piece costs 4 B to count and up to 4 B a member, and a word is enough to claim
-/// 2^20 of them (16 TiB). Contents aim at 800: these are those of 5,000 contents.
+/// 2^20 of them (8 TiB). Contents aim at 800: these are those of 5,000 contents.
 const MAX_CLAIMED: u64 = 4 << 20;
 /// Leases are looked at so often.
 const TICK: Duration = Duration::from_millis(100);

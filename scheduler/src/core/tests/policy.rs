@@ -113,7 +113,7 @@ fn who_calls_itself_a_seed_is_held_by_the_rules_and_who_is_made_one_is_not() {
 
 #[test]
 fn what_would_be_too_much_to_count_is_not_taken_in() {
-    const LARGEST: u64 = 1 << 44;
+    const LARGEST: u64 = darter_api::lengths::MAX_SIZE;
     let mut field = with(vec![]);
     let lengths = Lengths::of(LARGEST).unwrap();
     let counted = |field: &Field, name: u16| field.cluster.hosts[&id(name)].claimed;
