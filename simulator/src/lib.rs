@@ -7,7 +7,8 @@
 //!
 //! [`network`] moves bytes (over [`borders`] where there are zones), [`host`] is a peer's
 //! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
-//! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do, [`client`] who reads, [`outcome`] what is
+//! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do (of
+//! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`outcome`] what is
 //! noted. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 
@@ -16,9 +17,11 @@ mod borders;
 mod client;
 mod control;
 mod host;
+mod links;
 mod network;
 mod outcome;
 mod queue;
+mod reads;
 mod report;
 mod scenario;
 mod sessions;
@@ -29,6 +32,7 @@ mod summary;
 mod svg;
 #[cfg(test)]
 mod tests;
+mod uploads;
 mod world;
 
 pub use arrival::{Arrival, ArrivalError};

@@ -6,8 +6,11 @@
 
 use arbitrary::{Result, Unstructured};
 use darter_api::{
-    Digest, OriginKind, Timestamp,
-    session::{Locality, Observation, ParentReport, Reference, Role, Sizing},
+    Digest, Lengths, Origin, OriginKind, PieceSet, Timestamp,
+    session::{
+        Holding, Join, LeaseEnd, Locality, Observation, ParentReport, Purpose, Reference, Role,
+        Sizing,
+    },
 };
 
 use super::*;

@@ -103,6 +103,11 @@ impl Host {
         }
     }
 
+    /// Whether others take from it what it has: it gives, and was not found to send rot.
+    pub(super) fn gives(&self) -> bool {
+        self.hello.shares && !is_rotten(self)
+    }
+
     /// The data centre, if it is known: links between two of them are costly.
     pub(super) fn zone(&self) -> Option<&str> {
         Some(self.place.idc.as_str()).filter(|zone| !zone.is_empty())
@@ -187,9 +192,7 @@ impl Cluster {
 
     /// Whether others take from it what it has: it gives, and was not found to send rot.
     pub(super) fn shares(&self, host: &HostId) -> bool {
-        self.hosts
-            .get(host)
-            .is_some_and(|host| host.hello.shares && !is_rotten(host))
+        self.hosts.get(host).is_some_and(Host::gives)
     }
 
     /// Whether one of the two takes nothing from the other.

@@ -3,6 +3,9 @@
 //! [`Cluster`] knows no socket, no clock and no randomness of its own. All of its state is
 //! soft: hellos and inventories rebuild it after a restart.
 //!
+//! [`members`] is who comes and goes, [`wishes`] what they tell of their contents, [`leases`] who
+//! reads a source, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow.
+//!
 //! Owner of state: [`Cluster`]. Invariants: a piece has at most one live lease; who is a
 //! neighbour of whom is symmetric and within the degree; every missing piece of a wanted
 //! task is held by a connected host, leased, or its waiters were told that it is
@@ -17,6 +20,7 @@ pub(crate) mod fuzzing;
 mod hosts;
 mod inventory;
 mod leases;
+mod members;
 mod mesh;
 mod moves;
 mod observations;
@@ -28,20 +32,18 @@ mod score;
 mod sizing;
 mod sweep;
 mod task;
+mod wishes;
 mod zones;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 
 pub use darter_api::configuration::{Priority, Rule, Weights};
 use darter_api::{
-    HostId, Lengths, NodeKey, Origin, PieceSet, TaskId, Timestamp,
-    session::{
-        Complaint, Hello, Holding, Join, LeaseEnd, Locality, PeerMessage, Purpose, SchedulerMessage,
-    },
+    HostId, NodeKey, TaskId, Timestamp,
+    session::{Complaint, Hello, PeerMessage, SchedulerMessage},
 };
 use rand::{SeedableRng as _, rngs::SmallRng};
 
@@ -53,8 +55,8 @@ use pace::Paces;
 pub use preheat::{Preheat, Preheated, Present};
 use public::Followed;
 use sizing::Unsized;
+use task::Task;
 pub use task::{Graph, GraphNode, Summary};
-use task::{Member, Task};
 
 /// Tasks known at the same time; the inventory of a host beyond it is not taken in. A host brings
 /// no more than there is room for from others: alone it has half of them, and who has few may
@@ -282,99 +284,6 @@ impl Cluster {
         self.commands.push(Command { host, message });
     }
 
-    fn host_up(&mut self, now: Timestamp, hello: Hello) {
-        let host = hello.host;
-        let newer = |known: &Host| known.hello.epoch > hello.epoch;
-        if self.hosts.get(&host).is_some_and(newer) {
-            return;
-        }
-        let stays = |known: &Host| known.resting.is_some() && *known.place == hello.locality;
-        let known = if self.hosts.get(&host).is_some_and(stays) {
-            self.hosts.remove(&host)
-        } else {
-            self.host_down(now, &host);
-            None
-        };
-        match known {
-            Some(known) => self.host_returned(now, known, hello),
-            None => drop(self.hosts.insert(host, Host::new(now, hello))),
-        }
-        self.assign_role(&host);
-        self.sweep_later(now, host);
-        let scheduler = self.key.id();
-        let trusted = vec![scheduler];
-        self.send(host, SchedulerMessage::Welcome { scheduler, trusted });
-    }
-
-    fn host_down(&mut self, now: Timestamp, host: &HostId) {
-        let Some(gone) = self.hosts.remove(host) else {
-            return;
-        };
-        self.seeds.remove(host);
-        self.unsized_tasks.gone(host);
-        self.sweeps.remove(&(gone.sweep_at, *host));
-        for task in gone.tasks {
-            self.remove_member(now, &task, host, &gone.place);
-        }
-    }
-
-    /// A host has nothing to do with a task any more.
-    fn forget_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId) {
-        if let Some(known) = self.hosts.get(host) {
-            let place = Arc::clone(&known.place);
-            self.remove_member(now, id, host, &place);
-        }
-    }
-
-    /// The same of a host that stands there, and may be gone.
-    fn remove_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId, place: &Locality) {
-        let Some(task) = self.tasks.get_mut(id) else {
-            return;
-        };
-        let (was_member, claim) = (task.members.contains_key(host), task.claim_of(host));
-        let neighbours = task.remove(host, place);
-        if task.leases.iter().any(|lease| lease.holder == *host) {
-            task.heirs.clone_from(&neighbours);
-        }
-        task.leases.retain(|lease| lease.holder != *host);
-        task.doubt_elsewhere();
-        let empty = task.members.is_empty();
-        let few = self.options.degree / 4;
-        let lonely: Vec<HostId> = neighbours
-            .iter()
-            .filter(|host| task.members.get(*host).is_some_and(Member::wants))
-            .filter(|host| task.degree(host) < few)
-            .copied()
-            .collect();
-        for neighbour in neighbours {
-            let (task, remove) = (*id, vec![*host]);
-            self.send(
-                neighbour,
-                SchedulerMessage::Neighbours {
-                    task,
-                    add: vec![],
-                    remove,
-                },
-            );
-        }
-        if let Some(known) = self.hosts.get_mut(host) {
-            known.tasks.remove(id);
-            known.claimed -= claim;
-        }
-        if empty {
-            self.tasks.remove(id);
-            self.live.remove(id);
-        } else {
-            for host in lonely {
-                self.introduce(host, id);
-            }
-            self.ensure_source(now, id);
-            if was_member && !place.idc.is_empty() {
-                self.fill_gateways(&place.idc, id);
-            }
-        }
-    }
-
     /// An inventory is the answer to the welcome.
     fn answered_welcome(&mut self, now: Timestamp, host: &HostId) {
         if let Some(known) = self.hosts.get_mut(host)
@@ -459,233 +368,6 @@ impl Cluster {
                     .observations
                     .find(now, &upstream, &repository, &reference);
                 self.send(host, SchedulerMessage::Found { id, observation });
-            }
-        }
-    }
-
-    /// Whether a host may bring one more task.
-    fn may_bring(&self, host: &HostId) -> bool {
-        let left = self.most_tasks.saturating_sub(self.tasks.len());
-        let known = self.hosts.get(host);
-        known.is_some_and(|known| known.tasks.len() < left)
-    }
-
-    /// The task with this host as a member, both made if need be; `None` when its geometry
-    /// is another one or the host may bring no more.
-    fn member(
-        &mut self,
-        host: HostId,
-        id: TaskId,
-        lengths: Lengths,
-        origin: Option<&Origin>,
-    ) -> Option<&mut Task> {
-        if !self.tasks.contains_key(&id) && !self.may_bring(&host) {
-            return None;
-        }
-        let known = self
-            .tasks
-            .entry(id)
-            .or_insert_with(|| Task::new(id, lengths))
-            .lengths;
-        if known != lengths {
-            let message = SchedulerMessage::Mismatch {
-                task: id,
-                lengths: known,
-            };
-            self.send(host, message);
-            return None;
-        }
-        let task = self.tasks.get_mut(&id)?;
-        if let Some(origin) = origin {
-            task.add_origin(origin);
-        }
-        self.hosts.get(&host)?;
-        self.enrol(host, &id);
-        self.tasks.get_mut(&id)
-    }
-
-    fn holding(&mut self, now: Timestamp, host: HostId, holding: Holding) {
-        let id = holding.task;
-        let fits = self.member(host, id, holding.lengths, holding.origin.as_ref());
-        let fits = fits.is_some();
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return;
-        };
-        let known = self.hosts.get_mut(&host);
-        if let Some(listed) = known.and_then(|known| known.listed.as_mut()) {
-            listed.insert(Arc::clone(&task.id));
-        }
-        if !fits {
-            return;
-        }
-        task.set_wants(host, holding.wanted);
-        self.note_held(host, &id, holding.held);
-        if holding.wanted {
-            self.live.insert(id);
-        }
-        if !holding.reading.is_empty() {
-            self.withdraw_for_reader(host, &id, &holding.reading);
-            self.self_leased(now, host, &id, holding.reading);
-            self.revoke_held(host, &id);
-        }
-    }
-
-    fn interest(&mut self, host: HostId, id: TaskId, lengths: Lengths, origin: &Origin) {
-        if self.priority(&host, Some(origin)) == Priority::Forbid {
-            return;
-        }
-        if self.member(host, id, lengths, Some(origin)).is_some() {
-            self.introduce_seed(&id);
-            self.introduce(host, &id);
-        }
-    }
-
-    /// The seed that will be asked is a member from the first interest on, so that links
-    /// to it stand before the first join.
-    fn introduce_seed(&mut self, id: &TaskId) {
-        let Some(seed) = self.seed_of(id) else {
-            return;
-        };
-        self.enrol(seed, id);
-    }
-
-    /// Who went to the source is a seed of the task.
-    fn reads_source(&mut self, host: HostId, id: &TaskId) {
-        if let Some(task) = self.tasks.get_mut(id) {
-            task.add_source(host);
-        }
-    }
-
-    fn join(&mut self, now: Timestamp, host: HostId, join: Join) {
-        let id = join.task;
-        if self.forbids(host, id, &join.origin) {
-            self.leave(now, host, &id);
-            return;
-        }
-        let Some(task) = self.member(host, id, join.lengths, Some(&join.origin)) else {
-            return;
-        };
-        task.set_wants(host, true);
-        task.joined(now, host);
-        let member = task.member(host);
-        // Who was asked to read for a preheat says so, and reads for others all the same.
-        if (member.purpose, join.purpose) != (Purpose::Seed, Purpose::Preheat) {
-            member.purpose = join.purpose;
-        }
-        task.told_unavailable.remove(&host);
-        task.failures = 0;
-        if task
-            .refused
-            .get(&host)
-            .is_some_and(|(why, _)| *why == LeaseEnd::NotNeeded)
-        {
-            task.refused.remove(&host);
-            task.doubt_elsewhere();
-        }
-        self.note_held(host, &id, join.held);
-        self.live.insert(id);
-        if join.purpose == Purpose::Pull {
-            self.introduce_seed(&id);
-            self.hurry(&id);
-            self.follows(now, host, &join.origin, [id].into_iter(), false);
-        }
-        if !self.introduce(host, &id) {
-            self.answer(host, &id);
-        }
-        self.ensure_source(now, &id);
-    }
-
-    /// Notes what a host holds; what it keeps to itself is nobody's concern, and nor is what
-    /// would be too much to count.
-    fn note_held(&mut self, host: HostId, id: &TaskId, mut held: PieceSet) {
-        let counts = self.shares(&host);
-        let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
-            return;
-        };
-        known.claimed -= task.claim_of(&host);
-        if !counts || known.claimed + task.claim(&held) > MAX_CLAIMED {
-            held = PieceSet::new();
-        }
-        task.set_held(host, held);
-        known.claimed += task.claim_of(&host);
-    }
-
-    /// An answer though there is nobody to name: the scheduler lives and knows.
-    fn answer(&mut self, host: HostId, id: &TaskId) {
-        let nobody = SchedulerMessage::Neighbours {
-            task: *id,
-            add: vec![],
-            remove: vec![],
-        };
-        self.send(host, nobody);
-    }
-
-    /// A task that a host turns out to have to do with.
-    fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
-        self.hosts.get(&host)?;
-        self.enrol(host, id);
-        self.tasks.get_mut(id)
-    }
-
-    fn progress(&mut self, now: Timestamp, host: HostId, id: &TaskId, held: PieceSet) {
-        let Some(task) = self.enlist(host, id) else {
-            return;
-        };
-        if held.end() > task.lengths.pieces() {
-            return;
-        }
-        let gained = held.len().saturating_sub(task.member(host).held().len());
-        if gained > 0 {
-            task.gateway_gained(now, &host);
-        }
-        self.note_held(host, id, held);
-        self.renew_lease(now, id, &host, gained);
-        self.ensure_source(now, id);
-    }
-
-    fn starved(&mut self, now: Timestamp, host: HostId, id: &TaskId, pieces: &PieceSet) {
-        let Some(task) = self.enlist(host, id) else {
-            self.answer(host, id);
-            return;
-        };
-        // What it may read and does not, somebody else is to read.
-        for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
-            lease.pieces.subtract(pieces);
-        }
-        task.leases.retain(|lease| !lease.pieces.is_empty());
-        task.is_nowhere(pieces);
-        if !self.introduce_holders(host, id, pieces) && !self.introduce(host, id) {
-            self.answer(host, id);
-        }
-        self.ensure_source(now, id);
-    }
-
-    fn done(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        let Some(task) = self.enlist(host, id) else {
-            return;
-        };
-        let pieces = task.lengths.pieces();
-        task.set_wants(host, false);
-        task.leases.retain(|lease| lease.holder != host);
-        self.note_held(host, id, PieceSet::full(pieces));
-        self.ensure_source(now, id);
-    }
-
-    fn leave(&mut self, now: Timestamp, host: HostId, id: &TaskId) {
-        let known = self.tasks.get_mut(id);
-        let Some(task) = known.filter(|task| task.members.contains_key(&host)) else {
-            return;
-        };
-        task.leases.retain(|lease| lease.holder != host);
-        task.set_wants(host, false);
-        // What it gave back it did not want any more.
-        task.doubt_elsewhere();
-        if task.member(host).held().is_empty() {
-            self.forget_member(now, id, &host);
-        } else {
-            self.ensure_source(now, id);
-            if let Some(zone) = self.zone_of(&host).map(str::to_owned) {
-                self.fill_gateways(&zone, id);
             }
         }
     }

@@ -3,13 +3,20 @@
 use std::{path::Path, time::Duration};
 
 use darter_api::{
-    Digest, Lengths, OriginKind, PieceSet, TaskId,
-    session::{Locality, Purpose, Role},
-    wire::v1::{self, scheduler_client::SchedulerClient},
+    Digest, Lengths, Origin, OriginKind, PieceSet, TaskId,
+    session::{Hello, Locality, PeerMessage, Purpose, Role, SchedulerMessage},
+    wire::{
+        session_challenge,
+        v1::{self, peer_message, scheduler_client::SchedulerClient, scheduler_message},
+    },
 };
 use darter_runtime::tls::{Authority, Certificate, Connector, Credentials};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 
-use super::*;
+use super::{session::OUTBOX, *};
+use crate::core::Command;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -208,7 +215,7 @@ fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
     const HOSTS: u16 = 1000;
     let play = || {
         let mut actor = Actor::new(Options::default(), key(9), Metrics::default());
-        let mut receivers = Vec::new();
+        let (mut receivers, mut hosts) = (Vec::new(), Vec::new());
         for number in 0..HOSTS {
             let mut raw = [0; 32];
             raw[..2].copy_from_slice(&number.to_be_bytes());
@@ -230,10 +237,16 @@ fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
             };
             actor.take(Inbound::Message(host, 1, PeerMessage::Join(join)));
             receivers.push(receiver);
+            hosts.push(host);
         }
         assert_eq!(actor.cluster.counts().hosts, usize::from(HOSTS));
         drop(receivers);
-        actor.beat();
+        // As when the time for a heartbeat has come.
+        let beats = hosts.into_iter().map(|host| Command {
+            host,
+            message: SchedulerMessage::Heartbeat,
+        });
+        actor.say(beats.collect());
         actor.cluster.counts().hosts
     };
     // As small as some threads are.

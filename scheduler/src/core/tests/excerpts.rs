@@ -1,6 +1,9 @@
 //! Which seed reads small parts of a content for all.
 
-use darter_api::session::{ExcerptSeed, LeaseEnd, Role};
+use darter_api::{
+    PieceSet,
+    session::{ExcerptSeed, LeaseEnd, Role},
+};
 
 use super::{super::*, rules::*};
 

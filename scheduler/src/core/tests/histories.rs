@@ -1,6 +1,9 @@
 //! The invariants after every step of random histories.
 
-use darter_api::session::{LeaseEnd, ParentReport, PeerMessage, Role};
+use darter_api::{
+    PieceSet,
+    session::{LeaseEnd, ParentReport, PeerMessage, Role},
+};
 use proptest::prelude::*;
 
 use super::{

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use darter_api::session::{Complaint, Join, PeerMessage, Purpose, Role};
+use darter_api::{
+    Lengths, PieceSet,
+    session::{Complaint, Join, PeerMessage, Purpose, Role},
+};
 
 use super::{
     super::*,

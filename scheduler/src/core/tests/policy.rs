@@ -1,7 +1,7 @@
 //! The operator's rules, and what is forgotten.
 
 use darter_api::{
-    HostId, PieceSet,
+    HostId, Lengths, PieceSet,
     configuration::SchedulerSettings,
     session::{Holding, Join, LeaseEnd, PeerMessage, Purpose, Role, SchedulerMessage},
 };

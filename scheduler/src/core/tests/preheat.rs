@@ -1,6 +1,9 @@
 //! Who is asked to have a content ahead of time.
 
-use darter_api::session::Role;
+use darter_api::{
+    Lengths, PieceSet,
+    session::{Purpose, Role},
+};
 
 use super::{super::*, rules::*};
 

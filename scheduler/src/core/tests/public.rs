@@ -1,6 +1,9 @@
 //! Who hears of what anybody may read.
 
-use darter_api::session::{Observation, PublicContent, Reference, Role};
+use darter_api::{
+    PieceSet,
+    session::{Observation, PublicContent, Reference, Role},
+};
 
 use super::{super::*, rules::*};
 

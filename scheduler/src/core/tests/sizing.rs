@@ -1,6 +1,9 @@
 //! Who finds out the size of a content whose source does not tell it.
 
-use darter_api::session::{Role, Sizing};
+use darter_api::{
+    PieceSet,
+    session::{Holding, Role, Sizing},
+};
 
 use super::{super::*, rules::*};
 

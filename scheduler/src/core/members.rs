@@ -1,0 +1,181 @@
+//! Hosts that come and go, and their part in tasks: made, told of, and ended.
+
+use std::sync::Arc;
+
+use darter_api::{
+    HostId, Lengths, Origin, PieceSet, TaskId, Timestamp,
+    session::{Hello, Locality, SchedulerMessage},
+};
+
+use super::{
+    Cluster, MAX_CLAIMED,
+    hosts::Host,
+    task::{Member, Task},
+};
+
+impl Cluster {
+    pub(super) fn host_up(&mut self, now: Timestamp, hello: Hello) {
+        let host = hello.host;
+        let newer = |known: &Host| known.hello.epoch > hello.epoch;
+        if self.hosts.get(&host).is_some_and(newer) {
+            return;
+        }
+        let stays = |known: &Host| known.resting.is_some() && *known.place == hello.locality;
+        let known = if self.hosts.get(&host).is_some_and(stays) {
+            self.hosts.remove(&host)
+        } else {
+            self.host_down(now, &host);
+            None
+        };
+        match known {
+            Some(known) => self.host_returned(now, known, hello),
+            None => drop(self.hosts.insert(host, Host::new(now, hello))),
+        }
+        self.assign_role(&host);
+        self.sweep_later(now, host);
+        let scheduler = self.key.id();
+        let trusted = vec![scheduler];
+        self.send(host, SchedulerMessage::Welcome { scheduler, trusted });
+    }
+
+    pub(super) fn host_down(&mut self, now: Timestamp, host: &HostId) {
+        let Some(gone) = self.hosts.remove(host) else {
+            return;
+        };
+        self.seeds.remove(host);
+        self.unsized_tasks.gone(host);
+        self.sweeps.remove(&(gone.sweep_at, *host));
+        for task in gone.tasks {
+            self.remove_member(now, &task, host, &gone.place);
+        }
+    }
+
+    /// A host has nothing to do with a task any more.
+    pub(super) fn forget_member(&mut self, now: Timestamp, id: &TaskId, host: &HostId) {
+        if let Some(known) = self.hosts.get(host) {
+            let place = Arc::clone(&known.place);
+            self.remove_member(now, id, host, &place);
+        }
+    }
+
+    /// The same of a host that stands there, and may be gone.
+    pub(super) fn remove_member(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        host: &HostId,
+        place: &Locality,
+    ) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let (was_member, claim) = (task.members.contains_key(host), task.claim_of(host));
+        let neighbours = task.remove(host, place);
+        if task.leases.iter().any(|lease| lease.holder == *host) {
+            task.heirs.clone_from(&neighbours);
+        }
+        task.leases.retain(|lease| lease.holder != *host);
+        task.doubt_elsewhere();
+        let empty = task.members.is_empty();
+        let few = self.options.degree / 4;
+        let lonely: Vec<HostId> = neighbours
+            .iter()
+            .filter(|host| task.members.get(*host).is_some_and(Member::wants))
+            .filter(|host| task.degree(host) < few)
+            .copied()
+            .collect();
+        for neighbour in neighbours {
+            let (task, remove) = (*id, vec![*host]);
+            self.send(
+                neighbour,
+                SchedulerMessage::Neighbours {
+                    task,
+                    add: vec![],
+                    remove,
+                },
+            );
+        }
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.tasks.remove(id);
+            known.claimed -= claim;
+        }
+        if empty {
+            self.tasks.remove(id);
+            self.live.remove(id);
+        } else {
+            for host in lonely {
+                self.introduce(host, id);
+            }
+            self.ensure_source(now, id);
+            if was_member && !place.idc.is_empty() {
+                self.fill_gateways(&place.idc, id);
+            }
+        }
+    }
+
+    /// Whether a host may bring one more task.
+    pub(super) fn may_bring(&self, host: &HostId) -> bool {
+        let left = self.room_for_tasks();
+        let known = self.hosts.get(host);
+        known.is_some_and(|known| known.tasks.len() < left)
+    }
+
+    /// Tasks that there is room for.
+    pub(super) fn room_for_tasks(&self) -> usize {
+        self.most_tasks.saturating_sub(self.tasks.len())
+    }
+
+    /// The task with this host as a member, both made if need be; `None` when its geometry
+    /// is another one or the host may bring no more.
+    pub(super) fn member(
+        &mut self,
+        host: HostId,
+        id: TaskId,
+        lengths: Lengths,
+        origin: &Origin,
+    ) -> Option<&mut Task> {
+        if !self.tasks.contains_key(&id) && !self.may_bring(&host) {
+            return None;
+        }
+        let known = self
+            .tasks
+            .entry(id)
+            .or_insert_with(|| Task::new(id, lengths))
+            .lengths;
+        if known != lengths {
+            let message = SchedulerMessage::Mismatch {
+                task: id,
+                lengths: known,
+            };
+            self.send(host, message);
+            return None;
+        }
+        let task = self.tasks.get_mut(&id)?;
+        task.add_origin(origin);
+        self.hosts.get(&host)?;
+        self.enrol(host, &id);
+        self.tasks.get_mut(&id)
+    }
+
+    /// A task that a host turns out to have to do with.
+    pub(super) fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
+        self.hosts.get(&host)?;
+        self.enrol(host, id);
+        self.tasks.get_mut(id)
+    }
+
+    /// Notes what a host holds; what it keeps to itself is nobody's concern, and nor is what
+    /// would be too much to count.
+    pub(super) fn note_held(&mut self, host: HostId, id: &TaskId, mut held: PieceSet) {
+        let counts = self.shares(&host);
+        let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
+            return;
+        };
+        known.claimed -= task.claim_of(&host);
+        if !counts || known.claimed + task.claim(&held) > MAX_CLAIMED {
+            held = PieceSet::new();
+        }
+        task.set_held(host, held);
+        known.claimed += task.claim_of(&host);
+    }
+}

@@ -1,0 +1,119 @@
+//! What of a task is held, by whom, and what nobody has.
+
+use std::{sync::Arc, time::Duration};
+
+use darter_api::{HostId, PieceSet, Timestamp, session::Locality};
+
+use super::{super::MAX_CLAIMED, Marks, Member, Task};
+
+/// Hosts tell of what they have once a second.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
+impl Task {
+    /// Notes what a member holds; what lies beyond the task's end does not count.
+    pub(in crate::core) fn set_held(&mut self, host: HostId, held: PieceSet) {
+        let before = self.member(host).held.take();
+        let now = self.census.replace(before, held);
+        self.member(host).held = now;
+    }
+
+    /// A host that stands there tells in one what it holds and whether it wants the rest, which
+    /// makes it a member. It has `claimed` so many pieces so far; how many it has then.
+    pub(in crate::core) fn told(
+        &mut self,
+        (host, place): (&Arc<HostId>, &Arc<Locality>),
+        wants: bool,
+        mut held: PieceSet,
+        claimed: u64,
+    ) -> u64 {
+        // One look at a member for all of it: a host tells of hundreds of contents.
+        let member = self.members.entry(Arc::clone(host)).or_default();
+        if !member.seat.is_taken() {
+            member.seat = self.cells.insert(Arc::clone(host), place);
+        }
+        let wanted = member.marks.set(Marks::WANTS, wants);
+        self.waiting = self.waiting + usize::from(wants) - usize::from(wanted);
+        let claimed = claimed - self.census.claim(member.held());
+        if claimed + self.census.claim(&held) > MAX_CLAIMED {
+            held = PieceSet::new();
+        }
+        member.held = self.census.replace(member.held.take(), held);
+        claimed + self.census.claim(member.held())
+    }
+
+    /// Pieces that have to be counted for a host that holds these.
+    pub(in crate::core) fn claim(&self, held: &PieceSet) -> u64 {
+        self.census.claim(held)
+    }
+
+    /// Pieces that are counted for what a member holds.
+    pub(in crate::core) fn claim_of(&self, host: &HostId) -> u64 {
+        let member = self.members.get(host);
+        member.map_or(0, |member| self.claim(member.held()))
+    }
+
+    /// Pieces that nobody holds and nobody may read.
+    pub(in crate::core) fn uncovered(&self) -> PieceSet {
+        if self.census.whole > 0 {
+            return PieceSet::new();
+        }
+        let mut covered = self.census.somewhere.clone();
+        for lease in &self.leases {
+            covered.union_with(&lease.pieces);
+        }
+        covered.missing(self.lengths.pieces())
+    }
+
+    /// The same without what is about to be told of: asked for in vain, one host after the
+    /// other would say so.
+    pub(in crate::core) fn unclaimed(&self, now: Timestamp) -> PieceSet {
+        let mut unclaimed = self.uncovered();
+        if let Some((pieces, since)) = &self.elsewhere
+            && now.since(*since) < TOLD_WITHIN
+        {
+            unclaimed.subtract(pieces);
+        }
+        unclaimed
+    }
+
+    /// A reader need not read these.
+    pub(in crate::core) fn is_elsewhere(&mut self, now: Timestamp, pieces: &PieceSet) {
+        let fresh = |(_, since): &(PieceSet, Timestamp)| now.since(*since) < TOLD_WITHIN;
+        let (mut all, since) = self.elsewhere.take().filter(fresh).unwrap_or_default();
+        let since = if all.is_empty() { now } else { since };
+        all.union_with(pieces);
+        self.elsewhere = Some((all, since));
+    }
+
+    /// Somebody lacks these.
+    pub(in crate::core) fn is_nowhere(&mut self, pieces: &PieceSet) {
+        if let Some((all, _)) = &mut self.elsewhere {
+            all.subtract(pieces);
+        }
+    }
+
+    /// Somebody left, who may have had what others counted on.
+    pub(in crate::core) fn doubt_elsewhere(&mut self) {
+        self.elsewhere = None;
+    }
+
+    /// Those of `pieces` that another member holds.
+    pub(in crate::core) fn held_by_others(&self, host: &HostId, pieces: &PieceSet) -> PieceSet {
+        let own = self.members.get(host).map(Member::held);
+        let others = |piece: &u32| {
+            let is_own = own.is_some_and(|own| own.contains(*piece));
+            self.census.whole > 0 || self.census.copies(*piece) > u32::from(is_own)
+        };
+        pieces.iter().filter(others).collect()
+    }
+
+    /// Whether anybody is known to hold any of it, or to read it.
+    pub(in crate::core) fn is_held_or_read(&self) -> bool {
+        self.census.whole > 0 || !self.census.somewhere.is_empty() || !self.leases.is_empty()
+    }
+
+    /// Whether each piece is held by somebody.
+    pub(in crate::core) fn is_held(&self) -> bool {
+        self.census.whole > 0 || self.census.somewhere.len() == self.lengths.pieces()
+    }
+}

@@ -1,0 +1,96 @@
+//! A host's part in a task.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use darter_api::{HostId, PieceSet, session::Purpose};
+
+use super::super::cells::Seat;
+
+/// Nothing, to be pointed at.
+static NO_PIECES: PieceSet = PieceSet::new();
+static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
+
+/// A host's part in a task. There are millions: what most of them have none of is not
+/// stored in them, and what they have in common only once; 24 bytes.
+#[derive(Debug, Default)]
+pub(in crate::core) struct Member {
+    /// `None` for nothing.
+    pub(super) held: Option<Arc<PieceSet>>,
+    /// `None` for nobody.
+    #[expect(
+        clippy::box_collection,
+        reason = "a pointer for a set, in millions of members"
+    )]
+    pub(super) neighbours: Option<Box<BTreeSet<HostId>>>,
+    pub(in crate::core) purpose: Purpose,
+    pub(super) marks: Marks,
+    pub(super) seat: Seat,
+}
+
+/// What is true of a member, a bit each.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    pub(super) const WANTS: u8 = 1;
+    /// See [`Member::hurry`].
+    const HURRIES: u8 = 1 << 1;
+    /// See [`Member::set_idle`].
+    const IDLE: u8 = 1 << 2;
+    /// It is one of the task's newcomers.
+    pub(super) const NEW: u8 = 1 << 3;
+
+    const fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
+
+    /// What it was before.
+    pub(super) const fn set(&mut self, mark: u8, so: bool) -> bool {
+        let before = self.has(mark);
+        self.0 = if so { self.0 | mark } else { self.0 & !mark };
+        before
+    }
+}
+
+impl Member {
+    pub(in crate::core) fn held(&self) -> &PieceSet {
+        self.held.as_deref().unwrap_or(&NO_PIECES)
+    }
+
+    pub(in crate::core) fn neighbours(&self) -> &BTreeSet<HostId> {
+        self.neighbours.as_deref().unwrap_or(&NO_HOSTS)
+    }
+
+    pub(in crate::core) fn meets(&mut self, other: HostId) {
+        self.neighbours.get_or_insert_default().insert(other);
+    }
+
+    pub(super) fn loses(&mut self, other: &HostId) {
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.remove(other);
+        }
+        if self.neighbours().is_empty() {
+            self.neighbours = None;
+        }
+    }
+
+    pub(in crate::core) const fn wants(&self) -> bool {
+        self.marks.has(Marks::WANTS)
+    }
+
+    /// Whether it reads the source for somebody who waits, and not for a preheat alone; what was
+    /// so before.
+    pub(in crate::core) const fn hurry(&mut self, so: bool) -> bool {
+        self.marks.set(Marks::HURRIES, so)
+    }
+
+    /// Whether it holds and wants nothing; what was so when it was last looked at.
+    pub(in crate::core) const fn set_idle(&mut self, so: bool) -> bool {
+        self.marks.set(Marks::IDLE, so)
+    }
+
+    /// It is no newcomer any more.
+    pub(in crate::core) const fn settled(&mut self) {
+        self.marks.set(Marks::NEW, false);
+    }
+}
