@@ -16,6 +16,7 @@ use darter_api::{
 use super::{
     Cluster,
     leases::rank,
+    pace::Standing,
     task::{Lease, Task},
 };
 
@@ -83,7 +84,7 @@ impl Cluster {
         let task = self.tasks.get(id)?;
         let readers = task.readers();
         let all = |host: HostId| vec![(host, pieces.clone())];
-        let Some(first) = readers.first().copied() else {
+        let Some(first) = readers.iter().min_by_key(|host| self.standing(host)) else {
             let first = self.holder_for(now, id)?;
             if pieces.len() < MIN_SHARED || self.allowed(task) < 2 {
                 return Some(all(first));
@@ -95,13 +96,13 @@ impl Cluster {
         }
         let room = self.allowed(task).saturating_sub(readers.len());
         let few = pieces.len() < MIN_SHARED / 2;
-        let fellows = if few {
+        let fellows = if few && self.standing(first) < Standing::Weak {
             Vec::new()
         } else {
             self.fellows(now, id, &readers, room)
         };
         if fellows.is_empty() {
-            return Some(all(first));
+            return Some(all(*first));
         }
         let parts = deal(pieces, fellows.len(), least(task.lengths));
         Some(fellows.into_iter().zip(parts).collect())
@@ -140,8 +141,8 @@ impl Cluster {
         self.options.source_holders.max(1)
     }
 
-    /// Up to `most` hosts that could read beside the readers: other seeds, then waiters,
-    /// other ones for every task.
+    /// Up to `most` hosts that could read beside the readers and that nothing is said against,
+    /// since others wait for what they read: other seeds, then waiters, other ones for every task.
     fn fellows(&self, now: Timestamp, id: &TaskId, readers: &[HostId], most: usize) -> Vec<HostId> {
         let Some(task) = self.tasks.get(id) else {
             return Vec::new();
@@ -151,7 +152,10 @@ impl Cluster {
             failed.is_none_or(|at| now.since(at) >= FAILED_MEMORY)
         };
         let fit = |host: &HostId| {
-            !readers.contains(host) && reaches(host) && self.may_read(now, task, host)
+            !readers.contains(host)
+                && reaches(host)
+                && self.may_read(now, task, host)
+                && self.standing(host) < Standing::Weak
         };
         let mut fellows: Vec<HostId> = self.ranked_seeds(id);
         fellows.retain(fit);
@@ -159,7 +163,7 @@ impl Cluster {
         if fellows.len() < most {
             let mut waiters = task.waiters();
             waiters.retain(|host| fit(host) && !fellows.contains(host));
-            waiters.sort_by_cached_key(|host| rank(id, host));
+            waiters.sort_by_cached_key(|host| (self.standing(host), rank(id, host)));
             waiters.truncate(most - fellows.len());
             fellows.extend(waiters);
         }

@@ -113,6 +113,44 @@ fn the_next_reader_is_one_that_does_well() {
 }
 
 #[test]
+fn who_reads_beside_a_reader_does_well_too() {
+    let mut field = Field::new(Options {
+        source_holders: 2,
+        source_holders_from: 0,
+        ..Options::default()
+    });
+    for name in 0..16 {
+        field.up(Field::hello(name));
+    }
+    const ALSO_GOOD: u16 = 8;
+    let good = [GOOD, ALSO_GOOD];
+    let slow = || (0..12).filter(|name| !good.contains(name));
+    for child in 12..15 {
+        let parents = good.map(|name| (name, Some(20_000)));
+        let parents: Vec<_> = parents
+            .into_iter()
+            .chain(slow().map(|name| (name, Some(400_000))))
+            .collect();
+        field.reports(child, &parents);
+    }
+    joins(&mut field, GOOD, 1);
+    for name in slow().chain([ALSO_GOOD]) {
+        joins(&mut field, name, 1);
+    }
+    begins(&mut field, GOOD);
+    field.pass(2000);
+    holds(&mut field, GOOD, 0..10);
+    let leases = field.cluster.tasks[&task(1)].leases.iter();
+    let readers: BTreeSet<HostId> = leases.map(|lease| lease.holder).collect();
+    assert_eq!(readers, BTreeSet::from(good.map(id)));
+    // Nobody is better than somebody slow.
+    field.down(ALSO_GOOD);
+    holds(&mut field, GOOD, 0..11);
+    assert_eq!(reader(&field), Some(id(GOOD)));
+    assert_eq!(field.cluster.tasks[&task(1)].leases.len(), 1);
+}
+
+#[test]
 fn what_a_slow_holder_has_not_read_goes_to_another() {
     let mut field = swarm(12);
     begins(&mut field, HOLDER);
