@@ -76,6 +76,8 @@ pub(crate) enum Kind {
     Healthy,
     /// Its links are slow.
     Slow,
+    /// Its links turn slow, and may recover.
+    Turns,
     /// What it sends to others fails its check.
     Rotten,
 }

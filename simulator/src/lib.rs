@@ -9,7 +9,7 @@
 //! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
 //! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do (of
 //! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`outcome`] what is
-//! noted. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
+//! noted, [`watch`] when slow hosts are found. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 
 mod arrival;
@@ -33,6 +33,7 @@ mod svg;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod watch;
 mod world;
 
 pub use arrival::{Arrival, ArrivalError};
@@ -41,3 +42,4 @@ pub use scenario::{Action, Client, Megabits, Scenario, Who};
 pub use spec::{Spec, SpecError};
 pub use summary::Summary;
 pub use svg::svg;
+pub use watch::SlowHost;

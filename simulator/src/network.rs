@@ -131,6 +131,17 @@ impl Network {
         self.ends.len() - 1
     }
 
+    /// From the next quantum on, in bytes a second.
+    pub(crate) fn set_rates(&mut self, place: Place, up: u64, down: u64) {
+        let ends = &mut self.ends[place];
+        (ends.up, ends.down) = (up, down);
+    }
+
+    /// Whether an uplink is busy.
+    pub(crate) fn is_sending(&self, place: Place) -> bool {
+        self.ends[place].sending.is_some()
+    }
+
     /// Bytes that left a place.
     pub(crate) fn sent(&self, place: Place) -> u64 {
         self.ends[place].sent

@@ -81,6 +81,7 @@ impl World {
     }
 
     pub(crate) fn report(self, events: u64) -> Report {
+        let (slow_hosts, wronged) = self.watched();
         let mut outcome = self.outcome;
         outcome.times.sort_unstable();
         outcome.pulls.sort_unstable_by_key(|pull| pull.done);
@@ -90,6 +91,8 @@ impl World {
         let capacity = capacity as f64 * makespan.as_secs_f64();
         let places = 0..self.hosts.len();
         Report {
+            slow_hosts,
+            wronged,
             expected: outcome.times.len() + self.outstanding.len() + outcome.failed,
             origin_bytes: self.network.sent(self.source),
             content_bytes: self.scenario.bytes(),

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use crate::SlowHost;
+
 /// Points of a traffic curve: when more are needed, each spans twice the time.
 const POINTS: usize = 256;
 /// What a point of it spans at first.
@@ -91,6 +93,10 @@ pub struct Report {
     pub plain: Option<Duration>,
     /// Share of the seeds' uplinks that was used until the last host was done.
     pub seed_use: f64,
+    /// Hosts that were slow, always or for a while.
+    pub slow_hosts: Vec<SlowHost>,
+    /// Hosts that never were, and that a scheduler took for it at some time.
+    pub wronged: usize,
     /// Events that the run took.
     pub events: u64,
 }

@@ -107,6 +107,12 @@ pub struct Scenario {
     pub slow: f64,
     /// A slow peer's rates are this much smaller.
     pub slow_factor: u64,
+    /// Percent of the peers that turn slow at `turns_at`, by the same factor.
+    pub turns_slow: f64,
+    /// When, from the first client's start.
+    pub turns_at: Duration,
+    /// When they are as they were; `None` for never.
+    pub recovers_at: Option<Duration>,
     /// Percent of the peers that send rot: other ones than the slow ones.
     pub rot: f64,
     /// Whoever reads the source dies once this share of the contents (0 to 1) has left it.
@@ -155,6 +161,9 @@ impl Default for Scenario {
             slow: 0.0,
             slow_factor: 10,
             rot: 0.0,
+            turns_slow: 0.0,
+            turns_at: Duration::ZERO,
+            recovers_at: None,
             reader_dies: None,
             zones: 1,
             zone_rate: Megabits(10_000),
@@ -186,6 +195,12 @@ impl Scenario {
         let slow = share(self.peers, self.slow);
         let rotten = share(self.peers, self.rot).min(self.peers - slow);
         (slow, rotten)
+    }
+
+    /// Peers that turn slow.
+    pub(crate) fn turning(&self) -> usize {
+        let (slow, rotten) = self.unhealthy();
+        share(self.peers, self.turns_slow).min(self.peers - slow - rotten)
     }
 
     /// Bytes of all contents.

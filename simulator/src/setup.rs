@@ -46,29 +46,33 @@ impl World {
     fn kinds(&mut self) -> Vec<Kind> {
         let (seeds, peers) = (self.scenario.seeds, self.scenario.peers);
         let (slow, rotten) = self.scenario.unhealthy();
+        let turning = self.scenario.turning();
         let mut kinds = vec![Kind::Healthy; seeds + peers];
         let mut order: Vec<Place> = (seeds..seeds + peers).collect();
-        for number in 0..slow + rotten {
+        for number in 0..slow + rotten + turning {
             let other = self.dice.random_range(number..peers);
             order.swap(number, other);
             let kind = if number < slow {
                 Kind::Slow
-            } else {
+            } else if number < slow + rotten {
                 Kind::Rotten
+            } else {
+                Kind::Turns
             };
             kinds[order[number]] = kind;
         }
         kinds
     }
 
-    fn rates(&self, role: Role, kind: Kind) -> (u64, u64) {
+    /// Bytes a second of a host, up and down.
+    pub(crate) fn rates(&self, role: Role, kind: Kind) -> (u64, u64) {
         let (Megabits(up), Megabits(down)) = match role {
             Role::Seed => self.scenario.seed_rate,
             Role::Peer => self.scenario.peer_rate,
         };
         let factor = match kind {
             Kind::Slow => self.scenario.slow_factor.max(1),
-            Kind::Healthy | Kind::Rotten => 1,
+            Kind::Healthy | Kind::Rotten | Kind::Turns => 1,
         };
         (
             Megabits(up).bytes() / factor,
@@ -114,6 +118,7 @@ impl World {
             self.handle(host, Event::Schedulers { names, on_demand });
         }
         self.invite();
+        self.watch();
         for (at, action) in self.scenario.actions.clone() {
             self.queue.put(self.begin + at, Happening::Acts(action));
         }

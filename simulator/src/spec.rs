@@ -59,6 +59,14 @@ pub struct Spec {
     pub slow: f64,
     /// How much smaller a slow host's rates are. Default 10.
     pub slow_factor: u64,
+    /// Percent of the hosts that turn slow, by the same factor. Default 0.
+    pub turns_slow: f64,
+    /// When they do, from the first client's start. Default 10 s.
+    #[serde(with = "humantime_serde")]
+    pub turns_at: Duration,
+    /// When they recover. Default never.
+    #[serde(with = "humantime_serde")]
+    pub recovers_at: Option<Duration>,
     /// Percent of the hosts that send rot. Default 0.
     pub rot: f64,
     /// The host that reads the source, the seed at first, dies once so many percent of the
@@ -133,6 +141,9 @@ impl Default for Spec {
             churn: scenario.churn,
             slow: scenario.slow,
             slow_factor: scenario.slow_factor,
+            turns_slow: scenario.turns_slow,
+            turns_at: Duration::from_secs(10),
+            recovers_at: None,
             rot: scenario.rot,
             seed_dies: None,
             zones: scenario.zones,
@@ -206,6 +217,9 @@ impl Spec {
             slow: self.slow,
             slow_factor: self.slow_factor,
             rot: self.rot,
+            turns_slow: self.turns_slow,
+            turns_at: self.turns_at,
+            recovers_at: self.recovers_at,
             reader_dies: self.seed_dies.map(|percent| percent / 100.0),
             zones: self.zones,
             zone_rate: self.zone_rate,
@@ -251,7 +265,11 @@ impl Spec {
         let shares = [
             ("slow", self.slow),
             ("rot", self.rot),
-            ("slow and rot together", self.slow + self.rot),
+            ("turns_slow", self.turns_slow),
+            (
+                "slow, turns_slow and rot together",
+                self.slow + self.turns_slow + self.rot,
+            ),
             ("seed_dies", self.seed_dies.unwrap_or(0.0)),
         ];
         for (key, percent) in shares {
@@ -278,6 +296,7 @@ impl Spec {
             ("latency", self.latency, hour),
             ("zone_latency", self.zone_latency, hour),
             ("scheduler_delay", self.scheduler_delay, hour),
+            ("turns_at", self.turns_at, hour),
             ("limit", self.limit, hour * 24 * 365),
         ];
         for (key, span, most) in spans {
@@ -329,7 +348,7 @@ mod tests {
             .scenario()
             .expect_err("makes no sense");
         let text = error.to_string();
-        for key in ["hosts", "slow and rot", "up", "churn"] {
+        for key in ["hosts", "slow, turns_slow and rot", "up", "churn"] {
             assert!(text.contains(key), "{text}");
         }
         assert!(Spec::parse("host = 3").is_err());

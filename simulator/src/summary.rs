@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{Pull, Report, Spec};
+use crate::{Pull, Report, SlowHost, Spec};
 
 /// Points of the completion curve.
 const POINTS: usize = 100;
@@ -68,6 +68,10 @@ pub struct Summary {
     pub grants: u64,
     /// Times that a host read the source by its own leave.
     pub self_leases: u64,
+    /// Hosts that were slow always or for a while, and when that was found.
+    pub slow_hosts: Vec<SlowHost>,
+    /// Other hosts that a scheduler took for slow at some time.
+    pub wronged: usize,
     /// Events of the run.
     pub events: u64,
     /// When each hundredth of the hosts was done.
@@ -122,11 +126,42 @@ impl Summary {
             speed_up: plain.map(|plain| rounded(plain / healthy_makespan.max(1e-9))),
             grants: report.grants,
             self_leases: report.self_leases,
+            slow_hosts: report.slow_hosts.clone(),
+            wronged: report.wronged,
             events: report.events,
             completion: completion(&report.pulls),
             origin_span: report.origin.span.as_secs_f64(),
             origin_sent: report.origin.sent.clone(),
         }
+    }
+
+    fn write_slow_hosts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, turns) in [("always slow", false), ("turn slow", true)] {
+            let hosts = self.slow_hosts.iter().filter(|host| host.turns == turns);
+            let used = hosts.clone().filter(|host| host.since.is_some()).count();
+            if hosts.clone().count() == 0 {
+                continue;
+            }
+            write!(
+                f,
+                "  {what:13} {} hosts, {used} of them used; found {}",
+                hosts.clone().count(),
+                spread(hosts.clone().filter_map(|host| host.found_after)),
+            )?;
+            let back = spread(hosts.filter_map(|host| host.back_after));
+            match turns {
+                true => writeln!(f, "; taken back {back}")?,
+                false => writeln!(f)?,
+            }
+        }
+        if !self.slow_hosts.is_empty() {
+            writeln!(
+                f,
+                "  wronged       {} other hosts taken for slow",
+                self.wronged
+            )?;
+        }
+        Ok(())
     }
 
     /// Whether every host that lived got everything.
@@ -191,7 +226,23 @@ impl fmt::Display for Summary {
                 "  plain pulls   {plain:.2} s: {speed_up:.1} times as long"
             )?;
         }
+        self.write_slow_hosts(f)?;
         write!(f, "  events        {}", self.events)
+    }
+}
+
+/// How many there are, the median and the last.
+fn spread(seconds: impl Iterator<Item = f64>) -> String {
+    let mut all: Vec<f64> = seconds.collect();
+    all.sort_unstable_by(f64::total_cmp);
+    match (all.get(all.len() / 2), all.last()) {
+        (Some(median), Some(last)) => {
+            format!(
+                "{} (median after {median:.1} s, last after {last:.1} s)",
+                all.len()
+            )
+        }
+        _ => "none".to_owned(),
     }
 }
 

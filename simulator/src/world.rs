@@ -30,6 +30,7 @@ use crate::{
     queue::Queue,
     scenario::{Action, Client, Who},
     setup::contents,
+    watch::Watch,
 };
 
 /// After the last client is done, to see what goes on without need.
@@ -104,6 +105,10 @@ pub(crate) enum Happening {
     },
     /// A host leaves that the dice choose.
     Churns,
+    /// Some hosts turn slow, or recover.
+    Turns(bool),
+    /// Who is slow is looked at.
+    Watches,
     /// The scenario says so.
     Acts(Action),
 }
@@ -133,6 +138,7 @@ pub(crate) struct World {
     pub(crate) outstanding: BTreeSet<(Place, TaskId)>,
     /// Where the next wave of clients begins.
     pub(crate) next_wave: Place,
+    pub(crate) watch: Watch,
     pub(crate) outcome: Outcome,
 }
 
@@ -162,6 +168,7 @@ impl World {
             dice: SmallRng::seed_from_u64(!scenario.seed),
             outstanding: BTreeSet::new(),
             next_wave: scenario.seeds,
+            watch: Watch::default(),
             outcome: Outcome::default(),
             scenario: scenario.clone(),
         };
@@ -226,6 +233,8 @@ impl World {
             Happening::Leaves { host, task, reader } => self.close(host, task, reader),
             Happening::Aborts { host, task, reader } => self.aborts(host, task, reader),
             Happening::Churns => self.churns(),
+            Happening::Turns(slow) => self.turns(slow),
+            Happening::Watches => self.watches(),
             Happening::Acts(action) => self.act(action),
         }
     }

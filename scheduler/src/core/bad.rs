@@ -290,6 +290,11 @@ impl Cluster {
             .is_some_and(|host| !is_rotten(host) && host.record.bad.is_some())
     }
 
+    /// The same, as it can be read out.
+    pub fn is_found_slow(&self, host: &HostId) -> bool {
+        self.is_slow(host)
+    }
+
     /// Whether one child may try a slow host now.
     pub(super) fn is_probe_due(&self, host: &HostId) -> bool {
         let bad = self.hosts.get(host).and_then(|host| host.record.bad);
