@@ -311,6 +311,8 @@ impl History {
         let not_needed = task.refused.values().any(|(why, at)| {
             *why == LeaseEnd::NotNeeded && self.now.since(*at) < Duration::from_secs(2)
         });
+        // The same where the host has said something else since.
+        let not_needed = not_needed || task.unclaimed(self.now).is_empty();
         let told = |host: &HostId| self.unavailable.contains(&(*host, *id));
         let all_told = task.waiters().iter().all(told);
         assert!(
