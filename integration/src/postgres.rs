@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::process::Process;
+use crate::process::{self, Process};
 
 /// A running server; it ends with this.
 pub struct Postgres {
@@ -82,6 +82,6 @@ fn binaries() -> Option<PathBuf> {
 }
 
 async fn output(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().await?;
+    let output = process::output(Command::new(program).args(arguments)).await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

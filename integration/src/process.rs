@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -147,24 +147,41 @@ impl Process {
     }
 }
 
-/// Runs a command to its end: standard output, or an error with all it said. What Darter's own
-/// says beside its result is searched for secrets.
+/// Runs a command to its end, however that comes about. What Darter's own says beside its result
+/// is searched for secrets: where the binary runs under another program (`setpriv`, `unshare`),
+/// too. No test asks for a command's output in another way.
 ///
 /// # Errors
-/// When it can't be started, fails, or takes longer than three minutes.
-pub async fn run(command: &mut Command) -> Result<String> {
+/// When it can't be started, says a secret, or takes longer than five minutes.
+pub async fn output(command: &mut Command) -> Result<Output> {
     let shown = format!("{:?}", command.as_std());
-    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(Duration::from_secs(180), output)
+    let output = command.kill_on_drop(true).output();
+    let output = tokio::time::timeout(Duration::from_secs(300), output)
         .await
         .with_context(|| format!("{shown}: takes too long"))?
         .with_context(|| shown.clone())?;
-    if darter::is_binary(Path::new(command.as_std().get_program())) {
+    if runs(command.as_std(), darter::is_binary) {
         if let Some(line) = secrets::line_in(&output.stderr) {
             bail!("{shown}: a secret in what it says: {line}");
         }
         report::searched(output.stderr.len());
     }
+    Ok(output)
+}
+
+/// Whether a command runs a program, itself or under another one.
+fn runs(command: &std::process::Command, is_it: impl Fn(&Path) -> bool) -> bool {
+    let mut words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.any(|word| is_it(Path::new(word)))
+}
+
+/// The same with nothing to read: standard output, or an error with all it said.
+///
+/// # Errors
+/// As [`output`], and when it fails.
+pub async fn run(command: &mut Command) -> Result<String> {
+    let output = output(command.stdin(Stdio::null())).await?;
+    let shown = format!("{:?}", command.as_std());
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -203,4 +220,49 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     tokio::time::timeout(limit, poll)
         .await
         .with_context(|| format!("waited {limit:?} for {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Darter says to a test that asks for it otherwise is searched by nobody.
+    #[test]
+    fn no_test_asks_for_a_commands_output_itself() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let (mut folders, mut seen) = (vec![root.join("src"), root.join("tests")], 0);
+        // This file has the one place, and `report` asks other programs for their versions.
+        let own = ["src/process.rs", "src/report.rs"].map(|file| root.join(file));
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the sources are here") {
+                let path = entry.expect("a file or folder").path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                seen += 1;
+                let text = std::fs::read_to_string(&path).expect("it is a text");
+                let asks = [".output()", "wait_with_output"];
+                let asks = asks.iter().any(|ask| text.contains(ask));
+                assert!(
+                    !asks || own.contains(&path),
+                    "{}: process::output",
+                    path.display()
+                );
+            }
+        }
+        assert!(seen > 40, "{seen} files");
+    }
+
+    #[test]
+    fn a_program_is_found_under_another_one() {
+        let is_it = |path: &Path| path == Path::new("/x/darter");
+        let runs_it = |words: &[&str]| {
+            let mut command = std::process::Command::new(words[0]);
+            runs(command.args(&words[1..]), is_it)
+        };
+        assert!(runs_it(&["/x/darter", "ca"]));
+        assert!(runs_it(&["unshare", "--net", "/x/darter", "ca"]));
+        assert!(!runs_it(&["cat", "/x/darter.log"]));
+    }
 }

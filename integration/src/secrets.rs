@@ -1,7 +1,7 @@
 //! What no log of Darter's may have, whatever test made it write.
 //!
 //! [`Part`](crate::darter::Part) searches its own log when it ends, and
-//! [`run`](crate::process::run) what a command of Darter's says beside its result; so that
+//! [`output`](crate::process::output) what a command of Darter's says beside its result; so that
 //! every log of the whole suite is searched, and `hack/test.sh` says how many were. Owner of
 //! state: [`keep`] remembers, for this process, what was made up at run time.
 

@@ -15,7 +15,7 @@ use crate::{
     darter::{Part, binary, start_manager, start_proxy, start_scheduler},
     http as client,
     image::{Blob, Flavour, Image},
-    process::eventually,
+    process::{eventually, output},
     registry::Registry,
 };
 
@@ -133,13 +133,10 @@ impl Stand {
     /// # Errors
     /// When it does not end in time.
     pub async fn darter(&self, arguments: &[&str]) -> Result<Output> {
-        let child = tokio::process::Command::new(binary())
-            .args(arguments)
-            .args(["--manager", &self.rest()])
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        Ok(tokio::time::timeout(LIMIT, child).await??)
+        let mut darter = tokio::process::Command::new(binary());
+        darter.args(arguments).args(["--manager", &self.rest()]);
+        let said = output(darter.stdin(Stdio::null()));
+        tokio::time::timeout(LIMIT, said).await?
     }
 
     /// `darter preheat ... --wait`

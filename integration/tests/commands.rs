@@ -4,14 +4,14 @@
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
-use darter_integration::darter::binary;
+use darter_integration::{darter::binary, process::output};
 use tokio::process::Command;
 
 async fn darter(arguments: &[&str]) -> Result<Output> {
     let mut command = Command::new(binary());
     // A terminal that has colours, were it one.
     command.args(arguments).env("TERM", "xterm-256color");
-    let output = command.kill_on_drop(true).output().await?;
+    let output = output(&mut command).await?;
     for stream in [&output.stdout, &output.stderr] {
         ensure!(!stream.contains(&0x1b), "{arguments:?} writes colours");
     }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use darter_integration::{
     darter::{binary, start_proxy},
     image::{Blob, Flavour, Image},
-    process::{Process, free_port, run},
+    process::{Process, free_port, output, run},
     registry::Registry,
     report::{can_use, find},
 };
@@ -68,7 +68,7 @@ async fn examine_by(mut command: Command, dir: &Path, more: &[&str]) -> Result<E
         command.args([flag, value]);
     }
     command.args(["--set", "proxy.peer=127.0.0.1:0"]).args(more);
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await??;
+    let output = output(&mut command).await?;
     let text = String::from_utf8(output.stdout)?;
     let report: Value = serde_json::from_str(&text)
         .with_context(|| format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))?;

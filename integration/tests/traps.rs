@@ -21,7 +21,7 @@ use darter_integration::{
     guarded::{Body, Server, full},
     http::get,
     image::Blob,
-    process::run,
+    process::{eventually, run},
     report::can_use,
 };
 use futures::{StreamExt as _, stream};
@@ -148,12 +148,11 @@ impl Traps {
             tokio::net::lookup_host("nobody.test:443").await.is_err(),
             "nobody.test"
         );
-        let all = async {
-            while self.seen().0 < before.0 + dialled || self.seen().1 == before.1 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(PATIENCE, all).await.context("the traps count")
+        eventually("the traps count", PATIENCE, || async {
+            let seen = self.seen();
+            (seen.0 >= before.0 + dialled && seen.1 > before.1).then_some(())
+        })
+        .await
     }
 }
 

@@ -9,6 +9,7 @@ use darter_api::{Algorithm, Digest, Hasher};
 use darter_integration::{
     darter::{Part, start_proxy},
     http,
+    process::output,
     registry::Registry,
     repetitions,
     report::can_use,
@@ -45,7 +46,7 @@ async fn curl(proxy: &Part, ca: &Path, arguments: &[&str], body: Option<&Path>) 
         curl.args(["--upload-file", "-"]);
         curl.stdin(Stdio::from(std::fs::File::open(path)?));
     }
-    let output = curl.kill_on_drop(true).output().await?;
+    let output = output(&mut curl).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{arguments:?}: {said}");
     let location = String::from_utf8(output.stdout)?;
