@@ -18,7 +18,7 @@ fn shown(version: &str) -> String {
     shown.take(64).collect()
 }
 
-/// The hello's signature is the driver's to add: see [`super::session_challenge`].
+/// The hello's signature is the driver's to add: see [`crate::wire::session_challenge`].
 impl From<&Hello> for v1::Hello {
     fn from(hello: &Hello) -> Self {
         Self {
