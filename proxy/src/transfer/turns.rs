@@ -3,7 +3,7 @@
 //! Owner of state: [`Turns`]. A free slot goes to the waiting child that has the fewest, in turn
 //! where several do. A slot that is held for longer than such a piece takes where nothing is in the way is
 //! **lent** to the next child: whoever reads slowly leaves the uplink idle, and a few who do would
-//! keep all others waiting. Invariants: of the foreground not more slots than configured are out
+//! keep all others waiting. Who lends is not lent to. Invariants: of the foreground not more slots than configured are out
 //! and not lent; the background takes what of them is free, and one beside them, so that neither
 //! waits for the other's end; all slots are at most [`MOST_OUT`] times as many, but for those that
 //! were held longer than [`STALE`]; nobody overtakes who waits.
@@ -22,10 +22,11 @@ const STALE: Duration = Duration::from_secs(16);
 const SLOW: f64 = 1.5;
 /// What takes less is not slow, whatever is usual.
 const LEAST: Duration = Duration::from_millis(30);
-/// What is usual follows faster pieces by one part of so many, and slower ones by one of
-/// [`SLOWER`]: it is what the faster ones take.
-const FASTER: f64 = 4.0;
-const SLOWER: f64 = 24.0;
+/// Pieces of which a quarter say what is usual: few, so that it is soon known when all become slow,
+/// which is this host's own doing.
+const RECENT: usize = 12;
+/// Fewer say nothing.
+const ENOUGH: usize = 4;
 /// Slots out, lent ones among them, for each configured one.
 const MOST_OUT: usize = 4;
 /// Slots that the background has whatever the foreground takes.
@@ -49,6 +50,8 @@ pub struct Turns<C, T> {
     queues: VecDeque<Queue<C, T>>,
     /// Seconds that a byte takes where nothing is in the way.
     usual: Option<f64>,
+    /// The same of the pieces sent last, the newest first.
+    recent: VecDeque<f64>,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,7 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
             out: Vec::new(),
             queues: VecDeque::new(),
             usual: None,
+            recent: VecDeque::with_capacity(RECENT),
         }
     }
 
@@ -151,10 +155,9 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         let out = self.out.swap_remove(place);
         if out.bytes >= TELLING {
             let took = now.since(out.since).as_secs_f64() / out.bytes as f64;
-            // A few slow ones don't make slowness usual.
-            let usual = self.usual.unwrap_or(took);
-            let parts = if took < usual { FASTER } else { SLOWER };
-            self.usual = Some(usual + (took.min(usual * 2.0) - usual) / parts);
+            self.recent.truncate(RECENT - 1);
+            self.recent.push_front(took);
+            self.usual = usual(&self.recent);
         }
     }
 
@@ -210,10 +213,23 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         }
     }
 
-    /// Of this class the child with the fewest slots, the first in turn.
+    /// Whether a child holds a slot that is lent.
+    fn is_slow(&self, now: Timestamp, child: &C) -> bool {
+        let held = self.out.iter().filter(|out| out.child == *child);
+        let mut held = held.map(|out| (now.since(out.since), self.lent_after(out)));
+        held.any(|(since, lent)| since >= lent && since < STALE)
+    }
+
+    /// Of this class the child with the fewest slots, the first in turn. What is lent is for other
+    /// children than those who lend it.
     fn next_queue(&self, now: Timestamp, class: Class) -> Option<usize> {
         let places = self.queues.iter().enumerate();
-        let mut of_class = places.filter(|(_, queue)| queue.class == class).peekable();
+        let of_class = places.filter(|(_, queue)| queue.class == class);
+        let held = self.out.iter().filter(|out| now.since(out.since) < STALE);
+        let is_lent = held.filter(|out| out.class == class).count() >= self.limit;
+        let mut of_class = of_class
+            .filter(|(_, queue)| !is_lent || !self.is_slow(now, &queue.child))
+            .peekable();
         of_class.peek()?;
         if !self.has_free(now, class) {
             return None;
@@ -224,6 +240,16 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         })?;
         Some(place)
     }
+}
+
+/// What the faster ones take.
+fn usual(recent: &VecDeque<f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = recent.iter().copied().collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted
+        .get(sorted.len() / 4)
+        .copied()
+        .filter(|_| sorted.len() >= ENOUGH)
 }
 
 #[cfg(test)]
@@ -280,8 +306,18 @@ mod tests {
                 given += 1;
             }
         }
-        assert_eq!(given, 2 * MOST_OUT);
+        assert_eq!(given, 2, "who lends is not lent to");
         assert!(turns.next(at(3000) + STALE).is_some(), "the first is stale");
+    }
+
+    #[test]
+    fn many_who_never_read_don_t_take_all_that_there_may_be() {
+        let mut turns = used();
+        let given = (1..100).filter(|child| {
+            let now = 3000 + u64::from(*child) * 100;
+            asks(&mut turns, now, *child).is_some()
+        });
+        assert_eq!(given.count(), 2 * MOST_OUT);
     }
 
     #[test]
