@@ -108,7 +108,7 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         bytes: u64,
         what: T,
     ) -> Result<(), T> {
-        if self.is_full() && !self.has_free(now, class) {
+        if self.is_full() && !(self.has_free(now, class) && self.may_have(now, class, &child)) {
             return Err(what);
         }
         self.waiting += 1;
@@ -220,15 +220,23 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         held.any(|(since, lent)| since >= lent && since < STALE)
     }
 
-    /// Of this class the child with the fewest slots, the first in turn. What is lent is for other
-    /// children than those who lend it.
+    /// Whether a free slot may go to a child: what is lent is not for those who lend.
+    fn may_have(&self, now: Timestamp, class: Class, child: &C) -> bool {
+        let own = match class {
+            Class::Foreground => self.limit,
+            Class::Background => BACKGROUND,
+        };
+        let held = self.out.iter().filter(|out| now.since(out.since) < STALE);
+        let held = held.filter(|out| out.class == class).count();
+        held < own || !self.is_slow(now, child)
+    }
+
+    /// Of this class the child with the fewest slots, the first in turn.
     fn next_queue(&self, now: Timestamp, class: Class) -> Option<usize> {
         let places = self.queues.iter().enumerate();
         let of_class = places.filter(|(_, queue)| queue.class == class);
-        let held = self.out.iter().filter(|out| now.since(out.since) < STALE);
-        let is_lent = held.filter(|out| out.class == class).count() >= self.limit;
         let mut of_class = of_class
-            .filter(|(_, queue)| !is_lent || !self.is_slow(now, &queue.child))
+            .filter(|(_, queue)| self.may_have(now, class, &queue.child))
             .peekable();
         of_class.peek()?;
         if !self.has_free(now, class) {
@@ -307,6 +315,9 @@ mod tests {
             }
         }
         assert_eq!(given, 2, "who lends is not lent to");
+        assert_eq!(turns.waiting, 10, "the queue is full, and no fuller");
+        let more = turns.ask(at(15_000), 1, Class::Foreground, MIB, 1);
+        assert!(more.is_err(), "that is said");
         assert!(turns.next(at(3000) + STALE).is_some(), "the first is stale");
     }
 

@@ -198,6 +198,11 @@ impl Node {
             if !offers.own.is_empty() {
                 offers.expire(now, after, subscribers, open);
                 offers.make(now, subscribers, open, &mut self.rng);
+                if offers.has_more() {
+                    self.state.unoffered.insert(*id);
+                } else {
+                    self.state.unoffered.remove(id);
+                }
                 if offers.is_open() {
                     self.state.busy.insert(*id);
                 }
@@ -217,6 +222,18 @@ impl Node {
                 .heard(now, host, pieces, &mut self.state.open_offers);
         }
         self.offer(now, id);
+        self.offer_elsewhere(now);
+    }
+
+    /// What one task leaves of the offers may be another's.
+    fn offer_elsewhere(&mut self, now: Timestamp) {
+        let mut after = None;
+        while self.state.open_offers.has_room()
+            && let Some(id) = self.state.unoffered_after(after)
+        {
+            self.offer(now, &id);
+            after = Some(id);
+        }
     }
 
     /// A subscriber has not got these any more.

@@ -513,6 +513,7 @@ impl Node {
         });
         if !busy {
             self.state.busy.remove(id);
+            self.state.unoffered.remove(id);
         }
     }
 
@@ -520,6 +521,7 @@ impl Node {
         let mut task = self.state.tasks.remove(id)?;
         let offers = &mut task.announcer.offers;
         offers.close_all(&mut self.state.open_offers);
+        self.state.unoffered.remove(id);
         Some(task)
     }
 }

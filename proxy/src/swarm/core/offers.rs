@@ -52,6 +52,11 @@ impl Offers {
         open.map(|(piece, _)| *piece).collect()
     }
 
+    /// Whether there are pieces that wait for their first offer.
+    pub(super) fn has_more(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
     /// Whether there are more pieces that nobody else has than the uplink bears now.
     pub(super) fn is_behind(&self) -> bool {
         !self.unknown.is_empty() || self.open.len() >= IDLE_BELOW

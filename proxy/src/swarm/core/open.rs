@@ -31,6 +31,11 @@ impl Open {
         self.all
     }
 
+    /// Whether there are fewer than the uplink bears, whatever the hosts are.
+    pub(super) const fn has_room(&self) -> bool {
+        self.all < ENOUGH
+    }
+
     /// How many a host has not taken up.
     pub(super) fn to(&self, host: &HostId) -> usize {
         self.to.get(host).copied().unwrap_or_default()

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     ops::Range,
     sync::Arc,
     time::Duration,
@@ -261,6 +262,17 @@ pub(super) struct State {
     pub(super) reads: Reads,
     /// Offers that are open, of all tasks.
     pub(super) open_offers: Open,
+    /// Tasks with pieces that wait for their first offer.
+    pub(super) unoffered: BTreeSet<TaskId>,
     /// Whether there may be something to tell with the next batch.
     pub(super) untold: bool,
+}
+
+impl State {
+    /// The next one that waits for offers, in order.
+    pub(super) fn unoffered_after(&self, last: Option<TaskId>) -> Option<TaskId> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.unoffered.range((after, Bound::Unbounded));
+        rest.next().copied()
+    }
 }
