@@ -1,7 +1,7 @@
 //! Sign-ins of each address that failed or are under way, so that nobody guesses for long,
 //! or much at a time.
 //!
-//! Owner of state: [`Attempts`]: a bounded map; where it is full the oldest are forgotten. Who has
+//! Owner of state: [`Attempts`]: a bounded map; where it is full of fresh ones all are forgotten. Who has
 //! one address of IPv6 has the other 2^64 of its network, too, so that those count as one.
 
 use std::{

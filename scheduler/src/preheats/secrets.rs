@@ -4,7 +4,7 @@
 //! to its readers: the seeds that are to have it, or a few hosts where there are none. A registry
 //! that gives tokens has given the first one of them a token for pulling from this repository,
 //! which ends within minutes: that goes to all others. Where a registry gives none, the others
-//! get nothing, and begin when the readers have all of it: no lease is offered to who would be
+//! get nothing, and begin when the readers have ended: no lease is offered to who would be
 //! refused, and who holds a content gives it to all that the scheduler introduces.
 //!
 //! Hosts make tokens, and no manager or scheduler: which token servers a registry may name, and
