@@ -25,7 +25,15 @@ const MAX_EARLY: usize = 10_000;
 const TINY: u64 = 32 * 1024;
 
 impl Announcer {
-    pub(super) fn has_pending(&self) -> bool {
+    /// Whether there is, or will be, something to tell or to offer though nothing more comes.
+    pub(super) fn is_busy(&self) -> bool {
+        self.offers.is_open()
+            || self.offers.waits(self.subscribers.len())
+            || !self.later.is_empty()
+            || self.has_pending()
+    }
+
+    fn has_pending(&self) -> bool {
         self.subscribers
             .values()
             .any(|subscriber| !subscriber.pending.is_empty())
@@ -198,7 +206,7 @@ impl Node {
             if !offers.own.is_empty() {
                 offers.expire(now, after, subscribers, open);
                 offers.make(now, subscribers, open, &mut self.rng);
-                if offers.has_more() {
+                if offers.waits(subscribers.len()) {
                     self.state.unoffered.insert(*id);
                 } else {
                     self.state.unoffered.remove(id);

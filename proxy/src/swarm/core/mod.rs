@@ -505,12 +505,11 @@ impl Node {
 
     /// Lets a task rest that has nothing to do any more.
     fn rest(&mut self, id: &TaskId) {
-        let busy = self.state.tasks.get(id).is_some_and(|task| {
-            task.download.is_some()
-                || task.announcer.offers.is_open()
-                || !task.announcer.later.is_empty()
-                || task.announcer.has_pending()
-        });
+        let busy = self
+            .state
+            .tasks
+            .get(id)
+            .is_some_and(|task| task.download.is_some() || task.announcer.is_busy());
         if !busy {
             self.state.busy.remove(id);
             self.state.unoffered.remove(id);

@@ -52,9 +52,10 @@ impl Offers {
         open.map(|(piece, _)| *piece).collect()
     }
 
-    /// Whether there are pieces that wait for their first offer.
-    pub(super) fn has_more(&self) -> bool {
-        !self.unknown.is_empty()
+    /// Whether there are pieces that wait for their first offer to one of so many hosts. A single one
+    /// was told of all.
+    pub(super) fn waits(&self, hosts: usize) -> bool {
+        hosts > 1 && !self.unknown.is_empty()
     }
 
     /// Whether there are more pieces that nobody else has than the uplink bears now.
@@ -264,16 +265,19 @@ impl Offers {
     }
 }
 
-/// The subscriber with the fewest open offers, of all tasks, that was not told of the piece.
+/// Of the subscribers that were not told of the piece, and bear another offer if any of them does, the
+/// one that ignores none and has the fewest open, of all tasks.
 fn who_lacks(
     piece: u32,
     others: &BTreeMap<HostId, Subscriber>,
     open: &Open,
     rng: &mut SmallRng,
 ) -> Option<HostId> {
-    others
-        .iter()
-        .filter(|(_, other)| !other.told.contains(piece) && !other.known.contains(piece))
-        .min_by_key(|(host, other)| (other.ignored, open.to(host), rng.random::<u32>()))
-        .map(|(host, _)| *host)
+    let order = |(host, other): &(&HostId, &Subscriber)| {
+        let is_full = open.is_enough_for(host, others.len());
+        (is_full, other.ignored, open.to(host), rng.random::<u32>())
+    };
+    let lacks = |other: &Subscriber| !other.told.contains(piece) && !other.known.contains(piece);
+    let who = others.iter().filter(|(_, other)| lacks(other));
+    who.min_by_key(order).map(|(host, _)| *host)
 }

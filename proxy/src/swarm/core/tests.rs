@@ -2,5 +2,6 @@
 
 mod histories;
 mod homes;
+mod offers;
 mod reads;
 mod rules;

@@ -1,7 +1,5 @@
 //! The rules one by one.
 
-use std::collections::BTreeMap;
-
 use darter_api::{
     Digest, Grant, HostId, Lengths, Origin, OriginKind, PieceIndex, PieceSet, SchedulerName,
     TaskId, Timestamp,
@@ -9,14 +7,8 @@ use darter_api::{
     session::{LeaseEnd, Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 
-use rand::{SeedableRng as _, rngs::SmallRng};
-
 use super::super::{
-    bits::Bits,
     event::{Authority, PieceFailure, ReaderId, RequestId},
-    offers::Offers,
-    open::Open,
-    state::Subscriber,
     *,
 };
 
@@ -124,30 +116,30 @@ fn reading(name: u8, pieces: PieceSet) -> Event {
 }
 
 /// A core and its clock.
-struct Lab {
+pub(super) struct Lab {
     node: Node,
     now: Timestamp,
 }
 
 impl Lab {
-    fn new(has_scheduler: bool) -> Self {
+    pub(super) fn new(has_scheduler: bool) -> Self {
         Self {
             node: with_scheduler(Node::new(Options::default(), host(100), 1), has_scheduler),
             now: Timestamp::ZERO + Duration::from_secs(10),
         }
     }
 
-    fn with_session() -> Self {
+    pub(super) fn with_session() -> Self {
         let mut lab = Self::new(true);
         lab.handle(Event::SessionUp(scheduler()));
         lab
     }
 
-    fn handle(&mut self, event: Event) -> Vec<Command> {
+    pub(super) fn handle(&mut self, event: Event) -> Vec<Command> {
         self.node.handle(self.now, event)
     }
 
-    fn pass(&mut self, millis: u64) -> Vec<Command> {
+    pub(super) fn pass(&mut self, millis: u64) -> Vec<Command> {
         let until = self.now + Duration::from_millis(millis);
         let mut commands = Vec::new();
         while let Some(at) = self.node.next_deadline(self.now).filter(|at| *at <= until) {
@@ -388,7 +380,7 @@ fn what_a_seed_fetches_ends_when_no_child_waits_for_it() {
 
     let mut lab = seeding();
     lab.handle(Event::LinkUp(host(1)));
-    subscribe(&mut lab, 1);
+    super::offers::subscribe(&mut lab, 1);
     assert!(!forsaken(&lab.pass(30_000)), "a child waits");
     let unsubscribe = LinkMessage::Unsubscribe { task: task() };
     let (host, message) = (host(1), unsubscribe);
@@ -553,184 +545,4 @@ fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
         _ => None,
     });
     assert_eq!(why, Some(DownloadFailure::Forbidden));
-}
-
-/// Pieces that the host announced to `name`.
-fn told(commands: &[Command], name: u8) -> PieceSet {
-    let mut all = PieceSet::new();
-    for command in commands {
-        if let Command::Link {
-            host: to,
-            message: LinkMessage::Have { pieces, .. },
-        } = command
-            && *to == host(name)
-        {
-            all.union_with(pieces);
-        }
-    }
-    all
-}
-
-#[test]
-fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
-    for ends_by_link in [true, false] {
-        let mut lab = Lab::with_session();
-        lab.handle(start(PieceSet::full(PIECES)));
-        lab.handle(neighbours(&[1, 2, 3], &[]));
-        let mut offered = PieceSet::new();
-        let mut others = PieceSet::new();
-        for name in [1, 2, 3] {
-            lab.handle(Event::LinkUp(host(name)));
-            let (task, lengths, host) = (task(), lengths(), host(name));
-            let message = LinkMessage::Subscribe { task, lengths };
-            let said = lab.handle(Event::Link { host, message });
-            offered.union_with(&told(&said, 1));
-            others.union_with(&told(&said, 2));
-            others.union_with(&told(&said, 3));
-        }
-        // The first takes what it was offered, and leaves with it.
-        assert!(!offered.is_empty());
-        let said = lab.handle(have(1, offered.clone()));
-        others.union_with(&told(&said, 2));
-        others.union_with(&told(&said, 3));
-        let mut lost = offered;
-        lost.subtract(&others);
-        assert!(!lost.is_empty(), "nobody else was told of them");
-        let gone = if ends_by_link {
-            Event::LinkDown(host(1))
-        } else {
-            let (task, pieces, host) = (task(), lost.clone(), host(1));
-            let message = LinkMessage::Lost { task, pieces };
-            Event::Link { host, message }
-        };
-        let mut said = lab.handle(gone);
-        // The others take nothing: they wait for just these. (After 1.5 s they would have
-        // been offered all else.)
-        for _ in 0..12 {
-            said.extend(lab.pass(100));
-        }
-        let mut again = told(&said, 2);
-        again.union_with(&told(&said, 3));
-        assert!(!lost.intersection(&again).is_empty(), "{lost:?}, {again:?}");
-    }
-}
-
-fn subscribe(lab: &mut Lab, name: u8) -> Vec<Command> {
-    let (task, lengths, host) = (task(), lengths(), host(name));
-    let message = LinkMessage::Subscribe { task, lengths };
-    lab.handle(Event::Link { host, message })
-}
-
-/// A host that holds all, and three that subscribed to it.
-fn giver() -> (Lab, Vec<Command>) {
-    let mut lab = Lab::with_session();
-    lab.handle(start(PieceSet::full(PIECES)));
-    lab.handle(neighbours(&[1, 2, 3], &[]));
-    let mut said = Vec::new();
-    for name in [1, 2, 3] {
-        lab.handle(Event::LinkUp(host(name)));
-        said.extend(subscribe(&mut lab, name));
-    }
-    (lab, said)
-}
-
-#[test]
-fn who_subscribes_once_more_is_not_offered_what_it_has() {
-    let (mut lab, _) = giver();
-    let half = PieceSet::from_range(0..PIECES / 2);
-    for name in [1, 2, 3] {
-        lab.handle(have(name, half.clone()));
-    }
-    let mut said = Vec::new();
-    for name in [1, 2, 3] {
-        said.extend(subscribe(&mut lab, name));
-    }
-    said.extend(lab.pass(1000));
-    for name in [1, 2, 3] {
-        let offered = told(&said, name);
-        assert!(!offered.is_empty(), "it is offered the other half");
-        assert!(offered.intersection(&half).is_empty(), "{offered:?}");
-    }
-}
-
-#[test]
-fn who_subscribes_once_more_hears_again_of_its_open_offers() {
-    let (mut lab, said) = giver();
-    let offered = told(&said, 2);
-    let again = told(&subscribe(&mut lab, 2), 2);
-    assert!(!offered.is_empty());
-    assert!(
-        offered.intersection(&again) == offered,
-        "{offered:?}, {again:?}"
-    );
-}
-
-#[test]
-fn pieces_that_nobody_takes_do_not_hold_up_the_others() {
-    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
-    let mut others = BTreeMap::new();
-    for name in [1, 2, 3] {
-        let mut other = Subscriber::default();
-        other.tell(&PieceSet::from_range(0..32));
-        others.insert(host(name), other);
-    }
-    let mut offers = Offers::default();
-    offers.add(&PieceSet::from_range(0..64), &others);
-    offers.make(now, &mut others, &mut Open::default(), &mut rng);
-    for name in [1, 2, 3] {
-        let open = offers.open_to(&host(name));
-        assert!((5..=6).contains(&open.len()), "to {name}: {open:?}");
-        assert!(open.iter().all(|piece| piece >= 32), "to {name}: {open:?}");
-    }
-}
-
-#[test]
-fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
-    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
-    let mut others: BTreeMap<HostId, Subscriber> = BTreeMap::new();
-    for name in [1, 2] {
-        others.entry(host(name)).or_default();
-    }
-    if let Some(first) = others.get_mut(&host(1)) {
-        first.known = Bits::from(&PieceSet::from_range(0..64));
-    }
-    let mut offers = Offers::default();
-    offers.add(&PieceSet::from_range(0..64), &others);
-    let mut open = Open::default();
-    for own in 0..4 {
-        open.add(&host(3), own);
-    }
-    offers.make(now, &mut others, &mut open, &mut rng);
-    assert!(!offers.is_open(), "the uplink has enough to do");
-    open.remove(&host(3), 4);
-    offers.make(now, &mut others, &mut open, &mut rng);
-    assert_eq!(offers.open_to(&host(2)).len(), 1);
-    assert_eq!(open.all(), 4);
-    offers.close_all(&mut open);
-    assert_eq!(open.all(), 3);
-}
-
-#[test]
-fn tasks_share_what_hosts_bear_of_offers() {
-    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
-    let hosts = || (1..=10).map(|name| (host(name), Subscriber::default()));
-    let (mut ones, mut twos): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        (hosts().collect(), hosts().collect());
-    let (mut one, mut two, mut open) = (Offers::default(), Offers::default(), Open::default());
-    one.add(&PieceSet::from_range(0..64), &ones);
-    one.make(now, &mut ones, &mut open, &mut rng);
-    assert_eq!(open.all(), 16, "few for ten hosts");
-    two.add(&PieceSet::from_range(0..64), &twos);
-    two.make(now, &mut twos, &mut open, &mut rng);
-    assert_eq!(open.all(), 20, "two for each host of both");
-    let taken = one.open_to(&host(1));
-    one.heard(now, &host(1), &taken, ones.get_mut(&host(1)), &mut open);
-    one.make(now, &mut ones, &mut open, &mut rng);
-    assert_eq!(
-        open.to(&host(1)),
-        2 - taken.len() as usize,
-        "it has more than its share"
-    );
-    two.make(now, &mut twos, &mut open, &mut rng);
-    assert_eq!(open.to(&host(1)), 2, "the other has not");
 }

@@ -1,0 +1,269 @@
+//! What only this host has, and who is offered it.
+
+use std::collections::BTreeMap;
+
+use darter_api::{Digest, HostId, PieceIndex, PieceSet, TaskId, Timestamp, link::LinkMessage};
+use rand::{SeedableRng as _, rngs::SmallRng};
+
+use super::{
+    super::{bits::Bits, offers::Offers, open::Open, state::Subscriber, *},
+    rules::{Lab, PIECES, have, host, lengths, neighbours, start, task},
+};
+
+/// Pieces that the host announced to `name`.
+fn told(commands: &[Command], name: u8) -> PieceSet {
+    let mut all = PieceSet::new();
+    for command in commands {
+        if let Command::Link {
+            host: to,
+            message: LinkMessage::Have { pieces, .. },
+        } = command
+            && *to == host(name)
+        {
+            all.union_with(pieces);
+        }
+    }
+    all
+}
+
+#[test]
+fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
+    for ends_by_link in [true, false] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::full(PIECES)));
+        lab.handle(neighbours(&[1, 2, 3], &[]));
+        let mut offered = PieceSet::new();
+        let mut others = PieceSet::new();
+        for name in [1, 2, 3] {
+            lab.handle(Event::LinkUp(host(name)));
+            let (task, lengths, host) = (task(), lengths(), host(name));
+            let message = LinkMessage::Subscribe { task, lengths };
+            let said = lab.handle(Event::Link { host, message });
+            offered.union_with(&told(&said, 1));
+            others.union_with(&told(&said, 2));
+            others.union_with(&told(&said, 3));
+        }
+        // The first takes what it was offered, and leaves with it.
+        assert!(!offered.is_empty());
+        let said = lab.handle(have(1, offered.clone()));
+        others.union_with(&told(&said, 2));
+        others.union_with(&told(&said, 3));
+        let mut lost = offered;
+        lost.subtract(&others);
+        assert!(!lost.is_empty(), "nobody else was told of them");
+        let gone = if ends_by_link {
+            Event::LinkDown(host(1))
+        } else {
+            let (task, pieces, host) = (task(), lost.clone(), host(1));
+            let message = LinkMessage::Lost { task, pieces };
+            Event::Link { host, message }
+        };
+        let mut said = lab.handle(gone);
+        // The others take nothing: they wait for just these. (After 1.5 s they would have
+        // been offered all else.)
+        for _ in 0..12 {
+            said.extend(lab.pass(100));
+        }
+        let mut again = told(&said, 2);
+        again.union_with(&told(&said, 3));
+        assert!(!lost.intersection(&again).is_empty(), "{lost:?}, {again:?}");
+    }
+}
+
+pub(super) fn subscribe(lab: &mut Lab, name: u8) -> Vec<Command> {
+    let (task, lengths, host) = (task(), lengths(), host(name));
+    let message = LinkMessage::Subscribe { task, lengths };
+    lab.handle(Event::Link { host, message })
+}
+
+/// A host that holds all, and three that subscribed to it.
+fn giver() -> (Lab, Vec<Command>) {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::full(PIECES)));
+    lab.handle(neighbours(&[1, 2, 3], &[]));
+    let mut said = Vec::new();
+    for name in [1, 2, 3] {
+        lab.handle(Event::LinkUp(host(name)));
+        said.extend(subscribe(&mut lab, name));
+    }
+    (lab, said)
+}
+
+#[test]
+fn who_subscribes_once_more_is_not_offered_what_it_has() {
+    let (mut lab, _) = giver();
+    let half = PieceSet::from_range(0..PIECES / 2);
+    for name in [1, 2, 3] {
+        lab.handle(have(name, half.clone()));
+    }
+    let mut said = Vec::new();
+    for name in [1, 2, 3] {
+        said.extend(subscribe(&mut lab, name));
+    }
+    said.extend(lab.pass(1000));
+    for name in [1, 2, 3] {
+        let offered = told(&said, name);
+        assert!(!offered.is_empty(), "it is offered the other half");
+        assert!(offered.intersection(&half).is_empty(), "{offered:?}");
+    }
+}
+
+#[test]
+fn who_subscribes_once_more_hears_again_of_its_open_offers() {
+    let (mut lab, said) = giver();
+    let offered = told(&said, 2);
+    let again = told(&subscribe(&mut lab, 2), 2);
+    assert!(!offered.is_empty());
+    assert!(
+        offered.intersection(&again) == offered,
+        "{offered:?}, {again:?}"
+    );
+}
+
+#[test]
+fn pieces_that_nobody_takes_do_not_hold_up_the_others() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let mut others = BTreeMap::new();
+    for name in [1, 2, 3] {
+        let mut other = Subscriber::default();
+        other.tell(&PieceSet::from_range(0..32));
+        others.insert(host(name), other);
+    }
+    let mut offers = Offers::default();
+    offers.add(&PieceSet::from_range(0..64), &others);
+    offers.make(now, &mut others, &mut Open::default(), &mut rng);
+    for name in [1, 2, 3] {
+        let open = offers.open_to(&host(name));
+        assert!((5..=6).contains(&open.len()), "to {name}: {open:?}");
+        assert!(open.iter().all(|piece| piece >= 32), "to {name}: {open:?}");
+    }
+}
+
+#[test]
+fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let mut others: BTreeMap<HostId, Subscriber> = BTreeMap::new();
+    for name in [1, 2] {
+        others.entry(host(name)).or_default();
+    }
+    if let Some(first) = others.get_mut(&host(1)) {
+        first.known = Bits::from(&PieceSet::from_range(0..64));
+    }
+    let mut offers = Offers::default();
+    offers.add(&PieceSet::from_range(0..64), &others);
+    let mut open = Open::default();
+    for own in 0..4 {
+        open.add(&host(3), own);
+    }
+    offers.make(now, &mut others, &mut open, &mut rng);
+    assert!(!offers.is_open(), "the uplink has enough to do");
+    open.remove(&host(3), 4);
+    offers.make(now, &mut others, &mut open, &mut rng);
+    assert_eq!(offers.open_to(&host(2)).len(), 1);
+    assert_eq!(open.all(), 4);
+    offers.close_all(&mut open);
+    assert_eq!(open.all(), 3);
+}
+
+#[test]
+fn tasks_share_what_hosts_bear_of_offers() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let hosts = || (1..=10).map(|name| (host(name), Subscriber::default()));
+    let (mut ones, mut twos): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (hosts().collect(), hosts().collect());
+    let (mut one, mut two, mut open) = (Offers::default(), Offers::default(), Open::default());
+    one.add(&PieceSet::from_range(0..64), &ones);
+    one.make(now, &mut ones, &mut open, &mut rng);
+    assert_eq!(open.all(), 16, "few for ten hosts");
+    two.add(&PieceSet::from_range(0..64), &twos);
+    two.make(now, &mut twos, &mut open, &mut rng);
+    assert_eq!(open.all(), 20, "two for each host of both");
+    let taken = one.open_to(&host(1));
+    one.heard(now, &host(1), &taken, ones.get_mut(&host(1)), &mut open);
+    one.make(now, &mut ones, &mut open, &mut rng);
+    assert_eq!(
+        open.to(&host(1)),
+        2 - taken.len() as usize,
+        "it has more than its share"
+    );
+    two.make(now, &mut twos, &mut open, &mut rng);
+    assert_eq!(open.to(&host(1)), 2, "the other has not");
+}
+
+/// What each of these was told of, task by task.
+fn all_told(commands: &[Command], told: &mut BTreeMap<TaskId, PieceSet>) {
+    for command in commands {
+        if let Command::Link {
+            message: LinkMessage::Have { task, pieces },
+            ..
+        } = command
+        {
+            told.entry(*task).or_default().union_with(pieces);
+        }
+    }
+}
+
+/// A seed of several layers whose subscribers were full with what the first ones offered, when the last
+/// one was read and done with: nobody would hear of it.
+#[test]
+fn what_waits_for_its_first_offer_is_not_forgotten() {
+    let mut lab = Lab::with_session();
+    let tasks = [1_u8, 2, 3].map(|name| TaskId::of_content(Digest::sha256(&[name])));
+    let mut open: BTreeMap<TaskId, PieceSet> = BTreeMap::new();
+    for id in tasks {
+        for name in [1, 2, 3] {
+            lab.handle(Event::LinkUp(host(name)));
+            let (task, lengths, host) = (id, lengths(), host(name));
+            let message = LinkMessage::Subscribe { task, lengths };
+            all_told(&lab.handle(Event::Link { host, message }), &mut open);
+        }
+        let Event::Start {
+            lengths,
+            origin,
+            held,
+            purpose,
+            ..
+        } = start(PieceSet::new())
+        else {
+            unreachable!("it makes one")
+        };
+        let task = id;
+        lab.handle(Event::Start {
+            task,
+            lengths,
+            origin,
+            held,
+            purpose,
+        });
+        for piece in 0..PIECES {
+            let piece = PieceIndex(piece);
+            all_told(&lab.handle(Event::SourcePiece { task, piece }), &mut open);
+        }
+        all_told(&lab.handle(Event::Committed { task }), &mut open);
+    }
+    assert!(
+        tasks.iter().any(|id| !open.contains_key(id)),
+        "the hosts are full before the last one: {open:?}"
+    );
+    // Each takes what it was offered, at once.
+    let mut all = open.clone();
+    for _ in 0..PIECES {
+        let mut new = BTreeMap::new();
+        for (task, pieces) in std::mem::take(&mut open) {
+            for name in [1, 2, 3] {
+                let (pieces, host) = (pieces.clone(), host(name));
+                let message = LinkMessage::Have { task, pieces };
+                all_told(&lab.handle(Event::Link { host, message }), &mut new);
+            }
+        }
+        all_told(&lab.pass(100), &mut new);
+        for (task, pieces) in &new {
+            all.entry(*task).or_default().union_with(pieces);
+        }
+        open = new;
+    }
+    for id in tasks {
+        let given = all.get(&id).map_or(0, PieceSet::len);
+        assert_eq!(given, PIECES, "of {id:?}");
+    }
+}
