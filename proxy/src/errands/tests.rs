@@ -36,7 +36,7 @@ impl Shelf {
     fn put(&self, bytes: &[u8], kind: OriginKind) -> TaskId {
         let (task, partial) = self.begin(bytes, kind);
         store::tests::store_piece(&partial, bytes, 0);
-        drop(partial.commit().unwrap());
+        partial.commit().unwrap();
         task
     }
 

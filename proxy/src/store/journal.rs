@@ -223,7 +223,8 @@ impl Ledger {
         Some((header, ledger, at))
     }
 
-    fn apply(&mut self, record: Record, lengths: &Lengths) {
+    /// Takes in what a record says. It stands in the journal by then.
+    pub(super) fn apply(&mut self, record: Record, lengths: &Lengths) {
         match record {
             Record::Header(_) => {}
             Record::Grant(grant) => self.grants.push(Arc::new(grant)),
@@ -259,43 +260,28 @@ impl Ledger {
         self.pieces.get(&index.0)
     }
 
-    /// Notes a piece; the records to append.
-    pub(super) fn seal(
-        &mut self,
+    /// The records that a verified piece is to be noted with: its grant's, if it is a new one, and its own.
+    pub(super) fn sealing(
+        &self,
         index: PieceIndex,
         groups: &[GroupDigest],
         proof: Option<&Proof>,
-    ) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut stated = None;
-        let mut kept = None;
-        if let Some(proof) = proof {
+    ) -> Vec<Record> {
+        let mut records = Vec::new();
+        let stated = proof.map(|proof| {
             let known = self.grants.iter().position(|grant| **grant == *proof.grant);
             let place = known.unwrap_or_else(|| {
-                bytes.extend(Record::Grant((*proof.grant).clone()).encode());
-                self.grants.push(Arc::clone(&proof.grant));
-                self.grants.len() - 1
+                records.push(Record::Grant((*proof.grant).clone()));
+                self.grants.len()
             });
-            stated = Some((place as u32, proof.statement.clone()));
-            kept = Some(Proof {
-                grant: Arc::clone(&self.grants[place]),
-                statement: proof.statement.clone(),
-            });
-        }
-        let record = Record::Piece {
+            (place as u32, proof.statement.clone())
+        });
+        records.push(Record::Piece {
             index,
             stated,
             groups: groups.to_vec(),
-        };
-        bytes.extend(record.encode());
-        self.insert(index, kept, groups.into());
-        bytes
-    }
-
-    /// Takes pieces back; the record to append.
-    pub(super) fn lose(&mut self, pieces: &PieceSet) -> Vec<u8> {
-        self.remove(pieces);
-        Record::Lost(pieces.clone()).encode()
+        });
+        records
     }
 
     fn remove(&mut self, pieces: &PieceSet) {

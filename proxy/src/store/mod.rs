@@ -181,7 +181,12 @@ impl Store {
         let (size, manifest) = (lengths.size(), is_manifest(origin, media_type));
         self.reserve(size, manifest)?;
         let created = Growing::create(&self.0.layout, task, lengths, origin, media_type);
-        let growing = Arc::new(created.inspect_err(|_| self.unaccount(size, manifest))?);
+        let created = created.inspect_err(|_| {
+            self.unaccount(size, manifest);
+            // What there is of it is of no use to anybody.
+            drop(self.0.layout.remove(&task, false));
+        });
+        let growing = Arc::new(created?);
         let entry = Entry::Growing(Arc::clone(&growing));
         if let Some(before) = self.0.index.insert(task, entry) {
             self.unaccount(before.size(), before.is_manifest());

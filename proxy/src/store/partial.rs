@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     ops::Range,
     os::unix::fs::FileExt as _,
     sync::{Arc, OnceLock},
@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::{
     Entry, Store,
-    blob::{Blob, Keep, StoredPiece, Whole, read_range, write_at},
+    blob::{Keep, StoredPiece, Whole, read_range, write_at},
     is_manifest,
     journal::{Header, Ledger, Record},
     layout::Layout,
@@ -35,10 +35,31 @@ pub(super) struct Growing {
     committed: OnceLock<Arc<Whole>>,
 }
 
+/// The journal's file and what it says. A record is written before it counts; one that the disk took
+/// only in part is written over by the next, since nothing behind a torn one would ever be read.
 #[derive(Debug)]
 struct Journal {
     file: File,
+    /// Where the next record goes.
+    end: u64,
     ledger: Ledger,
+}
+
+impl Journal {
+    fn append(&mut self, records: Vec<Record>, lengths: &Lengths) -> io::Result<()> {
+        let bytes: Vec<Vec<u8>> = records.iter().map(Record::encode).collect();
+        let bytes = bytes.concat();
+        if let Err(cause) = self.file.write_all_at(&bytes, self.end) {
+            // Not worth more than a try: what remains is written over.
+            let _ = self.file.set_len(self.end);
+            return Err(cause);
+        }
+        self.end += bytes.len() as u64;
+        for record in records {
+            self.ledger.apply(record, lengths);
+        }
+        Ok(())
+    }
 }
 
 impl Growing {
@@ -53,21 +74,22 @@ impl Growing {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(true);
         // The old journal goes before the data it spoke of does.
-        let mut journal = options.open(&files.journal)?;
+        let mut journal = Journal {
+            file: options.open(&files.journal)?,
+            end: 0,
+            ledger: Ledger::default(),
+        };
         let file = options.open(&files.data)?;
         file.set_len(lengths.size())?;
         let header = Header::new(&task, &lengths, origin, media_type);
-        journal.write_all(&Record::Header(header).encode())?;
+        journal.append(vec![Record::Header(header)], &lengths)?;
         Ok(Self {
             task,
             lengths,
             media_type: media_type.map(str::to_owned),
             origin: origin.cloned(),
             file: Arc::new(file),
-            journal: Mutex::new(Journal {
-                file: journal,
-                ledger: Ledger::default(),
-            }),
+            journal: Mutex::new(journal),
             committed: OnceLock::new(),
         })
     }
@@ -89,7 +111,7 @@ impl Growing {
         let open = |path| File::options().read(true).write(true).open(path);
         let (Ok(file), journal) = (
             open(&files.data),
-            File::options().append(true).open(&files.journal)?,
+            File::options().write(true).open(&files.journal)?,
         ) else {
             return Ok(None);
         };
@@ -105,6 +127,7 @@ impl Growing {
             file: Arc::new(file),
             journal: Mutex::new(Journal {
                 file: journal,
+                end: good as u64,
                 ledger,
             }),
             committed: OnceLock::new(),
@@ -189,7 +212,7 @@ impl Partial {
     /// Notes that a piece is verified and written.
     ///
     /// # Errors
-    /// When the journal can't be appended to.
+    /// When the journal can't be appended to; the piece does not count then.
     pub fn seal(
         &self,
         index: PieceIndex,
@@ -197,18 +220,18 @@ impl Partial {
         proof: Option<&Proof>,
     ) -> io::Result<()> {
         let mut journal = self.growing.journal.lock();
-        let records = journal.ledger.seal(index, groups, proof);
-        journal.file.write_all(&records)
+        let records = journal.ledger.sealing(index, groups, proof);
+        journal.append(records, &self.growing.lengths)
     }
 
     /// Takes pieces back.
     ///
     /// # Errors
-    /// When the journal can't be appended to.
+    /// When the journal can't be appended to; they are still held then.
     pub fn unseal(&self, pieces: &PieceSet) -> io::Result<()> {
         let mut journal = self.growing.journal.lock();
-        let record = journal.ledger.lose(pieces);
-        journal.file.write_all(&record)
+        let record = Record::Lost(pieces.clone());
+        journal.append(vec![record], &self.growing.lengths)
     }
 
     /// Reads bytes, verified or not: the caller knows which are.
@@ -245,7 +268,7 @@ impl Partial {
     ///
     /// # Errors
     /// When the files can't be renamed.
-    pub fn commit(self) -> io::Result<Blob> {
+    pub fn commit(self) -> io::Result<()> {
         let (task, lengths) = (self.growing.task, self.growing.lengths);
         let layout = &self.store.0.layout;
         let (from, to) = (layout.files(&task, false), layout.files(&task, true));
@@ -265,12 +288,9 @@ impl Partial {
         );
         let whole = Arc::new(whole);
         let _ = self.growing.committed.set(Arc::clone(&whole));
-        self.store
-            .0
-            .index
-            .insert(task, Entry::Whole(Arc::clone(&whole)));
+        self.store.0.index.insert(task, Entry::Whole(whole));
         self.store.0.fresh.lock().push(task);
         self.store.0.metrics.committed();
-        Blob::open(whole, layout)
+        Ok(())
     }
 }

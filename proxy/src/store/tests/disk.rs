@@ -1,27 +1,27 @@
 //! A small disk of a test's own.
 
 use std::{
+    ffi::CString,
     fs::{self, File},
     io::{self, Write as _},
     path::Path,
-    process::Command,
 };
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
 /// A tmpfs; unmounted when dropped.
 pub(crate) struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// One of so many bytes; `None`, and loudly, where nothing can be mounted.
+    /// One of so many bytes; `None`, and loudly, where nothing can be mounted. By a system call: a child process
+    /// would hold, until it has become `mount`, the locks of all stores that other tests have open.
     pub(crate) fn mount(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(dir.path())
-            .status();
-        if !mounted.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: a tmpfs can't be mounted; this test needs root");
+        let size = CString::new(format!("size={bytes}")).unwrap();
+        let flags = MountFlags::empty();
+        if let Err(cause) = mount("tmpfs", dir.path(), "tmpfs", flags, Some(size.as_c_str())) {
+            eprintln!("SKIPPED: a tmpfs can't be mounted ({cause}); this test needs root");
             return None;
         }
         Some(Self(dir))
@@ -53,6 +53,6 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: files may still be open.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+        let _ = unmount(self.path(), UnmountFlags::DETACH);
     }
 }

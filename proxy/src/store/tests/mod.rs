@@ -23,10 +23,16 @@ fn open(dir: &Path) -> (Store, Vec<Found>) {
 
 /// Writes and seals a piece as a download does; its holder states it.
 pub(crate) fn store_piece(partial: &Partial, bytes: &[u8], index: u32) {
+    let range = partial.lengths().piece_range(PieceIndex(index));
+    let piece = &bytes[range.start as usize..range.end as usize];
+    partial.write(range.start, piece).unwrap();
+    seal_piece(partial, bytes, index).unwrap();
+}
+
+fn seal_piece(partial: &Partial, bytes: &[u8], index: u32) -> io::Result<()> {
     let (task, lengths, index) = (partial.task(), partial.lengths(), PieceIndex(index));
     let range = lengths.piece_range(index);
     let piece = &bytes[range.start as usize..range.end as usize];
-    partial.write(range.start, piece).unwrap();
     let groups: Vec<GroupDigest> = piece.chunks(64 * 1024).map(GroupDigest::of).collect();
     let key = NodeKey::from_seed([1; 32]);
     let grant = Grant::sign(&key, key.id(), task, lengths, 0..lengths.pieces(), 5);
@@ -35,7 +41,7 @@ pub(crate) fn store_piece(partial: &Partial, bytes: &[u8], index: u32) {
         grant: grant.into(),
         statement,
     };
-    partial.seal(index, &groups, Some(&proof)).unwrap();
+    partial.seal(index, &groups, Some(&proof))
 }
 
 /// Stores all of it.
@@ -72,7 +78,8 @@ fn grows_commits_and_is_there_after_a_restart() {
     let mut hasher = PrefixHasher::new(&task);
     hasher.advance(&partial, 1_000_000).unwrap();
     assert_eq!(hasher.finish(), *task.digest());
-    let blob = partial.commit().unwrap();
+    partial.commit().unwrap();
+    let blob = store.whole(&task).unwrap();
     assert_eq!(blob.read(10..500_000).unwrap(), bytes[10..500_000]);
     let before = blob.piece(PieceIndex(2)).unwrap().unwrap();
     assert!(matches!(

@@ -74,7 +74,8 @@ fn a_commit_cut_between_its_renames_is_done_again() {
     let (store, found) = open(dir.path());
     assert!(!found[0].whole && found[0].held.len() == 3);
     let (_, partial) = begin(&store, &bytes);
-    let blob = partial.commit().unwrap();
+    partial.commit().unwrap();
+    let blob = store.whole(&task).unwrap();
     assert_eq!(blob.read(0..600_000).unwrap(), bytes);
 }
 

@@ -173,3 +173,36 @@ fn a_full_disk_takes_blobs_again_when_it_has_room() {
     store.tidy();
     assert!(!store.metrics().is_full());
 }
+
+#[test]
+fn a_record_that_a_full_disk_took_in_part_loses_none_behind_it() {
+    let Some(disk) = SmallDisk::mount(32 << 20) else {
+        return;
+    };
+    let path = disk.path().join("store");
+    let store = open_with(&path, bounded(1 << 30));
+    let bytes = content(10 << 20);
+    let (task, partial) = begin(&store, &bytes);
+    let pieces = partial.lengths().pieces();
+    partial.write(0, &bytes).unwrap();
+    disk.fill();
+    // The journal's page is full in the middle of a record.
+    let torn = (0..pieces).find(|index| seal_piece(&partial, &bytes, *index).is_err());
+    let torn = torn.unwrap();
+    assert!(!partial.held().contains(torn), "it does not count");
+    disk.empty();
+    drop(partial);
+
+    let (_, partial) = begin(&store, &bytes);
+    for index in partial.held().missing(pieces).iter() {
+        seal_piece(&partial, &bytes, index).unwrap();
+    }
+    partial.commit().unwrap();
+    let proven = |store: &Store| {
+        let piece = |index| store.piece(&task, PieceIndex(index)).unwrap();
+        (0..pieces).all(|index| piece(index).is_some_and(|piece| piece.proof().is_some()))
+    };
+    assert!(proven(&store));
+    drop(store);
+    assert!(proven(&open_with(&path, bounded(1 << 30))));
+}

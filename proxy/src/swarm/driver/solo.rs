@@ -125,7 +125,7 @@ impl Shared {
             );
             let download = Arc::new(download);
             copy(&shared, &download, &spooled)?;
-            download.partial.clone().commit().map(drop)
+            download.partial.clone().commit()
         });
         let copied = copy.await.map_err(io::Error::other).flatten();
         copied.map_err(|cause| OpenError::Store(Arc::new(cause)))?;

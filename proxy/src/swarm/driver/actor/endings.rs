@@ -56,7 +56,7 @@ impl Actor {
             let result = match download.judged().await {
                 Verdict::Good => {
                     let partial = download.partial.clone();
-                    let commit = blocking(&tasks, "commit", move || partial.commit().map(drop));
+                    let commit = blocking(&tasks, "commit", move || partial.commit());
                     match commit.await {
                         Ok(()) => Completion::Committed,
                         Err(cause) => Completion::Failed(cause),
