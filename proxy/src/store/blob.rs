@@ -32,7 +32,7 @@ pub(super) struct Whole {
     pub(super) manifest: bool,
     /// Seconds since the Unix epoch.
     pub(super) used: AtomicU64,
-    /// Read at the first request of a piece, and kept while guards live.
+    /// Read at the first request of a piece, and kept while the content is in use.
     ledger: Mutex<Option<Arc<Ledger>>>,
 }
 
@@ -52,6 +52,16 @@ impl Whole {
             used: AtomicU64::new(used),
             ledger: Mutex::new(None),
         }
+    }
+
+    /// Lets go of what proves its pieces: it is read again when one is asked for.
+    pub(super) fn forget_ledger(&self) {
+        *self.ledger.lock() = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn keeps_ledger(&self) -> bool {
+        self.ledger.lock().is_some()
     }
 }
 
@@ -177,15 +187,6 @@ impl Blob {
             .unwrap_or_default();
         *kept = Some(Arc::clone(&ledger));
         Ok(ledger)
-    }
-}
-
-impl Drop for Blob {
-    fn drop(&mut self) {
-        // The index's reference and this one: nobody else serves pieces of it now.
-        if Arc::strong_count(&self.whole) <= 2 {
-            *self.whole.ledger.lock() = None;
-        }
     }
 }
 

@@ -70,13 +70,14 @@ impl Store {
     }
 
     /// Evicts in this order until so many bytes are free; how many are.
-    fn evict(&self, candidates: Vec<(TaskId, u64)>, bytes: u64) -> u64 {
+    pub(super) fn evict(&self, candidates: Vec<(TaskId, u64)>, bytes: u64) -> u64 {
         let mut freed = 0;
         for (task, size) in candidates {
             if freed >= bytes {
                 break;
             }
-            if self.delete(&task) {
+            // It may have been pinned, or taken into use, since the list was made.
+            if self.take_out(&task, |entry| entry.is_free() && !self.is_pinned(&task)) {
                 tracing::debug!(%task, "evicted");
                 freed += size;
                 self.0.metrics.evicted(size);
@@ -86,15 +87,17 @@ impl Store {
     }
 
     /// What may go and what it gives back, the least recently used first.
-    fn candidates(&self, manifests: bool, size: fn(&Entry) -> u64) -> Vec<(TaskId, u64)> {
-        let now = unix_seconds();
-        let pins = self.0.pins.lock();
+    pub(super) fn candidates(
+        &self,
+        manifests: bool,
+        size: fn(&Entry) -> u64,
+    ) -> Vec<(TaskId, u64)> {
         let mut candidates: Vec<(u64, TaskId, u64)> = self
             .0
             .index
             .iter()
             .filter(|entry| entry.is_free() && entry.is_manifest() == manifests)
-            .filter(|entry| !pins.holds(entry.key(), now))
+            .filter(|entry| !self.is_pinned(entry.key()))
             .map(|entry| {
                 let used = match entry.value() {
                     Entry::Whole(whole) => whole.used.load(Ordering::Relaxed),
@@ -111,6 +114,11 @@ impl Store {
             .collect()
     }
 
+    /// Asked while the index is held: who holds the pins must not ask for the index.
+    fn is_pinned(&self, task: &TaskId) -> bool {
+        self.0.pins.lock().holds(task, unix_seconds())
+    }
+
     /// The same for bytes that are kept beside the store's contents.
     ///
     /// # Errors
@@ -125,8 +133,8 @@ impl Store {
         self.0.options.capacity(false)
     }
 
-    /// Brings the store back from its high watermark to the low one, and frees what
-    /// others on the disk need. Blocks as long as the disk takes; for a slow background
+    /// Brings the store back from its high watermark to the low one, frees what
+    /// others on the disk need, and the memory of contents that nobody uses. Blocks as long as the disk takes; for a slow background
     /// loop.
     pub fn tidy(&self) {
         let pinned = self.0.pins.lock().expire(unix_seconds());
@@ -137,6 +145,13 @@ impl Store {
             if used > options.share(manifests, options.high_watermark) {
                 let over = used - options.share(manifests, options.low_watermark);
                 self.evict(self.candidates(manifests, Entry::size), over);
+            }
+        }
+        for entry in &self.0.index {
+            if let Entry::Whole(whole) = entry.value()
+                && entry.is_free()
+            {
+                whole.forget_ledger();
             }
         }
         if let Err(cause) = self.tidy_disk() {

@@ -118,6 +118,25 @@ fn what_became_whole_stays_for_who_read_it_growing() {
 }
 
 #[test]
+fn what_proves_a_blob_s_pieces_is_kept_only_while_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let task = store_whole(&store, &content(600_000));
+    let keeps = || match store.0.index.get(&task).unwrap().value() {
+        Entry::Whole(whole) => whole.keeps_ledger(),
+        Entry::Growing(_) => false,
+    };
+    let piece = store.piece(&task, PieceIndex(1)).unwrap().unwrap();
+    store.tidy();
+    assert!(keeps(), "a piece of it is being sent");
+    drop(piece);
+    store.tidy();
+    assert!(!keeps());
+    let piece = store.piece(&task, PieceIndex(1)).unwrap().unwrap();
+    assert!(piece.proof().is_some(), "it is read again");
+}
+
+#[test]
 fn a_blob_with_a_media_type_is_no_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());

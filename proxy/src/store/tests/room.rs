@@ -80,6 +80,23 @@ fn a_pin_outlives_a_restart_and_ends_with_its_content() {
 }
 
 #[test]
+fn what_was_pinned_or_opened_since_it_was_chosen_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_with(dir.path(), bounded(1_000_000));
+    let [pinned, opened, idle] =
+        [200_000, 200_001, 200_002].map(|size| store_whole(&store, &content(size)));
+    let chosen = store.candidates(false, Entry::size);
+    assert_eq!(chosen.len(), 3);
+    let until = SystemTime::now() + Duration::from_secs(60);
+    store.pin(pinned, until).unwrap();
+    let held = store.whole(&opened).unwrap();
+    assert_eq!(store.evict(chosen, u64::MAX), 200_002);
+    assert_eq!(store.take_gone(), [idle]);
+    drop(held);
+    assert_eq!(store.pinned(), [pinned]);
+}
+
+#[test]
 fn nothing_is_evicted_for_what_does_not_fit_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_with(dir.path(), bounded(1_000_000));
