@@ -25,6 +25,9 @@ pub struct Options {
     /// Readings of one upstream that begin within a second. More drown each other where an
     /// image has hundreds of small layers; fewer cost a round trip each. Default 16.
     pub source_begins: u32,
+    /// Readings of all upstreams under way at the same time, half of them at most for what
+    /// nobody waits for. Each keeps a thread that writes, of the 512 that the runtime has. Default 256.
+    pub source_readings: u32,
     /// Pieces gained are announced together so often; at once to who gave them, and to who
     /// has all that it was told of. Shorter is more work for no gain. Default 60 ms.
     #[serde(with = "humantime_serde")]
@@ -63,6 +66,7 @@ impl Default for Options {
             in_flight: 16,
             in_flight_reading: 8,
             source_begins: 16,
+            source_readings: 256,
             have_interval: Duration::from_millis(60),
             reveal_after: Duration::from_millis(500),
             join_timeout: Duration::from_secs(1),

@@ -3,8 +3,8 @@
 //! An image of hundreds of small layers makes hundreds of leases at once. Were all read at once,
 //! their connections would drown each other on the way: each begins with a burst, and what is
 //! lost waits for seconds. So few begin within a second at one upstream; a long reading counts
-//! no more after that second, so that it holds nobody up. What waits can still be taken from
-//! a neighbour instead.
+//! no more after that second, so that it holds nobody up. Of long ones, too, only so many are under
+//! way. What waits can still be taken from a neighbour instead.
 //!
 //! Owner of state: [`Reads`], by task. Invariants: a task is begun or waits, not both, and
 //! only while it has a lease; those that somebody waits for begin first.
@@ -156,9 +156,14 @@ impl Node {
         let reads = &self.state.reads;
         let queues = reads.queues.iter();
         let able = queues.filter(|(upstream, _)| reads.young(now, upstream) < most);
+        let all = self.options.source_readings as usize;
+        if reads.begun.len() >= all {
+            return None;
+        }
+        let may_be_behind = reads.begun.len() < all / 2;
         let firsts = able.filter_map(|(_, queue)| {
             let urgent = queue.iter().find(|(_, id)| !self.is_behind(id));
-            urgent.or_else(|| queue.first_key_value())
+            urgent.or_else(|| queue.first_key_value().filter(|_| may_be_behind))
         });
         let next = firsts.min_by_key(|(place, id)| (self.is_behind(id), **place));
         next.map(|(_, id)| *id)

@@ -140,6 +140,33 @@ fn few_readings_of_one_upstream_begin_within_a_second() {
 }
 
 #[test]
+fn few_readings_are_under_way_and_fewer_of_what_nobody_waits_for() {
+    let mut lab = Lab::new();
+    let options = Options {
+        source_readings: 4,
+        ..Options::default()
+    };
+    lab.node.options = options;
+    let urgent = |number| (number, Purpose::Pull);
+    let behind = |number| (number, Purpose::Preheat);
+    let all = [
+        behind(1),
+        behind(2),
+        behind(3),
+        urgent(4),
+        urgent(5),
+        urgent(6),
+    ];
+    let begun_at_once = all.map(|(number, purpose)| lab.leased(number, purpose, "docker.io"));
+    assert_eq!(begun_at_once.concat(), [1, 2, 4, 5]);
+    assert_eq!(begun(&lab.pass(3000)), [0; 0], "however long they take");
+    assert_eq!(begun(&lab.handle(read(1))), [6]);
+    assert_eq!(begun(&lab.handle(read(4))), [0; 0], "it has its half");
+    assert_eq!(begun(&lab.handle(read(5))), [0; 0]);
+    assert_eq!(begun(&lab.handle(read(6))), [3]);
+}
+
+#[test]
 fn what_waits_is_still_taken_from_a_neighbour() {
     let mut lab = Lab::new();
     for number in 1..=3 {
