@@ -231,7 +231,10 @@ impl Call<'_> {
 pub(super) fn may_be_elsewhere(error: &SourceError) -> bool {
     matches!(
         error,
-        SourceError::Broken { .. } | SourceError::Throttled { .. } | SourceError::Status(_)
+        SourceError::Broken { .. }
+            | SourceError::Throttled { .. }
+            | SourceError::Status(_)
+            | SourceError::Redirected(_)
     )
 }
 

@@ -52,12 +52,14 @@ impl Failure {
         match error {
             SourceError::Refused(refusal) => Self::Refused(refusal.clone()),
             SourceError::Forbidden => Self::Forbidden,
-            SourceError::Missing if manifest => Self::ManifestUnknown,
-            SourceError::Missing => Self::BlobUnknown,
+            error if error.is_missing() && manifest => Self::ManifestUnknown,
+            error if error.is_missing() => Self::BlobUnknown,
             SourceError::Throttled { retry_after, .. } => Self::Throttled(*retry_after),
-            SourceError::Status(_) | SourceError::Broken { .. } | SourceError::Protocol(_) => {
-                Self::BadGateway(chain(error))
-            }
+            SourceError::Missing
+            | SourceError::Redirected(_)
+            | SourceError::Status(_)
+            | SourceError::Broken { .. }
+            | SourceError::Protocol(_) => Self::BadGateway(chain(error)),
         }
     }
 

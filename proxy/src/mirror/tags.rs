@@ -151,9 +151,7 @@ impl Call<'_> {
         let head = self.upstream.ask(ask(Method::HEAD)).await;
         let reply = match head {
             Ok(reply) => reply,
-            Err(SourceError::Status(status)) if matches!(status.as_u16(), 400 | 405 | 501) => {
-                self.upstream.ask(ask(Method::GET)).await?
-            }
+            Err(error) if error.is_of_the_method() => self.upstream.ask(ask(Method::GET)).await?,
             Err(error) => return Err(error),
         };
         let digest = reply

@@ -315,7 +315,7 @@ impl Seen<'_> {
                 format!("the registry has {digest} with another size than its manifest says"),
             )),
             Err(error) => match &*error {
-                SourceError::Missing => Err(Unresolved::anywhere(
+                error if error.is_missing() => Err(Unresolved::anywhere(
                     Some(digest),
                     format!("the registry has no blob {digest}"),
                 )),

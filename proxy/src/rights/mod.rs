@@ -123,13 +123,14 @@ fn weight(error: &SourceError) -> u32 {
 }
 
 /// Whether an upstream that answers so was reached and means it: it was not asked in vain, and
-/// what it once confirmed is over. Refusals by a store that it leads to are not its own, and
-/// some answers only ask for another time.
+/// what it once confirmed is over. What a store says that it leads to is not its own word, a 407
+/// is of a proxy on the way, and some answers only ask for another time.
 fn is_final(error: &SourceError) -> bool {
     match error {
         SourceError::Missing => true,
         SourceError::Status(status) => {
-            status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 421 | 425)
+            status.is_client_error()
+                && !matches!(status.as_u16(), 401 | 403 | 407 | 408 | 421 | 425)
         }
         _ => false,
     }
@@ -379,8 +380,12 @@ mod tests {
         for status in [400, 402, 405, 410, 418, 451].map(status) {
             assert!(is_final(&status), "{status}");
         }
-        for status in [401, 403, 408, 425, 500, 502, 504, 511].map(status) {
+        for status in [401, 403, 407, 408, 425, 500, 502, 504, 511].map(status) {
             assert!(!is_final(&status), "{status}");
+        }
+        for status in [400, 401, 403, 404, 405, 410, 451] {
+            let of_a_store = SourceError::Redirected(StatusCode::from_u16(status).unwrap());
+            assert!(!is_final(&of_a_store), "{status}");
         }
         assert!(is_final(&SourceError::Missing));
         assert!(!is_final(&SourceError::Protocol("nonsense")));

@@ -85,6 +85,10 @@ pub enum SourceError {
     /// Any other status.
     #[error("the source answered {0}")]
     Status(StatusCode),
+    /// A client error of whom the source leads to, a store most often: it is not for this one to
+    /// say who may read, nor what the source has.
+    #[error("where the source leads to answered {0}")]
+    Redirected(StatusCode),
     /// It can't be reached, or the body broke.
     #[error("the source can't be read: {what}")]
     Broken {
@@ -113,7 +117,30 @@ impl SourceError {
         match self {
             Self::Throttled { .. } | Self::Broken { .. } => true,
             Self::Status(status) => status.is_server_error(),
-            Self::Refused(_) | Self::Forbidden | Self::Missing | Self::Protocol(_) => false,
+            Self::Refused(_)
+            | Self::Forbidden
+            | Self::Missing
+            | Self::Redirected(_)
+            | Self::Protocol(_) => false,
+        }
+    }
+
+    /// Whether the content is not there, whoever says so.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Missing => true,
+            Self::Redirected(status) => matches!(status.as_u16(), 404 | 410),
+            _ => false,
+        }
+    }
+
+    /// Whether another way of asking may get an answer: the method is not known there, or a URL
+    /// that was signed for one method is refused for another.
+    pub(crate) fn is_of_the_method(&self) -> bool {
+        match self {
+            Self::Status(status) => matches!(status.as_u16(), 400 | 405 | 501),
+            Self::Redirected(status) => matches!(status.as_u16(), 400 | 401 | 403 | 405),
+            _ => false,
         }
     }
 }

@@ -104,6 +104,11 @@ impl Policy {
         port_fits && (host == self.host || same_domain(&host, &self.host))
     }
 
+    /// Whether this is the registry itself, which alone says who may read.
+    pub(super) fn is_home(&self, target: &Uri) -> bool {
+        is_same_origin(&self.base, target)
+    }
+
     /// Whether and how a redirect to this target is followed.
     pub(super) fn follow(&self, target: &Uri) -> Follow {
         let (Some(host), Some(authority)) = (target.host(), target.authority()) else {
@@ -121,7 +126,7 @@ impl Policy {
                 let mut ranges = self.redirect_ranges.iter();
                 ranges.any(|range| range.contains(&address))
             });
-        if listed || is_same_origin(&self.base, target) {
+        if listed || self.is_home(target) {
             return Follow::Listed;
         }
         if self.fellows.iter().any(|one| is_same_origin(one, target)) {

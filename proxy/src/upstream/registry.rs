@@ -105,11 +105,11 @@ impl Upstream {
                 insists: false,
             }
         };
-        // A URL that is signed for GET is refused by the store that a HEAD leads to.
-        let unsupported = |error: &SourceError| matches!(error, SourceError::Status(status) if matches!(status.as_u16(), 400 | 401 | 403 | 405 | 501));
         let one_byte = ask(Method::GET, Some("bytes=0-0"));
         let stat = match self.ask(ask(Method::HEAD, None)).await {
-            Err(error) if unsupported(&error) => return Ok(stat_of(&self.ask(one_byte).await?)),
+            Err(error) if error.is_of_the_method() => {
+                return Ok(stat_of(&self.ask(one_byte).await?));
+            }
             reply => stat_of(&reply?),
         };
         if stat.size.is_some() || origin.kind == OriginKind::Manifest {

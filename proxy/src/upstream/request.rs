@@ -119,8 +119,8 @@ impl Upstream {
         checked(again).await
     }
 
-    /// Asks, and follows redirects. A refusal by somebody else than the upstream says
-    /// nothing of the caller's right.
+    /// Asks, and follows redirects. A refusal by somebody else than the upstream, in whatever
+    /// words, says nothing of the caller's right.
     pub(super) async fn follow(
         &self,
         ask: &Ask<'_>,
@@ -130,17 +130,20 @@ impl Upstream {
         loop {
             let (reply, elsewhere) = self.follow_once(ask, authorization.clone()).await?;
             let status = reply.status();
-            if !(elsewhere && matches!(status.as_u16(), 401 | 403)) {
+            let asks_for_patience = status == StatusCode::TOO_MANY_REQUESTS;
+            if !elsewhere || asks_for_patience || !status.is_client_error() {
                 return Ok(reply);
             }
-            if attempt == SIGNED_ATTEMPTS {
-                return Err(SourceError::Status(status));
+            let may_have_expired = matches!(status.as_u16(), 400 | 401 | 403);
+            if attempt == SIGNED_ATTEMPTS || !may_have_expired {
+                return Err(SourceError::Redirected(status));
             }
             attempt += 1;
         }
     }
 
-    /// The reply, and whether it is of another host.
+    /// The reply, and whether it is of somebody else, or of the upstream by such a way: then the
+    /// caller's credential was not shown.
     async fn follow_once(
         &self,
         ask: &Ask<'_>,
@@ -150,7 +153,7 @@ impl Upstream {
         let mut target: Uri = format!("{}{}", base.trim_end_matches('/'), ask.path)
             .parse()
             .map_err(|_| SourceError::Protocol("the request makes no URL"))?;
-        let mut reach = Reach::Own;
+        let (mut reach, mut elsewhere) = (Reach::Own, false);
         for hop in 0..=MAX_REDIRECTS {
             let mut request = Request::builder()
                 .method(ask.method.clone())
@@ -171,12 +174,10 @@ impl Upstream {
             };
             let reply = reply.map_err(broken)?;
             if !is_redirect(reply.status()) {
-                let elsewhere = target.authority() != self.base.authority();
                 return Ok((reply, elsewhere));
             }
             let next = location(&target, &reply)?;
-            let same = next.scheme() == target.scheme() && next.authority() == target.authority();
-            if !same {
+            if elsewhere || !self.policy.is_home(&next) {
                 match self.policy.follow(&next) {
                     Follow::Listed => reach = Reach::Own,
                     Follow::Fellow => reach = Reach::Fellow,
@@ -189,6 +190,7 @@ impl Upstream {
                     }
                 }
                 authorization = None;
+                elsewhere = true;
             }
             target = next;
         }

@@ -387,6 +387,54 @@ async fn a_right_that_was_taken_away_ends() {
     bench.stop().await;
 }
 
+/// Nothing is taken away by it, nothing remembered, and nobody let in.
+#[tokio::test]
+async fn a_store_that_the_registry_leads_to_has_no_word_in_it() {
+    futures::future::join_all([400, 401, 404, 405, 407, 451].map(no_word)).await;
+}
+
+async fn no_word(status: u16) {
+    let other = content(50_000, 9);
+    let shelf = shelf("private", Access::Bearer(RIGHT.to_owned())).blob("private", &other);
+    let (fails, is_failing) = tokio::sync::watch::channel(false);
+    let tasks = Tasks::new();
+    let store = Registry::at("127.0.0.2", Shelf::new(), &tasks, move |_, _| {
+        Reply::new(status)
+    })
+    .await;
+    let to = store.url();
+    let registry = Registry::twisted(shelf, &tasks, move |seen, good| {
+        if *is_failing.borrow() && good.status < 300 && seen.path.contains("/blobs/") {
+            return Reply::new(307).header("Location", format!("{to}{}", seen.path));
+        }
+        good
+    })
+    .await;
+    let mut one = upstream("registry.test", registry.url());
+    one.redirects = vec!["127.0.0.2".to_owned()];
+    let bench = Bench::with(tasks, |options| {
+        options.upstreams = vec![one];
+        options.rights.allowed_for = Duration::ZERO;
+        options.rights.refused_for = Duration::from_secs(60);
+    })
+    .await;
+    let (path, unknown) = (blob_path("private", &blob()), blob_path("private", &other));
+    let ask = |path: &str, shown| bench.ask(path).authorized(Some(shown)).send();
+    ask(&path, RIGHT).await.is_whole(&blob());
+    fails.send_replace(true);
+    let began = std::time::Instant::now();
+    while store.asked("HEAD", "/blobs/").len() < 3 {
+        ask(&path, RIGHT).await.is_whole(&blob());
+        assert!(began.elapsed() < Duration::from_secs(20), "it is not asked");
+    }
+    let answer = ask(&unknown, RIGHT).await.status.as_u16();
+    assert_eq!(answer, if status == 404 { 404 } else { 502 }, "{status}");
+    assert_eq!(ask(&path, WRONG).await.status, StatusCode::UNAUTHORIZED);
+    fails.send_replace(false);
+    ask(&unknown, RIGHT).await.is_whole(&other);
+    bench.stop().await;
+}
+
 /// No refusal, but a word: the registry is there, and what it said before counts no more.
 #[tokio::test]
 async fn a_registry_that_says_no_in_other_words_is_not_out_of_reach() {

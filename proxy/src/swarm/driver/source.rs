@@ -342,7 +342,7 @@ fn cut(what: &'static str) -> SourceError {
 pub(super) fn lease_end(error: &SourceError) -> LeaseEnd {
     match error {
         SourceError::Refused(_) | SourceError::Forbidden => LeaseEnd::Refused,
-        SourceError::Missing => LeaseEnd::Missing,
+        error if error.is_missing() => LeaseEnd::Missing,
         SourceError::Protocol(WRONG_SIZE) => LeaseEnd::WrongSize,
         _ => LeaseEnd::Unreachable,
     }

@@ -186,7 +186,7 @@ fn status_of(error: &ReadError) -> StatusCode {
     match error {
         ReadError::Download(cause) => match &**cause {
             SourceError::Refused(_) | SourceError::Forbidden => StatusCode::FORBIDDEN,
-            SourceError::Missing => StatusCode::NOT_FOUND,
+            error if error.is_missing() => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_GATEWAY,
         },
         _ => StatusCode::SERVICE_UNAVAILABLE,
