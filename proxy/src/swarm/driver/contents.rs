@@ -228,11 +228,11 @@ async fn opened(shared: &Arc<Shared>, want: &Want) -> Result<(Hold, Phase), Open
     Ok((hold, phase))
 }
 
-/// Whether only others were told that it is not where they asked for it, or not for them.
+/// Whether only others were told that it is not where they asked for it, or not for them, or
+/// that nobody is there.
 fn is_others(error: &OpenError, hold: &Hold, want: &Want) -> bool {
-    let is_answer = matches!(error, OpenError::Source(error)
-        if matches!(**error, SourceError::Refused(_) | SourceError::Missing));
     let askers = &hold.entry().askers;
+    let is_answer = matches!(error, OpenError::Source(_));
     is_answer && !askers.were_heard(&want.origin, want.credential.as_ref())
 }
 

@@ -274,6 +274,19 @@ impl Host {
         self.swarm.open(want).await
     }
 
+    /// As a client of another repository there.
+    pub(super) async fn open_in(
+        &self,
+        upstream: &UpstreamName,
+        repository: &str,
+        task: TaskId,
+    ) -> Result<Content, OpenError> {
+        let mut want = want(task);
+        want.origin.upstream = upstream.clone();
+        want.origin.repository = repository.parse().unwrap();
+        self.swarm.open(want).await
+    }
+
     /// As a client that knows the size.
     pub(super) async fn open_sized(&self, task: TaskId, size: u64) -> Result<Content, OpenError> {
         let size = Some(size);

@@ -274,6 +274,29 @@ async fn nobodys_refusal_is_anothers() {
     host.stop().await;
 }
 
+/// Nor is it that those are gone whom others ask.
+#[tokio::test]
+async fn that_nobody_answers_others_is_nothing_to_who_asks_elsewhere() {
+    let bytes = content(SIZE, 14);
+    let task = task_of(&bytes);
+    let dead: UpstreamName = "dead.test".parse().unwrap();
+    let source = TestSource::new([bytes.clone()]).gated();
+    let source = Arc::new(source.dead_at(dead.clone()));
+    let dir = tempdir().unwrap();
+    let host = Host::alone(dir.path(), &source).await;
+    let names: Vec<String> = (0..8).map(|number| format!("invented/{number}")).collect();
+    let others = names.iter().map(|name| host.open_in(&dead, name, task));
+    let mut others = Box::pin(futures::future::join_all(others));
+    assert!(futures::poll!(others.as_mut()).is_pending());
+    let mut ours = Box::pin(host.open(task));
+    assert!(futures::poll!(ours.as_mut()).is_pending());
+    source.flowing.send_replace(true);
+    let (ours, others) = tokio::join!(ours, others);
+    assert!(read(&ours.unwrap()).await.0.unwrap() == bytes);
+    drop(others);
+    host.stop().await;
+}
+
 #[tokio::test]
 async fn a_source_that_stays_away_ends_it_soon() {
     let bytes = content(SIZE, 9);

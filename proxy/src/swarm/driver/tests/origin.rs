@@ -45,6 +45,8 @@ pub(super) struct TestSource {
     needs: Option<Credential>,
     /// It is at no other registry.
     only_at: Option<UpstreamName>,
+    /// Nobody answers there.
+    dead_at: Option<UpstreamName>,
     /// What it says of contents waits until it flows.
     is_gated: bool,
     /// What was shown where.
@@ -95,6 +97,7 @@ impl TestSource {
             tells_size: true,
             needs: None,
             only_at: None,
+            dead_at: None,
             is_gated: false,
             shown: Mutex::default(),
             faults: Mutex::default(),
@@ -123,6 +126,11 @@ impl TestSource {
 
     pub(super) fn only_at(mut self, upstream: UpstreamName) -> Self {
         self.only_at = Some(upstream);
+        self
+    }
+
+    pub(super) fn dead_at(mut self, upstream: UpstreamName) -> Self {
+        self.dead_at = Some(upstream);
         self
     }
 
@@ -156,6 +164,9 @@ impl TestSource {
         if let Some(credential) = credential {
             let shown = (origin.upstream.clone(), credential.clone());
             self.shown.lock().push(shown);
+        }
+        if self.dead_at.as_ref() == Some(&origin.upstream) {
+            return Err(SourceError::broken("connecting", "nobody is there"));
         }
         if self
             .only_at
