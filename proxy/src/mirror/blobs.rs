@@ -122,9 +122,11 @@ impl Call<'_> {
         };
         match got {
             Ok(response) => Ok(response),
-            // The source is gone, but others have it: their word for its size is enough.
+            // The source is gone, but others have it: their word for its size is enough. Or a
+            // manifest lied about the size, which is known now.
             Err(OpenError::Source(error))
-                if may_be_elsewhere(&error) && allowed.stat.size.is_some() =>
+                if (may_be_elsewhere(&error) && allowed.stat.size.is_some())
+                    || matches!(*error, SourceError::WrongSize) =>
             {
                 let again = self.first_bytes(want(allowed.stat.size), &digest).await?;
                 again.map_err(|error| Failure::from_open(&error, false))
@@ -142,19 +144,23 @@ impl Call<'_> {
         let task = want.task;
         let open = self.mirror.contents.open(want);
         match self.of_content(&task, open).await? {
-            Ok(content) => self.body(content, digest).await.map(Ok),
+            Ok(content) => self.body(content, digest).await,
             Err(error) => Ok(Err(error)),
         }
     }
 
-    async fn body(&self, content: Content, digest: &Digest) -> Result<Response<Body>, Failure> {
+    async fn body(
+        &self,
+        content: Content,
+        digest: &Digest,
+    ) -> Result<Result<Response<Body>, OpenError>, Failure> {
         let size = content.size;
         let one = |range| vec![range];
         let (status, ranges) = match range::wanted(self.headers, size) {
             Wanted::Whole => (StatusCode::OK, one(0..size)),
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, one(range)),
             Wanted::Parts(ranges) => (StatusCode::PARTIAL_CONTENT, ranges),
-            Wanted::Unsatisfiable => return Ok(unsatisfiable(size)),
+            Wanted::Unsatisfiable => return Ok(Ok(unsatisfiable(size))),
         };
         let mut stream = content.reader.spans(ranges[0].clone());
         let first = if ranges[0].is_empty() {
@@ -163,11 +169,13 @@ impl Call<'_> {
             let first = self
                 .of_content(&TaskId::from(*digest), stream.next())
                 .await?;
-            Some(
-                first
-                    .unwrap_or(Err(ReadError::ShuttingDown))
-                    .map_err(|error| Failure::from_read(&error, false))?,
-            )
+            match first.unwrap_or(Err(ReadError::ShuttingDown)) {
+                Ok(first) => Some(first),
+                Err(ReadError::Download(error)) if matches!(*error, SourceError::WrongSize) => {
+                    return Ok(Err(OpenError::Source(error)));
+                }
+                Err(error) => return Err(Failure::from_read(&error, false)),
+            }
         };
         self.mirror
             .metrics
@@ -182,7 +190,7 @@ impl Call<'_> {
             }
             *response.status_mut() = status;
             set_spans(&mut response, self.stream(content, begun));
-            return Ok(response);
+            return Ok(Ok(response));
         }
         let parts = Multipart::new(ranges, size);
         let mut response = head(digest, parts.length());
@@ -192,7 +200,7 @@ impl Call<'_> {
         let reader = Arc::clone(&content.reader);
         let body = parts.body(begun, move |range| reader.spans(range));
         set_spans(&mut response, self.stream(content, body));
-        Ok(response)
+        Ok(Ok(response))
     }
 
     /// The body: its first bytes, then the rest, then nothing.

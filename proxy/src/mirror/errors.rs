@@ -57,6 +57,7 @@ impl Failure {
             SourceError::Throttled { retry_after, .. } => Self::Throttled(*retry_after),
             SourceError::Missing
             | SourceError::Redirected(_)
+            | SourceError::WrongSize
             | SourceError::Status(_)
             | SourceError::Broken { .. }
             | SourceError::Protocol(_) => Self::BadGateway(chain(error)),

@@ -98,6 +98,9 @@ pub enum SourceError {
         #[source]
         cause: Arc<dyn Error + Send + Sync>,
     },
+    /// It says another size than the content is believed to have, by a manifest or a scheduler.
+    #[error("the source says another size")]
+    WrongSize,
     /// What it sends is not what the protocol allows.
     #[error("the source's reply is wrong: {0}")]
     Protocol(&'static str),
@@ -121,6 +124,7 @@ impl SourceError {
             | Self::Forbidden
             | Self::Missing
             | Self::Redirected(_)
+            | Self::WrongSize
             | Self::Protocol(_) => false,
         }
     }

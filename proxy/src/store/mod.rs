@@ -118,6 +118,15 @@ enum Entry {
     Growing(Arc<Growing>),
 }
 
+impl Entry {
+    fn lengths(&self) -> Lengths {
+        match self {
+            Self::Whole(whole) => whole.lengths,
+            Self::Growing(growing) => growing.lengths,
+        }
+    }
+}
+
 impl Store {
     /// Opens a directory, and tells what is in it.
     ///
@@ -222,10 +231,15 @@ impl Store {
 
     /// The geometry of a content that is here, whole or not.
     pub fn lengths(&self, task: &TaskId) -> Option<Lengths> {
-        Some(match self.0.index.get(task)?.value() {
-            Entry::Whole(whole) => whole.lengths,
-            Entry::Growing(growing) => growing.lengths,
-        })
+        Some(self.0.index.get(task)?.value().lengths())
+    }
+
+    /// The same of a content of which something is here: whoever gave it agreed.
+    pub fn proven_lengths(&self, task: &TaskId) -> Option<Lengths> {
+        match self.0.index.get(task)?.value() {
+            Entry::Growing(growing) if growing.held().is_empty() => None,
+            entry => Some(entry.lengths()),
+        }
     }
 
     /// Keeps a content from eviction until then, whether it is here already or will be;

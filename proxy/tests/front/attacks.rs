@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use darter_api::Digest;
 use darter_runtime::Tasks;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,7 +13,7 @@ use tokio::{
 
 use crate::{
     bench::{Bench, PATIENCE, blob_path, upstream},
-    registry::{Access, End, Framing, OWN_WORDS, Registry, Reply, Shelf, content},
+    registry::{Access, End, Framing, MANIFEST_TYPE, OWN_WORDS, Registry, Reply, Shelf, content},
 };
 
 fn blob() -> Bytes {
@@ -197,6 +198,27 @@ async fn what_waits_for_a_token_shares_one() {
     futures::future::join_all(all).await;
     assert_eq!(registry.asked("GET", "/token").len(), 1);
     bench.stop().await;
+}
+
+/// Somebody's image names another one's layer, with a size of his own.
+#[tokio::test]
+async fn a_manifest_that_lies_about_a_size_keeps_nobody_from_the_content() {
+    let digest = Digest::sha256(&blob());
+    let lie = Bytes::from(format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest}","size":{}}}]}}"#,
+        blob().len() + 1,
+    ));
+    for repository in ["app", "evil"] {
+        let shelf = Shelf::new().blob("app", &blob()).blob("evil", &blob());
+        let shelf = shelf.manifest("evil", "v1", &lie);
+        let (bench, _registry) = Bench::good(shelf).await;
+        bench.get("/v2/evil/manifests/v1").await.is_whole(&lie);
+        for _ in 0..2 {
+            let answer = bench.get(blob_path(repository, &blob())).await;
+            answer.is_whole(&blob());
+        }
+        bench.stop().await;
+    }
 }
 
 #[tokio::test]

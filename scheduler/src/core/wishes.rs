@@ -27,6 +27,9 @@ impl Cluster {
         }
         let lengths = task.lengths;
         if lengths != holding.lengths {
+            if !holding.held.is_empty() && self.doubt_lengths(&id, holding.lengths) {
+                return self.holding(now, host, holding);
+            }
             self.send(host, SchedulerMessage::Mismatch { task: id, lengths });
             return;
         }
@@ -48,6 +51,26 @@ impl Cluster {
             self.self_leased(now, host, &id, holding.reading);
             self.revoke_held(host, &id);
         }
+    }
+
+    /// Who brings another size than a task has is believed, where so far nobody holds or reads any
+    /// of it: anybody's manifest may name a content with a size of its own, and that is all that
+    /// an interest goes by. The task begins anew then. Whether that is so.
+    pub(super) fn doubt_lengths(&mut self, id: &TaskId, lengths: Lengths) -> bool {
+        let is_claim = |task: &Task| task.lengths != lengths && !task.is_held_or_read();
+        if !self.tasks.get(id).is_some_and(is_claim) {
+            return false;
+        }
+        let Some(task) = self.tasks.remove(id) else {
+            return false;
+        };
+        for host in task.members.keys() {
+            if let Some(known) = self.hosts.get_mut(host) {
+                known.tasks.remove(id);
+            }
+        }
+        self.live.remove(id);
+        true
     }
 
     pub(super) fn interest(&mut self, host: HostId, id: TaskId, lengths: Lengths, origin: &Origin) {
@@ -82,6 +105,7 @@ impl Cluster {
             self.leave(now, host, &id);
             return;
         }
+        self.doubt_lengths(&id, join.lengths);
         let Some(task) = self.member(host, id, join.lengths, &join.origin) else {
             return;
         };

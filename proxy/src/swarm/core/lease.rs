@@ -450,7 +450,7 @@ impl Node {
         if unpromised.is_empty() {
             return;
         }
-        let hopeless = !is_up || why == LeaseEnd::Missing;
+        let hopeless = !is_up || matches!(why, LeaseEnd::Missing | LeaseEnd::WrongSize);
         if hopeless || now.since(at) >= FAILED_WAIT {
             self.fail(id, DownloadFailure::Source(why));
         }

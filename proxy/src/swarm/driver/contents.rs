@@ -58,7 +58,7 @@ impl Contents for Swarm {
 
     fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin) {
         for (task, lengths) in &tasks {
-            self.0.sizes.insert(*task, lengths.size());
+            self.0.claims.put(*task, &origin, lengths.size());
         }
         // A hint: when the actor is that busy it has to do without.
         let interest = Input::Event(Event::Interest { tasks, origin });
@@ -255,8 +255,8 @@ impl Shared {
     async fn prepare(self: &Arc<Self>, want: Want, entry: &Entry) -> Result<Phase, OpenError> {
         let task = want.task;
         let manifest = want.origin.kind == OriginKind::Manifest;
-        let known = want.size.or_else(|| self.sizes.get(&task));
-        let known = known.or_else(|| Some(self.store.lengths(&task)?.size()));
+        let known = want.size.or_else(|| self.claims.get(&task, &want.origin));
+        let known = known.or_else(|| Some(self.store.proven_lengths(&task)?.size()));
         // A preheat's manifest has a media type that a later reader finds in it.
         let asks = manifest && want.purpose == Purpose::Pull;
         let nothing = Stat {

@@ -12,6 +12,7 @@
 mod actor;
 mod askers;
 mod attempts;
+mod claims;
 mod contents;
 mod cutter;
 mod download;
@@ -68,6 +69,7 @@ use crate::{
     },
     transfer::{self, LinkEvent, Links, PieceClient},
 };
+use claims::Claims;
 use download::Download;
 use excerpts::Excerpts;
 use live::Live;
@@ -81,8 +83,6 @@ use verify::Verifiers;
 
 /// Events that wait for the actor; who has more waits.
 const INBOX: usize = 1024;
-/// Sizes remembered of contents that will be wanted soon; 100 bytes each.
-const MOST_SIZES: u64 = 50_000;
 /// After the disk was full, contents are streamed without trying to store them for so long.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
@@ -131,7 +131,7 @@ impl Swarm {
         // What a killed process left there is of no use.
         let _ = std::fs::remove_dir_all(&parts.spool);
         let (inbox, received) = mpsc::channel(INBOX);
-        let mailbox = Arc::new(Mailbox::default());
+        let (mailbox, claims) = (Arc::new(Mailbox::default()), Claims::default());
         let (session, session_events) = parts.session.unzip();
         let shared = Arc::new(Shared {
             client: PieceClient::new(
@@ -147,6 +147,7 @@ impl Swarm {
             links: parts.links,
             proven: Proven {
                 proofs: parts.proofs,
+                claims: claims.clone(),
                 inbox: inbox.clone(),
             },
             session,
@@ -154,7 +155,7 @@ impl Swarm {
             mailbox,
             unsized_contents: Sizes::new(inbox.clone()),
             inbox,
-            sizes: moka::sync::Cache::new(MOST_SIZES),
+            claims,
             lookups: Mutex::default(),
             next_id: AtomicU64::new(1),
             spool: parts.spool,
@@ -196,7 +197,7 @@ struct Shared {
     inbox: mpsc::Sender<Input>,
     unsized_contents: Sizes,
     excerpts: Excerpts,
-    sizes: moka::sync::Cache<TaskId, u64>,
+    claims: Claims,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     next_id: AtomicU64,
     spool: PathBuf,

@@ -6,7 +6,7 @@ use darter_api::{
 };
 use tokio::sync::mpsc;
 
-use super::Input;
+use super::{Input, claims::Claims};
 use crate::{
     credential::Credential,
     rights::{self, Proofs},
@@ -19,6 +19,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Proven {
     pub(super) proofs: Proofs,
+    pub(super) claims: Claims,
     pub(super) inbox: mpsc::Sender<Input>,
 }
 

@@ -11,7 +11,8 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
-    Digest, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, session::LeaseEnd,
+    Digest, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, TaskId,
+    session::LeaseEnd,
 };
 use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -60,11 +61,14 @@ pub(super) async fn begin(
             range: range.clone(),
             credential: asker.credential.clone(),
         });
+        let (claims, origin) = (proven.claims.clone(), asker.origin.clone());
+        let task = TaskId::from(*digest);
         async move {
             let body = body.await?;
             let is_other = |told: u64| size.is_some_and(|size| size != told);
             if body.stat.size.is_some_and(is_other) {
-                return Err(SourceError::Protocol(WRONG_SIZE));
+                claims.refute(task, &origin);
+                return Err(SourceError::WrongSize);
             }
             Ok(body)
         }
@@ -332,8 +336,6 @@ impl SourceRun {
     }
 }
 
-const WRONG_SIZE: &str = "its size is not the task's";
-
 fn cut(what: &'static str) -> SourceError {
     SourceError::broken(what, io::Error::from(io::ErrorKind::UnexpectedEof))
 }
@@ -343,7 +345,7 @@ pub(super) fn lease_end(error: &SourceError) -> LeaseEnd {
     match error {
         SourceError::Refused(_) | SourceError::Forbidden => LeaseEnd::Refused,
         error if error.is_missing() => LeaseEnd::Missing,
-        SourceError::Protocol(WRONG_SIZE) => LeaseEnd::WrongSize,
+        SourceError::WrongSize => LeaseEnd::WrongSize,
         _ => LeaseEnd::Unreachable,
     }
 }

@@ -507,6 +507,30 @@ fn a_self_lease_can_be_withdrawn_without_losing_a_grant() {
     assert_eq!(graph.nodes[0].leased, PieceSet::full(PIECES));
 }
 
+/// A manifest of anybody's names a content with a wrong size, before somebody wants it.
+#[test]
+fn a_size_that_was_only_claimed_makes_way() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.up(2, Role::Peer);
+    let interest = PeerMessage::Interest {
+        tasks: vec![(task(1), Lengths::of(77).unwrap())],
+        origin: origin(),
+    };
+    lab.says(1, interest);
+    lab.joins(2);
+    let graph = lab.cluster.graph(&task(1)).unwrap();
+    assert_eq!(
+        graph.nodes.len(),
+        1,
+        "who was interested in another size is not of it"
+    );
+    assert_eq!(graph.nodes[0].leased, PieceSet::full(PIECES), "it is read");
+    lab.joins(1);
+    let graph = lab.cluster.graph(&task(1)).unwrap();
+    assert_eq!(graph.nodes.len(), 2);
+}
+
 #[test]
 fn another_geometry_is_refused() {
     let mut lab = Lab::new();

@@ -56,7 +56,11 @@ pub(super) fn from_source(
         shared.metrics.source_reads.inc();
         let (source, range) = (&*shared.source, Some(bytes.clone()));
         let (size, proven) = (Some(lengths.size()), &shared.proven);
-        let body = begin(source, task.digest(), range, size, &askers, proven).await?;
+        let begun = begin(source, task.digest(), range, size, &askers, proven).await;
+        if let Err(SourceError::WrongSize) = &begun {
+            shared.excerpts.forget(&task);
+        }
+        let body = begun?;
         if !body.ranges || body.offset != bytes.start {
             return Err(Failure::NoRanges);
         }

@@ -215,10 +215,11 @@ fn is_small(excerpt: &Excerpt, lengths: &Lengths) -> bool {
 }
 
 async fn lengths_of(shared: &Shared, want: &Want, askers: &Askers) -> Option<Lengths> {
-    let known = want.size.or_else(|| shared.sizes.get(&want.task));
+    let claimed = shared.claims.get(&want.task, &want.origin);
+    let known = want.size.or(claimed);
     let size = match known {
         Some(size) => size,
-        None => match shared.store.lengths(&want.task) {
+        None => match shared.store.proven_lengths(&want.task) {
             Some(lengths) => return Some(lengths),
             None => shared.stat_source(&want.task, askers).await.ok()?.1.size?,
         },
