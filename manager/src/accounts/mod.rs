@@ -4,7 +4,6 @@
 //! kept as its argon2id hash, a token as its SHA-256, and is shown when it is made and never
 //! again. Failure: a database that fails lets nobody in who has to show something.
 
-mod attempts;
 mod audit;
 mod tokens;
 
@@ -15,13 +14,13 @@ use argon2::{
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc::PasswordHash},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use darter_runtime::attempts::Attempts;
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use crate::database::{Database, millis};
-use attempts::Attempts;
 pub(crate) use audit::Entry;
 pub(crate) use tokens::{NewToken, Shown};
 
@@ -29,6 +28,8 @@ pub(crate) use tokens::{NewToken, Shown};
 pub(crate) const ROOT: &str = "root";
 /// Passwords that are looked at the same time: each takes 7 MiB and some of a core.
 const HASHES: usize = 2;
+/// Wrong passwords after which an address has to wait.
+const MOST_FAILURES: u32 = 10;
 /// For one's turn to have a password looked at.
 const HASH_TURN: Duration = Duration::from_secs(1);
 /// Bytes of a password or token at most.
@@ -152,7 +153,7 @@ impl Accounts {
     pub(crate) fn new(database: Database) -> Self {
         Self {
             database,
-            attempts: Arc::default(),
+            attempts: Arc::new(Attempts::new(MOST_FAILURES)),
             hashes: Arc::new(Semaphore::new(HASHES)),
         }
     }
@@ -201,7 +202,8 @@ impl Accounts {
             Credential::Password { user, password } => (user, password),
         };
         // It counts before it is looked at: also those that are under way, or hung up.
-        if !self.attempts.begin(from, now) {
+        let since = Duration::from_millis(u64::try_from(millis(now)).unwrap_or_default());
+        if !self.attempts.begin(from, since) {
             return Err(SignInError::TooMany);
         }
         let signed = self.user(&user, password).await;

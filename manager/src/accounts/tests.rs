@@ -10,6 +10,10 @@ fn at(seconds: i64) -> OffsetDateTime {
     START + time::Duration::seconds(seconds)
 }
 
+fn since(seconds: i64) -> Duration {
+    Duration::from_millis(millis(at(seconds)) as u64)
+}
+
 async fn open(place: &Place) -> Accounts {
     Accounts::new(place.open().await)
 }
@@ -254,7 +258,7 @@ async fn who_hangs_up_keeps_a_turn_until_the_work_is_done() {
         let all = tokio::time::timeout(Duration::from_secs(60), all).await;
         assert!(all.is_ok_and(|all| all.is_ok()));
     }
-    let more = (0..10).filter(|_| accounts.attempts.begin(HERE, at(0)));
+    let more = (0..10).filter(|_| accounts.attempts.begin(HERE, since(0)));
     assert_eq!(more.count(), 7, "each counted, also who hung up");
 }
 

@@ -2,25 +2,31 @@
 //!
 //! Invariant: at most [`AT_A_TIME`] hashes are computed at the same time, off the runtime's
 //! threads and whoever goes away meanwhile, and none twice within [`REMEMBERED`] for the same
-//! header. Failure: who would be one of more than [`MOST_WAITING`] that wait is [`Busy`]'s.
+//! header. An address has [`MOST_GUESSES`] wrong ones a minute, then it waits, with right ones,
+//! too; the same wrong one again is no guess. Failure: who would be one of more than
+//! [`MOST_WAITING`] whose hashes wait is told that it is busy here.
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use darter_runtime::attempts::Attempts;
 use moka::future::Cache;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::Instant};
 
 /// Hashes that are computed at a time; each takes tens of milliseconds of a CPU.
 const AT_A_TIME: usize = 2;
-/// Clients that wait for a hash at a time, those whose hashes are computed counted: the last one
-/// of them waits for some seconds.
+/// Hashes that clients wait for at a time, those that are computed counted: the last one takes
+/// some seconds.
 const MOST_WAITING: usize = 64;
+/// Wrong passwords of one address within a minute, those that are looked at counted.
+pub(crate) const MOST_GUESSES: u32 = 20;
 /// Answers are believed so long, at most until the file changes.
 const REMEMBERED: Duration = Duration::from_secs(60);
 const MOST_REMEMBERED: u64 = 10_000;
@@ -60,11 +66,18 @@ pub(super) struct Users {
     answers: Cache<[u8; 32], bool>,
     turns: Arc<Semaphore>,
     waiting: Semaphore,
+    guesses: Attempts,
+    began: Instant,
 }
 
-/// Too many wait for a hash already.
+/// A password is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Busy;
+pub(super) enum NotNow {
+    /// Too many wait for a hash already.
+    Busy,
+    /// Too many wrong ones came from that address.
+    Spent,
+}
 
 struct State {
     hashes: Arc<HashMap<String, String>>,
@@ -89,6 +102,8 @@ impl Users {
             answers: answers.build(),
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
             waiting: Semaphore::new(MOST_WAITING),
+            guesses: Attempts::new(MOST_GUESSES),
+            began: Instant::now(),
         })
     }
 
@@ -96,34 +111,51 @@ impl Users {
         self.hashes().contains_key(name)
     }
 
-    /// Whether the password is the user's. One computation a header, however many wait.
-    /// Cancel-safe.
+    /// Whether the password is the user's, as somebody at that address says. One computation a
+    /// header, however many wait. Cancel-safe.
     pub(super) async fn admit(
         &self,
         shown: [u8; 32],
         name: String,
         password: String,
-    ) -> Result<bool, Busy> {
+        from: IpAddr,
+    ) -> Result<bool, NotNow> {
         let hashes = self.hashes();
         let known = hashes.contains_key(&name);
         let hash = hashes.get(&name).or_else(|| stand_in(&hashes, &shown));
         let hash = hash.map_or_else(|| NOBODY.to_owned(), String::clone);
-        if let Some(known) = self.answers.get(&shown).await {
-            return Ok(known);
+        if self.answers.get(&shown).await == Some(false) {
+            return Ok(false);
         }
-        let _place = self.waiting.try_acquire().map_err(|_| Busy)?;
-        let turns = Arc::clone(&self.turns);
-        let compute = async move {
-            // The semaphore is never closed.
-            let turn = turns.acquire_owned().await.ok();
-            let computed = tokio::task::spawn_blocking(move || {
-                // Given back when the work is done, whether or not anybody still waits for it.
-                let _turn = turn;
-                bcrypt::verify(&password, &hash)
-            });
-            known && matches!(computed.await, Ok(Ok(true)))
+        // Also what is remembered to be right: else it could be guessed meanwhile.
+        if self.guesses.are_spent(from, self.began.elapsed()) {
+            return Err(NotNow::Spent);
+        }
+        let compute = async {
+            let _place = self.waiting.try_acquire().map_err(|_| NotNow::Busy)?;
+            // It counts before it is looked at, and where its client hangs up.
+            if !self.guesses.begin(from, self.began.elapsed()) {
+                return Err(NotNow::Spent);
+            }
+            let is_right = known && self.verify(password, hash).await;
+            if is_right {
+                self.guesses.take_back(from);
+            }
+            Ok(is_right)
         };
-        Ok(self.answers.get_with(shown, compute).await)
+        let answer = self.answers.try_get_with(shown, compute).await;
+        answer.map_err(|not_now| *not_now)
+    }
+
+    async fn verify(&self, password: String, hash: String) -> bool {
+        // The semaphore is never closed.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        let computed = tokio::task::spawn_blocking(move || {
+            // Given back when the work is done, whether or not anybody still waits for it.
+            let _turn = turn;
+            bcrypt::verify(&password, &hash)
+        });
+        matches!(computed.await, Ok(Ok(true)))
     }
 
     fn hashes(&self) -> Arc<HashMap<String, String>> {
@@ -213,7 +245,11 @@ pub(super) fn parse(text: &str) -> Result<HashMap<String, String>, usize> {
 mod tests {
     use std::time::SystemTime;
 
+    use darter_runtime::attempts::WINDOW;
+
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     #[test]
     fn lines_as_htpasswd_writes_them() {
@@ -249,7 +285,7 @@ mod tests {
         let users = Users::load(&path).unwrap();
         let admit = |password: &str| {
             let shown = *blake3::hash(password.as_bytes()).as_bytes();
-            let admitted = users.admit(shown, "me".to_owned(), password.to_owned());
+            let admitted = users.admit(shown, "me".to_owned(), password.to_owned(), HERE);
             async move { admitted.await.unwrap() }
         };
         assert!(admit("one").await && !admit("two").await);
@@ -281,7 +317,7 @@ mod tests {
         let users = Users::load(&path).unwrap();
         write("two");
         tokio::time::advance(LOOK).await;
-        let admitted = users.admit([1; 32], "me".to_owned(), "two".to_owned());
+        let admitted = users.admit([1; 32], "me".to_owned(), "two".to_owned(), HERE);
         assert_eq!(admitted.await, Ok(true));
     }
 
@@ -309,7 +345,10 @@ mod tests {
         // Far longer than the test takes to look.
         std::fs::write(&path, format!("me:{}\n", bcrypt::hash("x", 10).unwrap())).unwrap();
         let users = Users::load(&path).unwrap();
-        let ask = |at: u8| users.admit([at; 32], "me".to_owned(), "guess".to_owned());
+        let ask = |at: u8| {
+            let from = IpAddr::from([10, 0, 0, at]);
+            users.admit([at; 32], "me".to_owned(), "guess".to_owned(), from)
+        };
         for at in 0..2 {
             let mut left = Box::pin(ask(at));
             // Until its work has begun: then it is dropped.
@@ -323,8 +362,34 @@ mod tests {
         for one in &mut waiting {
             assert!(futures::poll!(one.as_mut()).is_pending());
         }
-        assert_eq!(ask(99).await, Err(Busy));
+        assert_eq!(ask(99).await, Err(NotNow::Busy));
         drop(waiting);
         assert_eq!(ask(99).await, Ok(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_guesses_has_to_wait_and_nobody_elsewhere_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, format!("me:{}\n", bcrypt::hash("right", 4).unwrap())).unwrap();
+        let users = Users::load(&path).unwrap();
+        let elsewhere = IpAddr::from([10, 0, 0, 1]);
+        let admit = |password: &str, from| {
+            let shown = *blake3::hash(password.as_bytes()).as_bytes();
+            users.admit(shown, "me".to_owned(), password.to_owned(), from)
+        };
+        for guess in 0..MOST_GUESSES {
+            assert_eq!(admit("right", HERE).await, Ok(true));
+            assert_eq!(admit(&guess.to_string(), HERE).await, Ok(false));
+            // Who has an old password shows it again and again, and finds out nothing by it.
+            assert_eq!(admit("0", HERE).await, Ok(false));
+        }
+        assert_eq!(admit("0", HERE).await, Ok(false));
+        assert_eq!(admit("new", HERE).await, Err(NotNow::Spent));
+        assert_eq!(admit("right", HERE).await, Err(NotNow::Spent));
+        assert_eq!(admit("right", elsewhere).await, Ok(true));
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(admit("right", HERE).await, Ok(true));
+        assert_eq!(admit("new", HERE).await, Ok(false));
     }
 }

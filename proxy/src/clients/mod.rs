@@ -11,6 +11,7 @@ pub(crate) mod fuzzing;
 mod htpasswd;
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -21,12 +22,14 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use darter_runtime::server::CallerAddress;
+use darter_runtime::server::{CallerAddress, ClientAddress};
+use http::Extensions;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Credential;
-use htpasswd::Users;
+pub(crate) use htpasswd::MOST_GUESSES;
 pub use htpasswd::UsersError;
+use htpasswd::{NotNow, Users};
 
 /// Of the tokens that it gives. They end with the process, too.
 const TOKEN_LIFE: Duration = Duration::from_secs(300);
@@ -40,7 +43,8 @@ pub struct Options {
     /// An htpasswd file with bcrypt hashes (`htpasswd -B`), read anew when it changes. Default
     /// none: clients on this host that name it by an address or as localhost and whose requests
     /// no proxy in front has passed on (Forwarded, X-Forwarded-For, X-Real-IP, Via), and no
-    /// others: no page in a browser here either.
+    /// others: no page in a browser here either. An address that showed 20 wrong passwords within
+    /// a minute is answered 503 for its rest, whatever it shows.
     pub htpasswd: Option<PathBuf>,
 }
 
@@ -62,6 +66,28 @@ pub enum Denied {
     Remote,
     /// Too many say who they are at the same time.
     Busy,
+    /// Too many wrong passwords came from its address within the last minute.
+    Spent,
+}
+
+/// Where a client is.
+#[derive(Debug, Clone, Copy)]
+pub struct Whence {
+    /// As far as that is known: what was passed on may come from anywhere.
+    pub address: CallerAddress,
+    /// The other end of its connection, whose wrong passwords count together.
+    pub connection: IpAddr,
+}
+
+impl Whence {
+    /// Of a request with these extensions.
+    pub fn new(address: CallerAddress, extensions: &Extensions) -> Self {
+        let connection = ClientAddress::ip_of(extensions);
+        Self {
+            address,
+            connection,
+        }
+    }
 }
 
 /// See the module. Cheap to clone.
@@ -99,10 +125,10 @@ impl Clients {
     pub async fn admit(
         &self,
         shown: Option<&Credential>,
-        address: CallerAddress,
+        whence: Whence,
     ) -> Result<Admitted, Denied> {
         let Some(users) = &self.0.users else {
-            return if address.is_here() {
+            return if whence.address.is_here() {
                 Ok(Admitted::Local)
             } else {
                 Err(Denied::Remote)
@@ -117,8 +143,12 @@ impl Clients {
             }
             Some((scheme, pair)) if scheme.eq_ignore_ascii_case("basic") => match pair_of(pair) {
                 Some((name, password)) => {
-                    let admitted = users.admit(shown.fingerprint(), name, password).await;
-                    admitted.map_err(|htpasswd::Busy| Denied::Busy)?
+                    let shown = shown.fingerprint();
+                    let admitted = users.admit(shown, name, password, whence.connection);
+                    admitted.await.map_err(|not_now| match not_now {
+                        NotNow::Busy => Denied::Busy,
+                        NotNow::Spent => Denied::Spent,
+                    })?
                 }
                 None => false,
             },
@@ -183,11 +213,13 @@ fn pair_of(encoded: &str) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use http::HeaderValue;
 
     use super::*;
+
+    fn at(address: Option<IpAddr>) -> Whence {
+        Whence::new(CallerAddress(address), &Extensions::new())
+    }
 
     fn shown(text: &str) -> Credential {
         Credential::new(HeaderValue::try_from(text).unwrap())
@@ -211,9 +243,9 @@ mod tests {
     async fn without_names_only_this_host_is_let_in() {
         let clients = Clients::new(&Options::default()).unwrap();
         let admit = |address: Option<&str>| {
-            let address = CallerAddress(address.map(|text| text.parse().unwrap()));
+            let whence = at(address.map(|text| text.parse().unwrap()));
             let clients = clients.clone();
-            async move { clients.admit(Some(&basic("me:pw")), address).await }
+            async move { clients.admit(Some(&basic("me:pw")), whence).await }
         };
         for here in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(admit(Some(here)).await, Ok(Admitted::Local), "{here}");
@@ -226,8 +258,8 @@ mod tests {
     async fn names_passwords_and_tokens_for_them() {
         let dir = tempfile::tempdir().unwrap();
         let clients = with_users(dir.path(), &[("me", "right"), ("you", "yours")]);
-        let local = CallerAddress(Some(IpAddr::from([127, 0, 0, 1])));
-        let nowhere = CallerAddress(None);
+        let local = at(Some(IpAddr::from([127, 0, 0, 1])));
+        let nowhere = at(None);
         let right = basic("me:right");
         for _ in 0..2 {
             assert_eq!(

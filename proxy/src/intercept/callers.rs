@@ -1,19 +1,30 @@
 //! Who may use the port as an HTTP proxy: the users of a file, by Basic authentication
 //! (RFC 9110, section 11.7; RFC 7617).
 //!
-//! Passwords are kept as digests only, compared in constant time, and never logged.
+//! Passwords are kept as digests only, compared in constant time, and never logged. An address
+//! has [`MOST_GUESSES`] wrong ones a minute, then it waits, with right ones, too; the same wrong
+//! one again is no guess. Owner of state: [`Callers`]: the users, as they were at the start, and
+//! bounded counts and digests of what was wrong.
 
 use std::{
     collections::HashMap,
     fmt, io,
+    net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use darter_api::Digest;
+use darter_runtime::attempts::{Attempts, WINDOW};
 use http::{HeaderMap, HeaderValue, header::PROXY_AUTHORIZATION};
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use super::refusal::Refusal;
+use crate::clients::MOST_GUESSES;
 
 /// Of the file: as many users as nobody keeps by hand.
 const MOST_BYTES: u64 = 1 << 20;
@@ -48,15 +59,24 @@ pub enum UsersError {
 /// # Errors
 /// When it can't be read, others can read it, or a line is something else.
 pub fn count_users(path: &Path) -> Result<usize, UsersError> {
-    Callers::read(path).map(|callers| callers.0.len())
+    Callers::read(path).map(|callers| callers.users.len())
 }
 
+/// What was wrong is remembered for so long, and for so many.
+const REMEMBERED: Duration = WINDOW;
+const MOST_REMEMBERED: u64 = 10_000;
+
 /// Users and what proves that somebody is one.
-pub(super) struct Callers(HashMap<String, Digest>);
+pub(super) struct Callers {
+    users: HashMap<String, Digest>,
+    guesses: Attempts,
+    wrong: Cache<Digest, ()>,
+    began: Instant,
+}
 
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Callers({})", self.0.len())
+        write!(f, "Callers({})", self.users.len())
     }
 }
 
@@ -100,17 +120,46 @@ impl Callers {
                 line: lines + 1,
             });
         }
-        Ok(Self(users))
+        let wrong = Cache::builder().max_capacity(MOST_REMEMBERED);
+        Ok(Self {
+            users,
+            guesses: Attempts::new(MOST_GUESSES),
+            wrong: wrong.time_to_live(REMEMBERED).build(),
+            began: Instant::now(),
+        })
     }
 
-    /// Whether a request shows a user's password.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> bool {
-        let Some((user, password)) = headers.get(PROXY_AUTHORIZATION).and_then(basic) else {
-            return false;
+    /// Lets a request pass that shows a user's password.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    pub(super) fn admit(&self, headers: &HeaderMap, from: IpAddr) -> Result<(), Refusal> {
+        let value = headers.get(PROXY_AUTHORIZATION);
+        let Some((value, (user, password))) = value.and_then(|value| Some((value, basic(value)?)))
+        else {
+            return Err(Refusal::Stranger);
         };
+        let shown = Digest::sha256(value.as_bytes());
+        if self.wrong.contains_key(&shown) {
+            return Err(Refusal::Stranger);
+        }
+        let now = self.began.elapsed();
+        // Whether or not it is right: else it could be guessed meanwhile.
+        if self.guesses.are_spent(from, now) {
+            return Err(Refusal::Spent);
+        }
+        if self.is_right(&user, &password) {
+            return Ok(());
+        }
+        self.guesses.begin(from, now);
+        self.wrong.insert(shown, ());
+        Err(Refusal::Stranger)
+    }
+
+    fn is_right(&self, user: &str, password: &str) -> bool {
         let shown = Digest::sha256(password.as_bytes());
         // A user that is not there takes as long as one that is.
-        let wanted = self.0.get(&user);
+        let wanted = self.users.get(user);
         let compared = wanted.unwrap_or(&shown);
         let same = verify_slices_are_equal(compared.as_bytes(), shown.as_bytes());
         wanted.is_some() && same.is_ok()
@@ -132,6 +181,8 @@ fn basic(value: &HeaderValue) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     fn file(content: &str, mode: u32) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
@@ -143,7 +194,7 @@ mod tests {
     fn admits(callers: &Callers, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(PROXY_AUTHORIZATION, value.parse().unwrap());
-        callers.admit(&headers)
+        callers.admit(&headers, HERE).is_ok()
     }
 
     #[test]
@@ -160,7 +211,7 @@ mod tests {
         for odd in ["Basic", "Basic !", "Bearer Ym9iOng=", "Ym9iOng="] {
             assert!(!admits(&callers, odd), "{odd}");
         }
-        assert!(!callers.admit(&HeaderMap::new()));
+        assert!(callers.admit(&HeaderMap::new(), HERE).is_err());
     }
 
     #[test]
@@ -176,5 +227,35 @@ mod tests {
                 other => panic!("{other}"),
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_guesses_has_to_wait_and_nobody_elsewhere_has() {
+        let users = file("ann:right\n", 0o600);
+        let callers = Callers::read(users.path()).unwrap();
+        let elsewhere = IpAddr::from([10, 0, 0, 1]);
+        let admit = |password: &str, from| {
+            let value = format!("Basic {}", STANDARD.encode(format!("ann:{password}")));
+            let mut headers = HeaderMap::new();
+            headers.insert(PROXY_AUTHORIZATION, value.parse().unwrap());
+            callers.admit(&headers, from)
+        };
+        for guess in 0..MOST_GUESSES {
+            assert_eq!(admit("right", HERE), Ok(()));
+            assert_eq!(admit(&guess.to_string(), HERE), Err(Refusal::Stranger));
+            // Who has an old password shows it again and again, and finds out nothing by it.
+            assert_eq!(admit("0", HERE), Err(Refusal::Stranger));
+        }
+        assert_eq!(
+            callers.admit(&HeaderMap::new(), HERE),
+            Err(Refusal::Stranger)
+        );
+        for password in ["new", "right"] {
+            assert_eq!(admit(password, HERE), Err(Refusal::Spent), "{password}");
+        }
+        assert_eq!(admit("right", elsewhere), Ok(()));
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(admit("right", HERE), Ok(()));
+        assert_eq!(admit("new", HERE), Err(Refusal::Stranger));
     }
 }

@@ -33,7 +33,10 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use darter_runtime::{server::CallerAddress, tasks::Tasks};
+use darter_runtime::{
+    server::{CallerAddress, ClientAddress},
+    tasks::Tasks,
+};
 use http::{Method, Request, Response, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -76,7 +79,8 @@ pub struct Options {
     /// on this host, to public addresses and port 443) or `refuse`. Default `tunnel`.
     pub unlisted: Unlisted,
     /// A file of `user:password` lines, mode 0600: who may use the port as an HTTP proxy
-    /// (Basic). Default none: anybody who reaches it. The mirror is not asked for it.
+    /// (Basic). Default none: anybody who reaches it. The mirror is not asked for it. An address
+    /// that showed 20 wrong ones within a minute is answered 429 for its rest.
     pub users: Option<PathBuf>,
     /// Tunnels at the same time; more are answered 503. Default 512. Costs up to two
     /// sockets and 32 KiB each, and 256 KiB where HTTP/2 is pushed through it, 4 MiB in the
@@ -227,11 +231,14 @@ impl Inner {
         let is_connect = *request.method() == Method::CONNECT;
         let as_a_proxy = is_connect || to_a_proxy;
         let admitted = match &self.callers {
-            Some(callers) if as_a_proxy => callers.admit(request.headers()),
-            _ => true,
+            Some(callers) if as_a_proxy => {
+                let from = ClientAddress::ip_of(request.extensions());
+                callers.admit(request.headers(), from)
+            }
+            _ => Ok(()),
         };
-        let answered = if !admitted {
-            Err(Refusal::Stranger)
+        let answered = if let Err(refusal) = admitted {
+            Err(refusal)
         } else if is_connect {
             Arc::clone(&self).connect(request).await
         } else if to_a_proxy {

@@ -1,6 +1,7 @@
 //! Why the proxy does not do what it was asked for, and how it says so.
 
 use axum::body::Body;
+use darter_runtime::attempts::WINDOW;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
@@ -11,6 +12,8 @@ pub(super) enum Refusal {
     Off,
     /// The proxy has users, and the client shows to be none.
     Stranger,
+    /// Too many wrong passwords came from the client's address.
+    Spent,
     /// The target is no `host:port`.
     Malformed,
     /// A host that is no upstream: in plain text, or where such are not tunnelled to.
@@ -41,6 +44,7 @@ impl Refusal {
         match self {
             Self::Off => "off",
             Self::Stranger => "stranger",
+            Self::Spent => "spent",
             Self::Malformed => "malformed",
             Self::Unlisted => "unlisted",
             Self::Remote => "remote",
@@ -58,6 +62,7 @@ impl Refusal {
     const fn status(self) -> StatusCode {
         match self {
             Self::Stranger => StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            Self::Spent => StatusCode::TOO_MANY_REQUESTS,
             Self::Malformed => StatusCode::BAD_REQUEST,
             Self::Off | Self::Unlisted | Self::Remote | Self::Port | Self::Private => {
                 StatusCode::FORBIDDEN
@@ -72,6 +77,7 @@ impl Refusal {
         match self {
             Self::Off => "this mirror is not an HTTP proxy",
             Self::Stranger => "this proxy asks for a user and a password",
+            Self::Spent => "too many wrong passwords came from this address",
             Self::Malformed => "the target of the request is no host:port",
             Self::Unlisted => "the host is not a registry of this proxy's list",
             Self::Remote => "only clients on this host are tunnelled to unlisted hosts",
@@ -90,7 +96,7 @@ impl Refusal {
         match self {
             Self::Stranger => "UNAUTHORIZED",
             Self::Malformed => "UNSUPPORTED",
-            Self::TooMany => "TOOMANYREQUESTS",
+            Self::Spent | Self::TooMany => "TOOMANYREQUESTS",
             Self::Off | Self::Unlisted | Self::Remote | Self::Port | Self::Private => "DENIED",
             _ => "UNKNOWN",
         }
@@ -108,6 +114,10 @@ impl Refusal {
             let challenge = HeaderValue::from_static("Basic realm=\"darter\", charset=\"UTF-8\"");
             let name = header::PROXY_AUTHENTICATE;
             response.headers_mut().insert(name, challenge);
+        }
+        if self == Self::Spent {
+            let minute = HeaderValue::from(WINDOW.as_secs());
+            response.headers_mut().insert(header::RETRY_AFTER, minute);
         }
         response
     }

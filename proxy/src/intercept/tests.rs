@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use darter_api::UpstreamName;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
@@ -425,5 +426,21 @@ async fn only_users_have_a_proxy_and_everybody_has_the_mirror() {
     let own = "GET /v2/ HTTP/1.1\r\nhost: mirror\r\nconnection: close\r\n\r\n";
     assert!(proxy.ask(own).await.starts_with("HTTP/1.1 200"));
     drop(socket);
+    // Who guesses waits, in the proxy alone.
+    let mut last = String::new();
+    for guess in 0..crate::clients::MOST_GUESSES {
+        let shown = STANDARD.encode(format!("ann:{guess}"));
+        let shown = format!("proxy-authorization: Basic {shown}\r\nconnection: close\r\n\r\n");
+        last = proxy.ask(&format!("{connect}{shown}")).await;
+    }
+    assert!(last.starts_with("HTTP/1.1 429"), "{last}");
+    assert!(last.to_lowercase().contains("retry-after: 60"), "{last}");
+    assert!(
+        proxy
+            .ask(&format!("{absolute}{shown}"))
+            .await
+            .starts_with("HTTP/1.1 429")
+    );
+    assert!(proxy.ask(own).await.starts_with("HTTP/1.1 200"));
     proxy.stop().await;
 }

@@ -40,6 +40,13 @@ pub enum Failure {
     NotHere,
     /// The upstream asks for patience.
     Throttled(Option<Duration>),
+    /// This node can't now; it can a while later.
+    Later {
+        /// Why not, for people.
+        why: &'static str,
+        /// What the client is told to wait.
+        after: Duration,
+    },
     /// The upstream can't be reached, or nonsense comes from it.
     BadGateway(String),
     /// Nothing came in time, or the node can't.
@@ -136,6 +143,9 @@ impl Failure {
                 "TOOMANYREQUESTS",
                 "the registry asks for patience",
             ),
+            Self::Later { why, .. } => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "TOOMANYREQUESTS", why)
+            }
             Self::BadGateway(what) => (StatusCode::BAD_GATEWAY, "UNKNOWN", what.clone()),
             Self::Unavailable(what) => (StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN", what.clone()),
         }
@@ -174,6 +184,9 @@ impl Failure {
             Self::Throttled(retry_after) => {
                 let seconds = retry_after.map_or(1, |time| time.as_secs());
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::Later { after, .. } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
             }
             Self::Unsupported => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));

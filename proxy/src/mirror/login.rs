@@ -6,18 +6,18 @@
 //! repository, a token of the proxy's for upstreams that the proxy has credentials for, and to
 //! who shows nothing one that stands for nothing, without asking anybody.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Body;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use darter_api::Repository;
-use darter_runtime::server::CallerAddress;
+use darter_runtime::{attempts::WINDOW, server::CallerAddress};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use serde_json::json;
 
 use super::{Failure, Inner, route::Kind};
 use crate::{
-    clients::{Admitted, Denied},
+    clients::{Admitted, Denied, Whence},
     credential::Credential,
     source::{Refusal, SourceError},
     upstream::Upstream,
@@ -59,7 +59,7 @@ impl Inner {
         upstream: &Upstream,
         kind: &Kind,
         headers: &HeaderMap,
-        address: CallerAddress,
+        whence: Whence,
     ) -> Result<Option<Credential>, Denied> {
         let shown = shown(headers);
         if !upstream.has_own_credentials() {
@@ -70,18 +70,14 @@ impl Inner {
         if matches!(kind, Kind::Base | Kind::Moved) && !self.clients.have_names() {
             return Ok(None);
         }
-        match self.admit(shown.as_ref(), address).await? {
+        match self.admit(shown.as_ref(), whence).await? {
             Admitted::ByName => Ok(None),
             Admitted::Local => Ok(shown),
         }
     }
 
-    async fn admit(
-        &self,
-        shown: Option<&Credential>,
-        address: CallerAddress,
-    ) -> Result<Admitted, Denied> {
-        let admitted = self.clients.admit(shown, address);
+    async fn admit(&self, shown: Option<&Credential>, whence: Whence) -> Result<Admitted, Denied> {
+        let admitted = self.clients.admit(shown, whence);
         let admitted = tokio::time::timeout(self.options.upstream_timeout, admitted).await;
         admitted.unwrap_or(Err(Denied::Busy))
     }
@@ -203,10 +199,12 @@ impl Inner {
         if self.clients.is_ours(&shown) || is_own {
             let (uri, headers) = (&request.uri, &request.headers);
             let address = CallerAddress::of_own(uri, headers, &request.extensions);
-            let admitted = self.admit(Some(&shown), address).await;
+            let whence = Whence::new(address, &request.extensions);
+            let admitted = self.admit(Some(&shown), whence).await;
             let token = match admitted {
                 Ok(_) => self.clients.token(&shown).filter(|_| has_names),
                 Err(Denied::Busy) => return Err(busy()),
+                Err(Denied::Spent) => return Err(spent()),
                 Err(Denied::Remote) => return Err(Failure::NotHere),
                 Err(Denied::Unknown) => None,
             };
@@ -250,7 +248,18 @@ fn is_authority(host: &str) -> bool {
 
 /// Too many say who they are, or the last one waited for too long.
 pub(super) fn busy() -> Failure {
-    Failure::Unavailable("too many clients say who they are at the same time".to_owned())
+    Failure::Later {
+        why: "too many clients say who they are at the same time",
+        after: Duration::from_secs(1),
+    }
+}
+
+/// Too many wrong passwords.
+pub(super) fn spent() -> Failure {
+    Failure::Later {
+        why: "too many wrong passwords came from this address",
+        after: WINDOW,
+    }
 }
 
 fn wrong_name() -> Failure {

@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 
 use crate::{
-    clients::{Clients, Denied},
+    clients::{Clients, Denied, Whence},
     content::Contents,
     credential::Credential,
     rights::Rights,
@@ -230,13 +230,14 @@ impl Mirror {
                         .map(Credential::new))
                 } else {
                     let kind = &target.kind;
-                    self.0.credential(&found, kind, headers, address).await
+                    self.0.credential(&found, kind, headers, whence).await
                 };
                 let response = match shown {
                     Ok(credential) => {
                         let call = Call {
                             mirror: &self.0,
                             upstream: found,
+        let whence = Whence::new(address, &parts.extensions);
                             target: &target,
                             method: method.clone(),
                             headers,
@@ -273,6 +274,7 @@ impl Mirror {
         let (status, elapsed) = (response.status(), began.elapsed());
         tracing::info!(status = status.as_u16(), kind, ?elapsed, "answered");
         self.0.metrics.answered(&method, kind, status);
+                            Denied::Spent => login::spent(),
         response
     }
 }

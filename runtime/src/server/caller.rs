@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use axum::extract::FromRequestParts;
@@ -11,6 +11,14 @@ use http::{Extensions, HeaderMap, HeaderValue, Uri, header, request::Parts, uri:
 /// The address of a connection's other end, as a request extension.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub SocketAddr);
+
+impl ClientAddress {
+    /// Of a request with these extensions, whoever sent it; 0.0.0.0 where no connection is known.
+    pub fn ip_of(extensions: &Extensions) -> IpAddr {
+        let client = extensions.get::<Self>();
+        client.map_or(Ipv4Addr::UNSPECIFIED.into(), |client| client.0.ip())
+    }
+}
 
 /// What a proxy in front says of the client that it passes on (RFC 7239; RFC 9110, section
 /// 7.6.3).

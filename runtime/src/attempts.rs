@@ -2,7 +2,8 @@
 //! or much at a time.
 //!
 //! Owner of state: [`Attempts`]: a bounded map; where it is full of fresh ones all are forgotten. Who has
-//! one address of IPv6 has the other 2^64 of its network, too, so that those count as one.
+//! one address of IPv6 has the other 2^64 of its network, too, so that those count as one. This
+//! host's own addresses are as any other: whoever runs here may guess as well.
 
 use std::{
     collections::HashMap,
@@ -11,47 +12,62 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use time::OffsetDateTime;
 
-/// Failures within [`WINDOW`] after which an address has to wait.
-const MOST_FAILURES: u32 = 10;
 /// How long failures are held against an address.
-const WINDOW: Duration = Duration::from_secs(60);
+pub const WINDOW: Duration = Duration::from_secs(60);
 /// Bits of an IPv6 address that a host does not choose itself (RFC 4291, section 2.5.4).
 const NETWORK_BITS: u32 = 64;
 /// Addresses remembered.
 const MOST_ADDRESSES: usize = 10_000;
 
-/// See the module.
-#[derive(Debug, Default)]
-pub(super) struct Attempts {
-    failures: Mutex<HashMap<IpAddr, (u32, OffsetDateTime)>>,
+/// See the module. Times are of any one clock that does not stand still, since its beginning.
+#[derive(Debug)]
+pub struct Attempts {
+    most: u32,
+    failures: Mutex<HashMap<IpAddr, (u32, Duration)>>,
 }
 
 impl Attempts {
+    /// After `most` failures within [`WINDOW`] an address has to wait for its end.
+    pub fn new(most: u32) -> Self {
+        Self {
+            most,
+            failures: Mutex::default(),
+        }
+    }
+
     /// An attempt begins and counts as failed until it is taken back; false where the address
     /// has to wait.
-    pub(super) fn begin(&self, from: IpAddr, now: OffsetDateTime) -> bool {
+    pub fn begin(&self, from: IpAddr, now: Duration) -> bool {
         let mut failures = self.failures.lock();
         if failures.len() >= MOST_ADDRESSES {
-            failures.retain(|_, (_, since)| now - *since < WINDOW);
+            failures.retain(|_, (_, since)| now.saturating_sub(*since) < WINDOW);
         }
         if failures.len() >= MOST_ADDRESSES {
             failures.clear();
         }
         let (count, since) = failures.entry(network(from)).or_insert((0, now));
-        if now - *since >= WINDOW {
+        if now.saturating_sub(*since) >= WINDOW {
             (*count, *since) = (0, now);
         }
-        if *count >= MOST_FAILURES {
+        if *count >= self.most {
             return false;
         }
         *count += 1;
         true
     }
 
+    /// Whether an address has to wait. Nothing is counted.
+    pub fn are_spent(&self, from: IpAddr, now: Duration) -> bool {
+        let failures = self.failures.lock();
+        let known = failures.get(&network(from));
+        known.is_some_and(|(count, since)| {
+            *count >= self.most && now.saturating_sub(*since) < WINDOW
+        })
+    }
+
     /// An attempt did not fail.
-    pub(super) fn take_back(&self, from: IpAddr) {
+    pub fn take_back(&self, from: IpAddr) {
         if let Some((count, _)) = self.failures.lock().get_mut(&network(from)) {
             *count = count.saturating_sub(1);
         }
@@ -72,9 +88,25 @@ fn network(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    const MOST_FAILURES: u32 = 10;
+
+    #[test]
+    fn who_waited_may_go_on() {
+        let attempts = Attempts::new(MOST_FAILURES);
+        let (one, began) = (IpAddr::from([127, 0, 0, 1]), Duration::from_secs(7));
+        for _ in 0..MOST_FAILURES {
+            assert!(!attempts.are_spent(one, began));
+            assert!(attempts.begin(one, began));
+        }
+        let last = began + WINDOW - Duration::from_millis(1);
+        assert!(attempts.are_spent(one, last) && !attempts.begin(one, last));
+        assert!(!attempts.are_spent(one, began + WINDOW));
+        assert!(attempts.begin(one, began + WINDOW));
+    }
+
     #[test]
     fn addresses_of_one_network_count_together() {
-        let (attempts, now) = (Attempts::default(), OffsetDateTime::UNIX_EPOCH);
+        let (attempts, now) = (Attempts::new(MOST_FAILURES), Duration::ZERO);
         let host = |number: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | number));
         for number in 0..u128::from(MOST_FAILURES) {
             assert!(attempts.begin(host(number), now));
