@@ -98,6 +98,12 @@ pub trait Reader: Send + Sync + 'static {
         };
         spans.map(move |span| span.and_then(read)).boxed()
     }
+
+    /// Whether all of it lies on this node's disk, so that reading it again costs nobody
+    /// anything.
+    fn is_here(&self) -> bool {
+        false
+    }
 }
 
 /// A content can't be had.

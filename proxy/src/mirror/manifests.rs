@@ -1,20 +1,30 @@
 //! Manifests: by tag, which is resolved first, and by digest.
 
-use axum::body::Body;
+use axum::{BoxError, body::Body};
 use bytes::{Bytes, BytesMut};
 use darter_api::{
     Digest, Lengths, Origin, OriginKind, Repository, TaskId,
     session::{Purpose, Reference},
 };
-use futures::StreamExt as _;
+use darter_runtime::server::span::set_spans;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Response, header};
 use serde::Deserialize;
 
-use super::{Call, Failure, blobs};
-use crate::content::{MAX_MANIFEST_BYTES, Want};
+use super::{Call, Failure, blobs, held::Room};
+use crate::content::{Content, MAX_MANIFEST_BYTES, Want};
 
 /// Descriptors of one manifest that the swarm is told of.
 pub(super) const MAX_DESCRIPTORS: usize = 4096;
+/// Longer ones are sent from the store's file, if they are there: who reads slowly holds no memory.
+const LONG: usize = 64 * 1024;
+
+/// All of a manifest, in memory.
+struct Read {
+    content: Content,
+    bytes: Bytes,
+    room: Room,
+}
 
 /// What is read of a manifest: whatever its kind, the descriptors in it.
 #[derive(Deserialize)]
@@ -55,34 +65,32 @@ impl Call<'_> {
         if self.not_modified(&digest) {
             return Ok(blobs::not_modified(&digest));
         }
-        let (bytes, stored_type) = self
-            .manifest_bytes(&origin, digest, allowed.stat.size)
-            .await?;
-        let parsed = parse(&bytes);
+        let read = self.manifest_bytes(&origin, digest, allowed.stat.size);
+        let mut read = read.await?;
+        let parsed = parse(&read.bytes);
         let media_type = allowed
             .stat
             .media_type
             .filter(|media_type| media_type != "application/octet-stream")
-            .or(stored_type)
+            .or(read.content.media_type.take())
             .or_else(|| parsed.as_ref().and_then(|parsed| parsed.media_type.clone()))
             .unwrap_or_else(|| guess(parsed.as_ref()).to_owned());
         if let Some(parsed) = parsed {
             self.tell_interest(&origin, parsed);
         }
-        let length = bytes.len();
-        let body = if self.method == Method::HEAD {
-            Body::empty()
-        } else {
-            Body::from(bytes)
-        };
         let response = Response::builder()
             .header(header::CONTENT_TYPE, media_type)
-            .header(header::CONTENT_LENGTH, length)
+            .header(header::CONTENT_LENGTH, read.bytes.len())
             .header("docker-content-digest", digest.to_string())
             .header(header::ETAG, format!("\"{digest}\""))
-            .body(body);
-        response
-            .map_err(|_| Failure::BadGateway("the registry's media type is not valid".to_owned()))
+            .body(Body::empty());
+        let mut response = response.map_err(|_| {
+            Failure::BadGateway("the registry's media type is not valid".to_owned())
+        })?;
+        if self.method != Method::HEAD {
+            read.into_body(&mut response);
+        }
+        Ok(response)
     }
 
     async fn manifest_bytes(
@@ -90,7 +98,7 @@ impl Call<'_> {
         origin: &Origin,
         digest: Digest,
         size: Option<u64>,
-    ) -> Result<(Bytes, Option<String>), Failure> {
+    ) -> Result<Read, Failure> {
         let want = Want {
             task: digest.into(),
             origin: origin.clone(),
@@ -112,12 +120,18 @@ impl Call<'_> {
                     content.size
                 )));
             }
+            let size = usize::try_from(content.size).unwrap_or(usize::MAX);
+            let room = self.mirror.held.room(size).await?;
             let mut stream = content.reader.read(0..content.size);
-            let mut bytes = BytesMut::new();
+            let mut bytes = BytesMut::with_capacity(size);
             while let Some(chunk) = stream.next().await {
                 bytes.extend_from_slice(&chunk.map_err(|error| Failure::from_read(&error, true))?);
             }
-            Ok((bytes.freeze(), content.media_type))
+            Ok(Read {
+                content,
+                bytes: bytes.freeze(),
+                room,
+            })
         };
         self.of_content(&digest.into(), read).await?
     }
@@ -132,6 +146,23 @@ impl Call<'_> {
                 };
                 self.mirror.contents.interest(tasks, origin);
             }
+        }
+    }
+}
+
+impl Read {
+    /// As a response's body.
+    fn into_body(self, response: &mut Response<Body>) {
+        let Self {
+            content,
+            bytes,
+            room,
+        } = self;
+        if bytes.len() > LONG && content.reader.is_here() {
+            let spans = content.reader.spans(0..content.size);
+            set_spans(response, spans.map_err(BoxError::from).boxed());
+        } else {
+            *response.body_mut() = room.body(bytes);
         }
     }
 }

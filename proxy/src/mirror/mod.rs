@@ -3,8 +3,8 @@
 //! <https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md>
 //!
 //! [`route`] names the upstream and what is asked of it; [`manifests`] and [`blobs`]
-//! answer from [`Contents`] after [`Rights`]; [`relay`] passes lists on; [`errors`] is the
-//! one place that turns failures into statuses and JSON; [`login`] is about clients that
+//! answer from [`Contents`] after [`Rights`]; [`relay`] passes lists on; [`held`] bounds what
+//! that takes of the memory; [`errors`] is the one place that turns failures into statuses and JSON; [`login`] is about clients that
 //! have to say who they are. No status line leaves before
 //! the right and the first bytes are known.
 
@@ -12,6 +12,7 @@ mod blobs;
 mod errors;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod held;
 mod login;
 mod manifests;
 mod metrics;
@@ -54,6 +55,7 @@ use crate::{
 };
 pub use errors::Failure;
 pub(crate) use errors::chain;
+use held::Held;
 use metrics::Metrics;
 use route::{Kind, Target};
 use tags::Tags;
@@ -111,6 +113,7 @@ struct Inner {
     rights: Rights,
     clients: Clients,
     tags: Tags,
+    held: Held,
     metrics: Metrics,
     requests: AtomicU64,
 }
@@ -143,6 +146,23 @@ impl Mirror {
         clients: Clients,
         registry: &mut Registry,
     ) -> Self {
+        let held = Held::new(held::MOST_BYTES);
+        Self::holding(
+            held,
+            options,
+            upstreams,
+            (contents, rights, clients),
+            registry,
+        )
+    }
+
+    fn holding(
+        held: Held,
+        options: Options,
+        upstreams: Upstreams,
+        (contents, rights, clients): (Arc<dyn Contents>, Rights, Clients),
+        registry: &mut Registry,
+    ) -> Self {
         let metrics = Metrics::default();
         metrics.register(registry);
         Self(Arc::new(Inner {
@@ -152,6 +172,7 @@ impl Mirror {
             contents,
             rights,
             clients,
+            held,
             metrics,
             requests: AtomicU64::new(0),
         }))
@@ -216,6 +237,7 @@ impl Mirror {
             Some(_) => CallerAddress::of(&parts.headers, &parts.extensions),
             None => CallerAddress::of_own(&parts.uri, &parts.headers, &parts.extensions),
         };
+        let whence = Whence::new(address, &parts.extensions);
         let routed = route::route(&self.0.upstreams, upstream.as_ref(), &parts.uri);
         let (kind, mut response) = match routed {
             Ok((found, target)) => {
@@ -237,7 +259,6 @@ impl Mirror {
                         let call = Call {
                             mirror: &self.0,
                             upstream: found,
-        let whence = Whence::new(address, &parts.extensions);
                             target: &target,
                             method: method.clone(),
                             headers,
@@ -253,6 +274,7 @@ impl Mirror {
                         let failure = match denied {
                             Denied::Remote => Failure::NotHere,
                             Denied::Busy => login::busy(),
+                            Denied::Spent => login::spent(),
                             Denied::Unknown => {
                                 let (kind, prefix) = (&target.kind, target.prefix.as_str());
                                 let is_intercepted = upstream.is_some();
@@ -274,7 +296,6 @@ impl Mirror {
         let (status, elapsed) = (response.status(), began.elapsed());
         tracing::info!(status = status.as_u16(), kind, ?elapsed, "answered");
         self.0.metrics.answered(&method, kind, status);
-                            Denied::Spent => login::spent(),
         response
     }
 }

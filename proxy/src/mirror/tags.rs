@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use darter_api::{
-    Digest, Repository, UpstreamName,
+    Algorithm, Digest, Hasher, Repository, UpstreamName,
     session::{Observation, Reference},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -178,10 +178,15 @@ impl Call<'_> {
     /// A registry that does not name the digest has to give the manifest.
     async fn digest_by_get(&self, ask: Ask<'_>) -> Result<Digest, SourceError> {
         let reply = self.upstream.ask(ask).await?;
-        let body = Limited::new(reply.into_body(), MAX_MANIFEST_BYTES as usize);
-        let body = body.collect().await;
-        let body = body.map_err(|cause| SourceError::broken("the manifest", cause))?;
-        Ok(Digest::sha256(&body.to_bytes()))
+        let mut body = Limited::new(reply.into_body(), MAX_MANIFEST_BYTES as usize);
+        let mut hasher = Hasher::new(Algorithm::Sha256);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|cause| SourceError::broken("the manifest", cause))?;
+            if let Some(bytes) = frame.data_ref() {
+                hasher.update(bytes);
+            }
+        }
+        Ok(hasher.finish())
     }
 
     fn tell_tag(&self, repository: &Repository, tag: &str, digest: Digest) {

@@ -1,23 +1,29 @@
-//! Who is let in, by clients that say what address they have.
+//! Who is let in, by clients that say what address they have; what is held for them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
+use bytes::Bytes;
 use darter_api::{
     Lengths, Origin, Repository, TaskId,
     session::{Observation, Reference},
 };
-use futures::future::BoxFuture;
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use http_body_util::BodyExt as _;
 use rcgen::{CertificateParams, KeyPair};
 
 use super::*;
 use crate::{
     clients,
-    content::{Content, OpenError, Progress, Want},
+    content::{Content, OpenError, Progress, Provenance, ReadError, Reader, Want},
     rights::{self, Proofs},
+    source::{Body as SourceBody, Read, Source, Stat},
     upstream::UpstreamOptions,
 };
-use darter_runtime::server::ClientAddress;
+use darter_runtime::server::{ClientAddress, span::Span};
 
 /// There is nothing; who tells others of anything fails.
 struct Nothing;
@@ -119,4 +125,119 @@ async fn what_a_certificate_opens_is_not_for_clients_on_other_hosts() {
         assert_eq!(get(&mirror, path, "10.0.0.7:1").await.0, wanted, "{path}");
     }
     assert_eq!(get(&mirror, "/token", "127.0.0.1:1").await.0, 404);
+}
+
+/// A manifest that anybody may read, on this node's disk or read through for each.
+#[derive(Clone)]
+struct Manifest {
+    bytes: Bytes,
+    is_here: bool,
+}
+
+impl Reader for Manifest {
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
+        let part = self.bytes.slice(range.start as usize..range.end as usize);
+        stream::iter([Ok(Span::Bytes(part))]).boxed()
+    }
+
+    fn is_here(&self) -> bool {
+        self.is_here
+    }
+}
+
+impl Source for Manifest {
+    fn stat(
+        &self,
+        _: &Origin,
+        _: &Digest,
+        _: Option<&Credential>,
+    ) -> BoxFuture<'static, Result<Stat, SourceError>> {
+        let stat = Stat {
+            size: Some(self.bytes.len() as u64),
+            media_type: None,
+        };
+        async move { Ok(stat) }.boxed()
+    }
+
+    fn read(&self, _: Read) -> BoxFuture<'static, Result<SourceBody, SourceError>> {
+        async { Err(SourceError::Missing) }.boxed()
+    }
+}
+
+impl Contents for Manifest {
+    fn open(&self, _: Want) -> BoxFuture<'static, Result<Content, OpenError>> {
+        let content = Content {
+            size: self.bytes.len() as u64,
+            media_type: None,
+            provenance: Provenance::Download,
+            reader: Arc::new(self.clone()),
+        };
+        async move { Ok(content) }.boxed()
+    }
+
+    fn stored(&self, _: &TaskId) -> Option<(u64, Option<String>)> {
+        None
+    }
+
+    fn progress(&self, _: &TaskId) -> Progress {
+        Progress::Nothing
+    }
+
+    fn interest(&self, _: Vec<(TaskId, Lengths)>, _: Origin) {}
+
+    fn observed(&self, _: Observation) {}
+
+    fn lookup(
+        &self,
+        _: UpstreamName,
+        _: Repository,
+        _: Reference,
+    ) -> BoxFuture<'static, Option<Observation>> {
+        async { None }.boxed()
+    }
+}
+
+/// A mirror that may hold so many bytes, with one manifest.
+fn mirror_holding(most: usize, manifest: &Manifest) -> Mirror {
+    let options = UpstreamOptions::parse("corp.test=http://127.0.0.1:1");
+    let upstreams = Upstreams::new(&[options], &darter_runtime::Tasks::new()).unwrap();
+    let rights = rights::Options::default();
+    let proofs = Proofs::new(&rights);
+    let mut registry = Registry::default();
+    let contents: Arc<dyn Contents> = Arc::new(manifest.clone());
+    let source = Arc::new(manifest.clone());
+    let rights = Rights::new(rights, source, Arc::clone(&contents), proofs, &mut registry);
+    let clients = Clients::new(&clients::Options::default()).unwrap();
+    Mirror::holding(
+        Held::new(most),
+        Options::default(),
+        upstreams,
+        (contents, rights, clients),
+        &mut registry,
+    )
+}
+
+/// Clients that ask for a large manifest and don't take it.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_for_clients_is_bounded_and_what_is_on_disk_is_not_held() {
+    for is_here in [false, true] {
+        let bytes = Bytes::from(vec![b' '; 80_000]);
+        let manifest = Manifest { bytes, is_here };
+        let mirror = mirror_holding(100_000, &manifest);
+        let path = format!("/v2/app/manifests/{}", Digest::sha256(&manifest.bytes));
+        let get = || mirror.handle(None, Request::get(&path).body(Body::empty()).unwrap());
+        let first = get().await;
+        assert_eq!(first.status(), StatusCode::OK);
+        let second = get().await;
+        if is_here {
+            assert_eq!(second.status(), StatusCode::OK);
+        } else {
+            assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(second.headers()[header::RETRY_AFTER], "1");
+        }
+        let body = first.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, manifest.bytes);
+        drop(body);
+        assert_eq!(get().await.status(), StatusCode::OK);
+    }
 }

@@ -41,7 +41,7 @@ pub use options::{ConfigError, UpstreamOptions};
 pub use own::OwnOptions;
 pub use policy::is_public;
 pub use probe::Probe;
-pub(crate) use registry::MANIFEST_TYPES;
+pub(crate) use registry::{MANIFEST_TYPES, body_of};
 pub use request::Ask;
 
 use http_client::HttpClient;

@@ -181,7 +181,7 @@ impl Upstream {
             offset,
             ranges: serves_ranges(&reply),
             anonymous: read.credential.is_none() && !self.has_own_credentials(),
-            stream: stream(reply),
+            stream: body_of(reply),
         })
     }
 }
@@ -220,7 +220,8 @@ pub(super) fn stat_of<B>(reply: &Response<B>) -> Stat {
     Stat { size, media_type }
 }
 
-fn stream(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceError>> {
+/// A reply's body, which is cut when it does not begin, or stalls.
+pub(crate) fn body_of(reply: Response<Incoming>) -> BoxStream<'static, Result<Bytes, SourceError>> {
     let begin = (reply.into_body(), BODY_BEGIN);
     futures::stream::unfold(Some(begin), |body| async move {
         let (mut body, idle) = body?;

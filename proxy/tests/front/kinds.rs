@@ -6,8 +6,8 @@ use darter_runtime::Tasks;
 use http::StatusCode;
 
 use crate::{
-    bench::{Bench, blob_path, upstream},
-    registry::{Framing, MANIFEST_TYPE, Registry, Reply, Seen, Shelf, content},
+    bench::{Bench, BodyEnd, blob_path, upstream},
+    registry::{End, Framing, MANIFEST_TYPE, Registry, Reply, Seen, Shelf, content},
 };
 
 fn blob() -> Bytes {
@@ -186,4 +186,54 @@ async fn a_registry_without_referrers_says_so_and_has_the_tag_that_clients_fall_
     by_tag.is_whole(&index);
     assert_eq!(by_tag.header("content-type"), kind);
     bench.stop().await;
+}
+
+/// A short one is sent whole or not at all; a long one ends where the registry's does.
+#[tokio::test]
+async fn lists_of_any_length_up_to_a_limit() {
+    const LIMIT: usize = 16 << 20;
+    let whole = |length| (length, End::Good);
+    type Case = (Framing, (usize, End), Result<BodyEnd, u16>);
+    let cases: [Case; 8] = [
+        (Framing::Length, whole(1000), Ok(BodyEnd::Whole)),
+        (Framing::Chunked, whole(300_000), Ok(BodyEnd::Whole)),
+        (Framing::Length, whole(LIMIT), Ok(BodyEnd::Whole)),
+        (Framing::Length, whole(LIMIT + 1), Err(502)),
+        (Framing::Chunked, whole(LIMIT + 1), Ok(BodyEnd::Short)),
+        (Framing::Length, (300_000, End::Fin(1000)), Err(502)),
+        (
+            Framing::Length,
+            (300_000, End::Fin(200_000)),
+            Ok(BodyEnd::Short),
+        ),
+        (
+            Framing::Chunked,
+            (300_000, End::Fin(200_000)),
+            Ok(BodyEnd::Short),
+        ),
+    ];
+    for (framing, (length, end), wanted) in cases {
+        let case = format!("{framing:?} {length} {end:?}");
+        let body = Bytes::from(vec![b'x'; length]);
+        let list = body.clone();
+        let (bench, _registry) = Bench::twisted(Shelf::new(), move |seen, good| {
+            if !seen.path.ends_with("/tags/list") {
+                return good;
+            }
+            let reply = Reply::new(200).body(list.clone()).framing(framing);
+            reply.end(end.clone())
+        })
+        .await;
+        let answer = bench.get("/v2/app/tags/list").await;
+        match wanted {
+            Ok(end) => {
+                assert_eq!((answer.status.as_u16(), &answer.end), (200, &end), "{case}");
+                assert!(answer.body.len() <= LIMIT && body.starts_with(&answer.body));
+                let is_whole = answer.body.len() == length;
+                assert_eq!(is_whole, end == BodyEnd::Whole, "{case}");
+            }
+            Err(status) => assert_eq!(answer.status.as_u16(), status, "{case}"),
+        }
+        bench.stop().await;
+    }
 }

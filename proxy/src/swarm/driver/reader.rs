@@ -12,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
 use super::{
     Shared,
-    download::{Download, View, Watch},
+    download::{Download, Verdict, View, Watch},
     live::Hold,
     mailbox::Letter,
     metrics::From,
@@ -72,6 +72,10 @@ impl Reader for StoredReader {
             .buffered(READ_AHEAD)
             .boxed()
     }
+
+    fn is_here(&self) -> bool {
+        true
+    }
 }
 
 /// A content that is read from the source for every reader, without being stored.
@@ -113,6 +117,10 @@ impl Reader for GrowingReader {
             Some((item, tail))
         })
         .boxed()
+    }
+
+    fn is_here(&self) -> bool {
+        self.download.verdict() == Verdict::Good && !self.download.goes_through()
     }
 }
 
