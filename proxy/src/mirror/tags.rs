@@ -20,7 +20,8 @@ const MAX_TAGS: u64 = 100_000;
 const MAX_ACCEPT: usize = 2048;
 
 type Tag = (UpstreamName, Repository, String);
-type Key = (UpstreamName, Repository, String, String, Option<[u8; 32]>);
+/// A tag, the hash of what the client accepts, and who it is.
+type Key = (UpstreamName, Repository, String, [u8; 32], Option<[u8; 32]>);
 
 /// The memory of tags.
 #[derive(Debug)]
@@ -96,7 +97,8 @@ impl Call<'_> {
             self.upstream.name().clone(),
             repository.clone(),
             tag.to_owned(),
-            accept.clone(),
+            // It may be long, and clients make it up.
+            *blake3::hash(accept.as_bytes()).as_bytes(),
             who,
         );
         let tags = &self.mirror.tags;

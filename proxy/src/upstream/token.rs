@@ -32,8 +32,10 @@ use crate::{
     source::SourceError,
 };
 
-/// Tokens kept for one upstream.
-const MAX_TOKENS: u64 = 10_000;
+/// Bytes of tokens kept for one upstream, with what they were answers to.
+const MAX_KEPT: u64 = 16 << 20;
+/// Bytes of a token; no server takes a longer header.
+const MAX_TOKEN: usize = 16 * 1024;
 /// A token reply is a few kilobytes; more is an attack.
 const MAX_REPLY: usize = 256 * 1024;
 /// For a token reply's body to come.
@@ -137,6 +139,7 @@ impl Reply {
     /// What its token is shown as, and for how long.
     pub(super) fn token(self) -> Option<(HeaderValue, Duration)> {
         let token = self.token.or(self.access_token)?;
+        let token = Some(token).filter(|token| token.len() <= MAX_TOKEN)?;
         let mut header = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
         header.set_sensitive(true);
         let life = self.expires_in.unwrap_or(DEFAULT_LIFE);
@@ -164,6 +167,16 @@ impl Token {
     fn is_mine_to_renew(&self) -> bool {
         Instant::now() >= self.renew_at && !self.renewing.swap(true, Ordering::Relaxed)
     }
+}
+
+/// Bytes that a kept token takes, its repository's name among them.
+fn weight(repository: &str, token: &Token) -> u32 {
+    let challenge = &token.challenge;
+    let said =
+        [&challenge.service, &challenge.scope].map(|text| text.as_ref().map_or(0, String::len));
+    let bytes = repository.len() + token.header.len() + challenge.realm.len();
+    let bytes = bytes + said.iter().sum::<usize>() + size_of::<Token>();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 struct ByLife;
@@ -198,7 +211,8 @@ pub(super) struct Tokens {
 impl Tokens {
     pub(super) fn new() -> Self {
         let kept = Cache::builder()
-            .max_capacity(MAX_TOKENS)
+            .max_capacity(MAX_KEPT)
+            .weigher(|repository: &String, token| weight(repository, token))
             .expire_after(ByLife)
             .build();
         Self { kept }
@@ -456,5 +470,15 @@ mod tests {
                 "{odd}"
             );
         }
+    }
+
+    #[test]
+    fn a_token_is_no_longer_than_a_header_may_be() {
+        let token = |length: usize| {
+            let reply = serde_json::json!({"token": "x".repeat(length)}).to_string();
+            parse(reply.as_bytes()).unwrap().token()
+        };
+        assert!(token(MAX_TOKEN).is_some());
+        assert!(token(MAX_TOKEN + 1).is_none());
     }
 }
