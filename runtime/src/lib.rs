@@ -3,7 +3,7 @@
 //! [`tasks`] spawns and ends work, [`identity`] keeps the node's key, [`tls`] its
 //! certificate and the ways to other nodes, [`server`] accepts connections and ends them
 //! cleanly, [`attempts`] counts wrong passwords, [`membership`] speaks with a manager,
-//! [`operations`] answers for health and metrics.
+//! [`configuration`] keeps what it pushes, [`operations`] answers for health and metrics.
 
 pub mod attempts;
 pub mod configuration;
