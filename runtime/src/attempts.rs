@@ -1,9 +1,10 @@
 //! Sign-ins of each address that failed or are under way, so that nobody guesses for long,
 //! or much at a time.
 //!
-//! Owner of state: [`Attempts`]: a bounded map; where it is full of fresh ones all are forgotten. Who has
-//! one address of IPv6 has the other 2^64 of its network, too, so that those count as one. This
-//! host's own addresses are as any other: whoever runs here may guess as well.
+//! Owner of state: [`Attempts`]: a bounded map; where it is full of fresh ones, that address is
+//! forgotten that failed least, so that nobody's many addresses free one that has to wait. Who
+//! has one address of IPv6 has the other 2^64 of its network, too, so that those count as one.
+//! This host's own addresses are as any other: whoever runs here may guess as well.
 
 use std::{
     collections::HashMap,
@@ -24,8 +25,11 @@ const MOST_ADDRESSES: usize = 10_000;
 #[derive(Debug)]
 pub struct Attempts {
     most: u32,
-    failures: Mutex<HashMap<IpAddr, (u32, Duration)>>,
+    failures: Mutex<Failures>,
 }
+
+/// How many of each address, and since when they are counted.
+type Failures = HashMap<IpAddr, (u32, Duration)>;
 
 impl Attempts {
     /// After `most` failures within [`WINDOW`] an address has to wait for its end.
@@ -39,14 +43,15 @@ impl Attempts {
     /// An attempt begins and counts as failed until it is taken back; false where the address
     /// has to wait.
     pub fn begin(&self, from: IpAddr, now: Duration) -> bool {
+        let from = network(from);
         let mut failures = self.failures.lock();
-        if failures.len() >= MOST_ADDRESSES {
+        if failures.len() >= MOST_ADDRESSES && !failures.contains_key(&from) {
             failures.retain(|_, (_, since)| now.saturating_sub(*since) < WINDOW);
+            if failures.len() >= MOST_ADDRESSES {
+                forget_one(&mut failures);
+            }
         }
-        if failures.len() >= MOST_ADDRESSES {
-            failures.clear();
-        }
-        let (count, since) = failures.entry(network(from)).or_insert((0, now));
+        let (count, since) = failures.entry(from).or_insert((0, now));
         if now.saturating_sub(*since) >= WINDOW {
             (*count, *since) = (0, now);
         }
@@ -71,6 +76,14 @@ impl Attempts {
         if let Some((count, _)) = self.failures.lock().get_mut(&network(from)) {
             *count = count.saturating_sub(1);
         }
+    }
+}
+
+/// The one that failed least, of several the one that did so first.
+fn forget_one(failures: &mut Failures) {
+    let least = failures.iter().min_by_key(|(_, failed)| **failed);
+    if let Some(address) = least.map(|(address, _)| *address) {
+        failures.remove(&address);
     }
 }
 
@@ -127,5 +140,22 @@ mod tests {
             }
             assert!(!attempts.begin(mapped, now));
         }
+    }
+
+    #[test]
+    fn who_has_to_wait_is_not_forgotten_for_others() {
+        let (attempts, now) = (Attempts::new(MOST_FAILURES), Duration::ZERO);
+        let guesser = IpAddr::from([192, 0, 2, 1]);
+        for _ in 0..MOST_FAILURES {
+            assert!(attempts.begin(guesser, now));
+        }
+        let many = u32::try_from(MOST_ADDRESSES + 100).unwrap();
+        for number in 0..many {
+            let other = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+            assert!(attempts.begin(other, now));
+        }
+        assert!(!attempts.begin(guesser, now));
+        assert_eq!(attempts.failures.lock().len(), MOST_ADDRESSES);
+        assert!(attempts.begin(guesser, now + WINDOW));
     }
 }
