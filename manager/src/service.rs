@@ -211,6 +211,8 @@ impl Manager {
             pushes: options.pushes.into(),
             credentials,
             streams: Arc::new(Semaphore::new(rest::MOST_STREAMS)),
+            writes: Arc::new(Semaphore::new(rest::MOST_WRITES)),
+            tasks: tasks.clone(),
             wake,
             metrics,
         });

@@ -4,9 +4,12 @@
 //! or a user and password (`Authorization: Basic`). Who shows nothing is what the options say
 //! of callers on the manager's own host, or of others. A page in a browser on that host, or a
 //! proxy there, is neither: it has to show something. Every write is noted, also one that is
-//! refused.
+//! refused, and one whose caller hangs up: what was let in goes on to its end.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
@@ -37,30 +40,67 @@ pub(super) async fn guard(
         client.0.ip().to_canonical()
     });
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let (method, uri) = (request.method().clone(), request.uri());
-    // What is meant may stand in the query, a secret never does.
-    let path = uri
-        .path_and_query()
-        .map_or("", |path| path.as_str())
-        .to_owned();
+    let note = Note::of(&request, from);
     let caller = allowed(&api, needs, request.uri(), request.headers(), from).await;
     let (who, response) = match caller {
+        Ok(caller) if is_write => return write(api, caller, request, next, note).await,
         Ok(caller) => {
-            let who = caller.name.clone();
             request.extensions_mut().insert(caller);
-            (who, next.run(request).await)
+            return next.run(request).await;
         }
-        Err((who, response)) => (who, response),
+        Err(refused) => refused,
     };
     if is_write {
-        let (status, now) = (response.status().as_u16(), OffsetDateTime::now_utc());
-        let client = from.to_string();
-        let note = api
-            .accounts
-            .note(&who, client, method.as_str(), &path, status, now);
-        note.await;
+        note.write(&api, &who, response.status()).await;
     }
     response
+}
+
+/// Has a write done and noted, whether or not its caller waits for that.
+async fn write(api: Api, caller: Caller, mut request: Request, next: Next, note: Note) -> Response {
+    let failed = || {
+        let what = "the manager is shutting down, or failed";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what).into_response()
+    };
+    let Ok(turn) = Arc::clone(&api.writes).acquire_owned().await else {
+        return failed();
+    };
+    let tasks = api.tasks.clone();
+    let work = tasks.spawn_draining("write", async move {
+        let _turn = turn;
+        let who = caller.name.clone();
+        request.extensions_mut().insert(caller);
+        let response = next.run(request).await;
+        note.write(&api, &who, response.status()).await;
+        response
+    });
+    work.await.unwrap_or_else(|_| failed())
+}
+
+/// What is noted of a request.
+struct Note {
+    client: String,
+    method: Method,
+    /// What is meant may stand in the query, a secret never does.
+    path: String,
+}
+
+impl Note {
+    fn of(request: &Request, from: IpAddr) -> Self {
+        let path = request.uri().path_and_query();
+        Self {
+            client: from.to_string(),
+            method: request.method().clone(),
+            path: path.map_or_else(String::new, ToString::to_string),
+        }
+    }
+
+    async fn write(self, api: &Api, who: &str, status: StatusCode) {
+        let (status, now) = (status.as_u16(), OffsetDateTime::now_utc());
+        let (method, accounts) = (self.method.as_str(), &api.accounts);
+        let note = accounts.note(who, self.client, method, &self.path, status, now);
+        note.await;
+    }
 }
 
 type Refused = (String, Response);

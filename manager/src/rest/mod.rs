@@ -30,6 +30,7 @@ use axum::{
     response::Response,
     routing::{MethodRouter, delete, get, post, put},
 };
+use darter_runtime::Tasks;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{
@@ -50,6 +51,8 @@ use problem::Problem;
 const MAX_BODY: usize = 256 * 1024;
 /// Jobs that are followed at the same time, each with a look at the database every quarter second.
 pub(crate) const MOST_STREAMS: usize = 128;
+/// Writes at the same time; others wait for their turn.
+pub(crate) const MOST_WRITES: usize = 128;
 
 /// What handlers need. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,6 +72,9 @@ pub(crate) struct Api {
     pub(crate) pushes: Arc<[PushRule]>,
     /// Turns of those who follow a job.
     pub(crate) streams: Arc<Semaphore>,
+    /// Turns of writes, which go on when their callers hang up.
+    pub(crate) writes: Arc<Semaphore>,
+    pub(crate) tasks: Tasks,
     /// Tells the runner of a new job.
     pub(crate) wake: Arc<Notify>,
     pub(crate) metrics: Metrics,

@@ -85,6 +85,8 @@ impl Rest {
             pushes: pushes.into(),
             credentials: Credentials::new(vec![stored()]),
             streams: Arc::new(Semaphore::new(2)),
+            writes: Arc::new(Semaphore::new(2)),
+            tasks: Tasks::new(),
             wake: Arc::default(),
             metrics: Metrics::default(),
         };

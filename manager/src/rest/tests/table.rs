@@ -1,5 +1,7 @@
 //! What each may do, route by route; the routes are those of the router.
 
+use std::time::Duration;
+
 use super::*;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -123,6 +125,34 @@ async fn writes_are_in_the_audit_refused_ones_too() {
         ]
     );
     assert!(!audit.to_string().contains("darter_"));
+}
+
+#[tokio::test]
+async fn a_write_is_in_the_audit_though_its_caller_hangs_up() {
+    let rest = Rest::open(Access::default(), Vec::new()).await;
+    let token = format!("Bearer {}", rest.token(Role::Operator, 60).await);
+    let request = Request::post("/api/v1/jobs")
+        .extension(ClientAddress(SocketAddr::new(rest.from, 9)))
+        .header("content-type", "application/json")
+        .header("authorization", token)
+        .body(Body::from(r#"{"image":"app:1"}"#));
+    let mut asked = Box::pin(router(rest.api.clone()).oneshot(request.unwrap()));
+    while rest.api.jobs.get(1).await.unwrap().is_none() {
+        assert!(futures::poll!(&mut asked).is_pending(), "it waits for more");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    drop(asked);
+    let noted = async {
+        loop {
+            let noted = rest.api.accounts.audit(i64::MAX, 10).await.unwrap();
+            if let Some(entry) = noted.first() {
+                return (entry.path.clone(), entry.status);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let noted = tokio::time::timeout(Duration::from_secs(20), noted).await;
+    assert_eq!(noted.unwrap(), ("/api/v1/jobs".to_owned(), 201));
 }
 
 #[tokio::test]
