@@ -1,10 +1,17 @@
 //! What a manager, a scheduler and hosts say of contents that are to be there before anybody
 //! pulls them.
 //!
-//! One host resolves the image; then every chosen host gets the list, fetches it and says
-//! of each content itself that its store holds it whole, or why not. Nobody infers it.
+//! One host finds out what an image is made of, or which versions of files there are; then every
+//! chosen host gets the list, fetches it and says of each content itself that its store holds it
+//! whole, or why not. Nobody infers it.
 
-use std::fmt;
+mod authorization;
+mod choice;
+
+use std::sync::Arc;
+
+pub use authorization::{Authorization, MOST_AUTHORIZATION};
+pub use choice::{Choice, Present, Scope};
 
 use crate::{
     digest::Digest,
@@ -12,7 +19,8 @@ use crate::{
     session::Reference,
 };
 
-/// Contents of one image at most: manifests, configurations, layers, of all its platforms.
+/// Contents of one wish at most: an image's manifests, configurations and layers, of all its
+/// platforms.
 pub const MOST_CONTENTS: usize = 2000;
 /// Files in one wish.
 pub const MOST_FILES: usize = 100;
@@ -22,52 +30,10 @@ pub const MOST_URL: usize = 4096;
 pub const MOST_PLATFORMS: usize = 32;
 /// Bytes of a reason; longer ones are cut.
 pub const MOST_WHY: usize = 400;
-/// Bytes of an Authorization header at most.
-pub const MOST_AUTHORIZATION: usize = 16 * 1024;
 /// Seconds that a content may be pinned: a year.
 pub const MOST_PIN_SECONDS: u64 = 365 * 24 * 3600;
 /// Seconds that a preheat may take: a day.
 pub const MOST_TIMEOUT_SECONDS: u64 = 24 * 3600;
-
-/// The value of an `Authorization` header that a preheat brings along. Printing it yields a
-/// placeholder.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Authorization(Option<String>);
-
-impl Authorization {
-    /// None where the text is empty.
-    pub fn new(text: String) -> Self {
-        Self(Some(text).filter(|text| !text.is_empty()))
-    }
-
-    /// The same, if it makes a header of a bearable size.
-    pub fn checked(text: String) -> Option<Self> {
-        let fits = text.len() <= MOST_AUTHORIZATION && !text.chars().any(char::is_control);
-        fits.then(|| Self::new(text))
-    }
-
-    /// Whether it is a token: what a registry or its token server gave, for a while and for some
-    /// of its repositories, and no password.
-    pub fn is_token(&self) -> bool {
-        let scheme = self.0.as_deref().and_then(|text| text.get(..7));
-        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
-    }
-
-    /// The header's value, for the registry that it was meant for.
-    pub fn reveal(&self) -> Option<&str> {
-        self.0.as_deref()
-    }
-}
-
-impl fmt::Debug for Authorization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() {
-            "Authorization(..)"
-        } else {
-            "Authorization(none)"
-        })
-    }
-}
 
 /// An image, as a wish names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,8 +119,11 @@ pub struct Have {
     pub upstream: UpstreamName,
     /// The repository.
     pub repository: Repository,
-    /// What.
-    pub contents: Vec<Content>,
+    /// The registry as the wish names it: a host whose list has another one by this name shows
+    /// it nothing. None of files.
+    pub registry: Option<String>,
+    /// What; shared by the orders of all hosts.
+    pub contents: Arc<[Content]>,
     /// For the registry, should this host read it.
     pub authorization: Authorization,
     /// Not for everybody, also where nothing to sign in with comes along: that is for a few
@@ -180,11 +149,12 @@ pub struct PreheatReport {
 /// How an order goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// What the image is made of.
+    /// What there is to have.
     Resolved {
-        /// The registry, as this host's list names it first.
+        /// The registry, as this host's list names it first; of files, what the swarm calls
+        /// their host.
         upstream: UpstreamName,
-        /// All of it, manifests first.
+        /// All of it: of an image its manifests first, and that which the wish names before all.
         contents: Vec<Content>,
         /// What the registry gave for the order's password: for pulling from this repository
         /// and for minutes, so that it may go to hosts that need not know the password.
@@ -210,6 +180,12 @@ pub enum Report {
     },
 }
 
+/// A URL as it may be shown and kept: a query may hold a signature, which lets others have the
+/// file.
+pub fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or_default()
+}
+
 /// A reason, cut to [`MOST_WHY`] bytes.
 pub fn cut(mut why: String) -> String {
     if why.len() > MOST_WHY {
@@ -224,15 +200,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_do_not_show_and_reasons_are_short() {
-        let secret = Authorization::new("Bearer abc".to_owned());
-        assert_eq!(format!("{secret:?}"), "Authorization(..)");
-        assert_eq!(Authorization::new(String::new()).reveal(), None);
-        for (text, is_token) in [("bearer x", true), ("Basic eA==", false), ("", false)] {
-            let said = Authorization::new(text.to_owned());
-            assert_eq!(said.is_token(), is_token, "{text}");
-        }
+    fn reasons_are_short_and_queries_are_not_shown() {
         assert_eq!(cut("ä".repeat(MOST_WHY)).len(), MOST_WHY);
         assert_eq!(cut("short".to_owned()), "short");
+        assert_eq!(without_query("http://h/a?sig=b?c"), "http://h/a");
+        assert_eq!(without_query("http://h/a"), "http://h/a");
     }
 }

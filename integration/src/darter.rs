@@ -277,7 +277,8 @@ impl Cluster {
     }
 }
 
-/// Starts one `darter proxy` on free ports; `upstream` is `NAME=URL`.
+/// Starts one `darter proxy` on free ports; `upstream` is `NAME=URL`, or the whole list as a
+/// setting, `proxy.upstreams=[..]`.
 ///
 /// # Errors
 /// When it does not become ready.
@@ -289,6 +290,8 @@ pub async fn start_proxy(
     more: &[&str],
 ) -> Result<Part> {
     let data = dir.join(name).display().to_string();
+    let is_list = upstream.starts_with("proxy.upstreams=");
+    let upstreams = if is_list { "--set" } else { "--upstream" };
     let mut arguments = vec![
         "proxy",
         "--listen",
@@ -299,7 +302,7 @@ pub async fn start_proxy(
         "proxy.peer=\"127.0.0.1:0\"",
         "--data",
         &data,
-        "--upstream",
+        upstreams,
         upstream,
     ];
     if let Some(url) = scheduler {

@@ -32,7 +32,7 @@ pub struct Stand {
     pub peers: Vec<Part>,
     /// Where all data is, a directory a part.
     pub dir: tempfile::TempDir,
-    /// `docker.io=URL`
+    /// Of peers that are added: `docker.io=URL`, or their whole list of registries.
     pub upstream: String,
     /// URL of the manager's gRPC.
     pub grpc: String,

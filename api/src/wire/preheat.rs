@@ -15,7 +15,7 @@ use crate::{
     preheat::{
         Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_FILES, MOST_PIN_SECONDS,
         MOST_PLATFORMS, MOST_TIMEOUT_SECONDS, MOST_URL, MOST_WHY, Order, PreheatOrder,
-        PreheatReport, Report, Subject,
+        PreheatReport, Report, Scope, Subject,
     },
     session::Reference,
 };
@@ -80,7 +80,28 @@ impl TryFrom<Wished> for Subject {
                 let urls = files.urls.into_iter().map(url);
                 Ok(Self::Files(urls.collect::<Result<_, _>>()?))
             }
-            _ => Err(WireError::Invalid("image")),
+            (Some(_), Some(_)) => Err(WireError::Invalid("image and files")),
+            (None, None) => Err(WireError::Missing("image or files")),
+        }
+    }
+}
+
+impl From<Scope> for v1::PreheatScope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::SingleSeedPeer => Self::SingleSeedPeer,
+            Scope::AllSeedPeers => Self::AllSeedPeers,
+            Scope::AllPeers => Self::AllPeers,
+        }
+    }
+}
+
+impl From<v1::PreheatScope> for Scope {
+    fn from(scope: v1::PreheatScope) -> Self {
+        match scope {
+            v1::PreheatScope::SingleSeedPeer => Self::SingleSeedPeer,
+            v1::PreheatScope::AllSeedPeers => Self::AllSeedPeers,
+            v1::PreheatScope::AllPeers => Self::AllPeers,
         }
     }
 }
@@ -205,6 +226,7 @@ impl From<&PreheatOrder> for v1::PreheatOrder {
                 pin_seconds: have.pin_seconds,
                 timeout_seconds: have.timeout_seconds,
                 private: have.private,
+                registry: have.registry.clone().unwrap_or_default(),
             }),
             Order::Stop => WireOrder::Stop(preheat_order::Stop {}),
         };
@@ -227,7 +249,11 @@ impl TryFrom<v1::PreheatOrder> for PreheatOrder {
             WireOrder::Have(v) => Order::Have(Have {
                 upstream: parse(&v.upstream, "upstream")?,
                 repository: parse(&v.repository, "repository")?,
-                contents: contents(v.contents)?,
+                registry: Some(v.registry)
+                    .filter(|text| !text.is_empty())
+                    .map(|text| name(text, "registry"))
+                    .transpose()?,
+                contents: contents(v.contents)?.into(),
                 authorization: authorization(v.authorization)?,
                 at_once: v.at_once,
                 pin_seconds: within(v.pin_seconds, MOST_PIN_SECONDS, "pin_seconds")?,
@@ -359,7 +385,8 @@ mod tests {
             Order::Have(Have {
                 upstream: "docker.io".parse().unwrap(),
                 repository: "library/app".parse().unwrap(),
-                contents: list.clone(),
+                registry: Some("harbor.x:8443".to_owned()),
+                contents: list.clone().into(),
                 authorization: authorization.clone(),
                 private: true,
                 at_once: 3,

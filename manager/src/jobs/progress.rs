@@ -9,12 +9,11 @@ use std::collections::HashMap;
 
 use darter_api::{
     HostId,
-    preheat::cut,
+    preheat::{cut, without_query},
     wire::v1::{self, preheat_event::Kind},
 };
 use serde::{Deserialize, Serialize};
 
-use super::subject::without_query;
 pub(crate) use held::Held;
 
 /// Reasons kept of one job, of all its hosts together; further ones are counted.
@@ -96,9 +95,9 @@ pub(crate) struct Summary {
     pub(crate) hosts_failed: usize,
     /// Failures beyond those that are told.
     pub(crate) failures_further: u64,
-    /// Contents of the image.
+    /// Contents of the image, or files.
     pub(crate) contents: usize,
-    /// Bytes of the image.
+    /// Their bytes.
     pub(crate) bytes: u64,
     /// Bytes that hosts hold, of all hosts together.
     pub(crate) bytes_held: u64,
@@ -109,6 +108,8 @@ pub(crate) struct Summary {
 pub(crate) enum Whose {
     /// The one that is asked for all hosts: an attempt begins with it.
     First,
+    /// The first that is asked for hosts that were chosen among those of all schedulers.
+    Chosen,
     /// One that is asked for the hosts that only it has.
     Further,
 }
@@ -120,7 +121,7 @@ impl Progress {
         match event.kind {
             Some(Kind::Hosts(hosts)) => match whose {
                 Whose::First => self.begin(hosts.hosts),
-                Whose::Further => self.add(hosts.hosts),
+                Whose::Chosen | Whose::Further => self.add(hosts.hosts),
             },
             Some(Kind::Contents(contents)) => self.name(contents.contents, whose),
             Some(Kind::Held(held)) => self.holds(&held.host, &held.digests),
@@ -129,6 +130,19 @@ impl Progress {
             None => {}
         }
         false
+    }
+
+    /// An attempt begins for hosts that were chosen; `missing` is what of the wish is nowhere.
+    pub(crate) fn choose(&mut self, hosts: Vec<v1::PreheatHost>, missing: Vec<String>) {
+        let is_empty = hosts.is_empty();
+        self.begin(hosts);
+        for why in missing {
+            self.blame(None, None, why);
+        }
+        if is_empty {
+            let nobody = "no host that is meant is here";
+            self.blame(None, None, nobody.to_owned());
+        }
     }
 
     /// An attempt begins. Whoever was there in an earlier one and is not now has left.
@@ -195,7 +209,7 @@ impl Progress {
             digest: content.digest,
             size: content.size,
             manifest: content.manifest,
-            url: Some(without_query(&content.url)).filter(|url| !url.is_empty()),
+            url: Some(without_query(&content.url).to_owned()).filter(|url| !url.is_empty()),
         };
         let contents: Vec<Content> = contents.into_iter().map(known).collect();
         if whose == Whose::Further && contents != self.contents {

@@ -8,9 +8,11 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::http::Uri;
+use bytes::Bytes;
 use darter_api::{
     MemberKind,
-    wire::v1::{self, preheats_client::PreheatsClient},
+    preheat::Present,
+    wire::v1::{self, operations_client::OperationsClient, preheats_client::PreheatsClient},
 };
 use darter_runtime::{Tasks, tls::Connector};
 use time::OffsetDateTime;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Jobs, Progress, Secret, State,
+    choosing::{self, Chosen},
     progress::Whose,
     table::{Claimed, Lease},
 };
@@ -58,6 +61,14 @@ pub(crate) struct Runner {
     pub(crate) owner: String,
     /// A new job is there.
     pub(crate) wake: Arc<Notify>,
+}
+
+/// A job that is run, for who asks schedulers for it.
+struct Running<'a> {
+    job: &'a Claimed,
+    progress: &'a parking_lot::Mutex<&'a mut Progress>,
+    /// There is something to be written.
+    changes: &'a Notify,
 }
 
 /// How an attempt ended.
@@ -131,12 +142,15 @@ impl Runner {
         let (changes, lost) = (Notify::new(), CancellationToken::new());
         let state = {
             let shared = parking_lot::Mutex::new(&mut progress);
+            let running = Running {
+                job: &job,
+                progress: &shared,
+                changes: &changes,
+            };
             let work = async {
-                match tokio::time::timeout_at(deadline, self.attempts(&job, &shared, &changes))
-                    .await
-                {
-                    Ok(()) => {}
-                    Err(_) => shared.lock().give_up("it did not come in the job's time"),
+                let attempts = self.attempts(&running);
+                if tokio::time::timeout_at(deadline, attempts).await.is_err() {
+                    shared.lock().give_up("it did not come in the job's time");
                 }
             };
             tokio::select! {
@@ -215,12 +229,12 @@ impl Runner {
     }
 
     /// Asks schedulers until one has said all, or there is none.
-    async fn attempts(
-        &self,
-        job: &Claimed,
-        progress: &parking_lot::Mutex<&mut Progress>,
-        changes: &Notify,
-    ) {
+    async fn attempts(&self, running: &Running<'_>) {
+        let Running {
+            job,
+            progress,
+            changes,
+        } = running;
         let mut somebody = Instant::now();
         for turn in 0.. {
             let now = OffsetDateTime::now_utc();
@@ -230,10 +244,7 @@ impl Runner {
             if !active.is_empty() {
                 let member = &active[turn % active.len()];
                 somebody = Instant::now();
-                let said = self
-                    .ask_all(turn % active.len(), &active, job, progress, changes)
-                    .await;
-                match said {
+                match self.ask_all(turn % active.len(), &active, running).await {
                     Ok(End::Said) => return,
                     Ok(End::Cut) => tracing::warn!(
                         id = job.id,
@@ -276,28 +287,24 @@ impl Runner {
         &self,
         first: usize,
         active: &[Known],
-        job: &Claimed,
-        progress: &parking_lot::Mutex<&mut Progress>,
-        changes: &Notify,
+        running: &Running<'_>,
     ) -> Result<End, AskError> {
+        if active.len() > 1 && !running.job.wish.choice().is_of_all() {
+            return self.ask_chosen(first, active, running).await;
+        }
         let asked = &active[first];
-        let end = self
-            .ask(asked, job, progress, changes, Whose::First)
-            .await?;
-        if matches!(end, End::Cut) || !job.wish.is_for_all() {
+        let end = self.ask(asked, running, Whose::First, Vec::new()).await?;
+        if matches!(end, End::Cut) {
             return Ok(end);
         }
         for other in active.iter().filter(|other| other.host != asked.host) {
-            match self
-                .ask(other, job, progress, changes, Whose::Further)
-                .await
-            {
+            match self.ask(other, running, Whose::Further, Vec::new()).await {
                 Ok(End::Said) => {}
                 Ok(End::Cut) => return Ok(End::Cut),
                 // One that can't be reached, or that has just started, has no hosts of its own.
                 Err(error) => {
                     let cause = &error as &dyn std::error::Error;
-                    let (id, scheduler) = (job.id, &other.address);
+                    let (id, scheduler) = (running.job.id, &other.address);
                     tracing::warn!(id, scheduler, cause, "a further scheduler can't be asked");
                 }
             }
@@ -305,14 +312,74 @@ impl Runner {
         Ok(End::Said)
     }
 
+    /// Chooses among the hosts of all schedulers, and asks each for those that are its part.
+    async fn ask_chosen(
+        &self,
+        first: usize,
+        active: &[Known],
+        running: &Running<'_>,
+    ) -> Result<End, AskError> {
+        let mut order = active.to_vec();
+        order.rotate_left(first);
+        let hosts = futures::future::join_all(order.iter().map(|one| self.hosts_of(one))).await;
+        let (mut here, mut known) = (Vec::new(), Vec::new());
+        for (scheduler, hosts) in order.iter().zip(hosts) {
+            match hosts {
+                Ok(hosts) => {
+                    here.push(scheduler);
+                    known.push(hosts);
+                }
+                Err(error) => {
+                    let cause = &error as &dyn std::error::Error;
+                    let (id, scheduler) = (running.job.id, &scheduler.address);
+                    tracing::warn!(id, scheduler, cause, "a scheduler does not name its hosts");
+                }
+            }
+        }
+        if here.is_empty() {
+            // It says itself why it can't.
+            return self.ask(&order[0], running, Whose::First, Vec::new()).await;
+        }
+        let choice = running.job.wish.choice();
+        let Chosen {
+            hosts,
+            parts,
+            missing,
+        } = choosing::choose(&choice, &known);
+        running.progress.lock().choose(hosts, missing);
+        running.changes.notify_one();
+        let mut whose = Whose::Chosen;
+        for (at, only) in parts {
+            let end = self.ask(here[at], running, whose, only).await?;
+            if matches!(end, End::Cut) {
+                return Ok(end);
+            }
+            whose = Whose::Further;
+        }
+        Ok(End::Said)
+    }
+
+    async fn hosts_of(&self, scheduler: &Known) -> Result<Vec<Present>, AskError> {
+        let channel = connect(&self.connector, scheduler)?;
+        let hosts = choosing::hosts_of(OperationsClient::new(channel));
+        let late = |_| tonic::Status::deadline_exceeded("it does not answer");
+        let hosts = tokio::time::timeout(choosing::PATIENCE, hosts).await;
+        Ok(hosts.map_err(late)??)
+    }
+
+    /// Asks a scheduler, for these hosts alone where there are any.
     async fn ask(
         &self,
         scheduler: &Known,
-        job: &Claimed,
-        progress: &parking_lot::Mutex<&mut Progress>,
-        changes: &Notify,
+        running: &Running<'_>,
         whose: Whose,
+        only: Vec<Bytes>,
     ) -> Result<End, AskError> {
+        let Running {
+            job,
+            progress,
+            changes,
+        } = running;
         let url = &scheduler.address;
         let secret = match (job.wish.subject.registry(), &job.wish.credential) {
             (Some(registry), Some(name)) => self.credentials.secret(name, registry).await?,
@@ -327,9 +394,10 @@ impl Runner {
         let left = job.deadline - OffsetDateTime::now_utc();
         let left = Duration::try_from(left).unwrap_or_default();
         let mut request: v1::PreheatRequest = job.wish.request(&secret, left);
-        if whose == Whose::Further {
+        if whose == Whose::Further && only.is_empty() {
             request.except = progress.lock().all_hosts();
         }
+        request.only = only;
         let mut events = client.preheat(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             let done = progress.lock().take(event, whose);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use darter_api::{
     ClusterName,
-    preheat::{Authorization, MOST_FILES, MOST_PLATFORMS},
+    preheat::{Authorization, Choice, MOST_FILES, MOST_PLATFORMS, Scope},
     wire::v1,
 };
 use serde::{Deserialize, Serialize};
@@ -57,29 +57,6 @@ pub(crate) enum WishError {
     Timeout,
     #[error("`pin_seconds` is at most 30 days")]
     Pin,
-}
-
-/// Which hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Scope {
-    /// One seed; a single host where there is no seed.
-    #[default]
-    SingleSeedPeer,
-    /// All seeds.
-    AllSeedPeers,
-    /// Seeds and peers.
-    AllPeers,
-}
-
-impl From<Scope> for v1::PreheatScope {
-    fn from(scope: Scope) -> Self {
-        match scope {
-            Scope::SingleSeedPeer => Self::SingleSeedPeer,
-            Scope::AllSeedPeers => Self::AllSeedPeers,
-            Scope::AllPeers => Self::AllPeers,
-        }
-    }
 }
 
 /// A job as it is posted.
@@ -225,13 +202,18 @@ impl Wish {
             pin_seconds: self.pin_seconds,
             timeout_seconds: left.as_secs().max(1),
             except: Vec::new(),
+            only: Vec::new(),
         }
     }
 
-    /// Whether every host of the cluster is meant, or every seed.
-    pub(crate) fn is_for_all(&self) -> bool {
-        let is_some = self.count > 0 || (1..100).contains(&self.percentage);
-        self.scope != Scope::SingleSeedPeer && self.ips.is_empty() && !is_some
+    /// Which hosts, in words.
+    pub(crate) fn choice(&self) -> Choice {
+        Choice {
+            scope: self.scope,
+            ips: self.ips.clone(),
+            count: self.count as usize,
+            percentage: self.percentage as usize,
+        }
     }
 }
 

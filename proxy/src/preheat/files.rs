@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use darter_api::{
     OriginKind, UpstreamName,
-    preheat::{Authorization, Content, Report, cut},
+    preheat::{Authorization, Content, Report, cut, without_query},
 };
 use futures::{StreamExt as _, stream};
 
@@ -67,9 +67,4 @@ fn unresolved(url: &str, error: &AheadError) -> Report {
         why: cut(format!("{}: {}", chain(error), without_query(url))),
         elsewhere: error.is_of_this_host(),
     }
-}
-
-/// A query may hold a signature, which lets others have the file.
-fn without_query(url: &str) -> &str {
-    url.split('?').next().unwrap_or_default()
 }

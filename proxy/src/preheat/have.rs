@@ -9,8 +9,8 @@ use darter_api::{
 };
 use futures::{StreamExt as _, stream};
 
-use super::Preheater;
-use crate::{content::Want, credential::Credential, mirror::chain};
+use super::{Preheater, SignIn, resolve::is_called};
+use crate::{content::Want, mirror::chain};
 
 /// Contents of one order that are got at the same time, unless it says otherwise; and at most.
 const AT_ONCE: (usize, usize) = (4, 32);
@@ -44,19 +44,14 @@ impl Preheater {
                 },
             )
         };
-        let is_image = have.contents.iter().any(|content| content.url.is_none());
-        let credential = match self.upstreams.resolve(have.upstream.as_str()) {
-            Some(upstream) => {
-                self.sign_in(upstream, &have.repository, &have.authorization)
-                    .await
-            }
-            None if is_image => {
-                let why = format!("{} is not on the host's list of registries", have.upstream);
+        let sign_in = match self.sign_in(&have) {
+            Ok(sign_in) => sign_in,
+            Err(why) => {
                 lacks(None, why);
                 return;
             }
-            None => None,
         };
+        let private = have.private || sign_in.is_some();
         let pin = Some(have.pin_seconds).filter(|seconds| *seconds > 0);
         let until = pin.map(|seconds| SystemTime::now().checked_add(Duration::from_secs(seconds)));
         if until == Some(None) {
@@ -73,9 +68,9 @@ impl Preheater {
                 upstream: have.upstream.clone(),
                 repository: have.repository.clone(),
                 kind: content.kind,
-                private: have.private,
+                private,
             };
-            self.have_one(content.clone(), origin, credential.clone(), until)
+            self.have_one(content.clone(), origin, sign_in.as_ref(), until)
         };
         let work: Vec<_> = have.contents.iter().map(one).collect();
         let mut ends = stream::iter(work)
@@ -100,20 +95,40 @@ impl Preheater {
         }
     }
 
+    /// What the order brings, for the registry that the wish names and no other: who found out
+    /// what there is to have is a host like this one. Files are of no registry.
+    fn sign_in(&self, have: &Have) -> Result<Option<SignIn>, String> {
+        if have.contents.iter().all(|content| content.url.is_some()) {
+            return Ok(None);
+        }
+        let Some(upstream) = self.upstreams.resolve(have.upstream.as_str()) else {
+            let why = "is not on the host's list of registries";
+            return Err(format!("{} {why}", have.upstream));
+        };
+        if let Some(named) = &have.registry
+            && !is_called(&self.upstreams, upstream, named)
+        {
+            return Err(format!("{named} is not {} on this host", have.upstream));
+        }
+        let (repository, brought) = (&have.repository, &have.authorization);
+        Ok(SignIn::new(upstream, repository, brought))
+    }
+
     async fn have_one(
         &self,
         content: Content,
         origin: Origin,
-        credential: Option<Credential>,
+        sign_in: Option<&SignIn>,
         until: Option<SystemTime>,
     ) -> (Digest, Result<(), String>) {
         let task = TaskId::of_content(content.digest);
-        let (origin, credential) = match &content.url {
-            Some(url) => match self.same_file(url, task).await {
+        let (origin, credential) = match (&content.url, sign_in) {
+            (Some(url), _) => match self.same_file(url, task).await {
                 Ok(origin) => (origin, None),
                 Err(why) => return (content.digest, Err(why)),
             },
-            None => (origin, credential),
+            (None, Some(sign_in)) => (origin, Some(sign_in.credential().await)),
+            (None, None) => (origin, None),
         };
         let want = Want {
             task,

@@ -1,8 +1,8 @@
 //! Contents that a scheduler orders this host to have, before anybody pulls them.
 //!
 //! [`resolve`] finds out what an image is made of, once for all hosts, and [`files`] which
-//! versions of files there are; [`have`] gets it into the store, behind foreground pulls, and says of each content itself whether the store holds
-//! it whole.
+//! versions of files there are; [`have`] gets it into the store, behind foreground pulls, and
+//! says of each content itself whether the store holds it whole.
 //!
 //! Owner of state: one actor has the runs, a bounded number ([`runs`]), each a task of its own that
 //! ends with its order's time, with a stop, or with the node. A credential that an order brings
@@ -13,18 +13,18 @@ mod files;
 mod have;
 pub(crate) mod resolve;
 mod runs;
+mod sign_in;
 
 pub(crate) use resolve::registry;
 
 use std::time::Duration;
 
 use darter_api::{
-    Repository, SchedulerName,
-    preheat::{Authorization, Order, PreheatOrder, PreheatReport, Report, Subject},
+    SchedulerName,
+    preheat::{Order, PreheatOrder, PreheatReport, Report, Subject},
     session::PeerMessage,
 };
 use darter_runtime::Tasks;
-use http::HeaderValue;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -33,18 +33,18 @@ use prometheus_client::{
 use tokio::sync::mpsc;
 
 use crate::{
-    credential::Credential,
     files::Files,
     mirror::Mirror,
     rights::Rights,
     session::{Ordered, Session},
     store::Store,
     swarm::driver::Swarm,
-    upstream::{Upstream, Upstreams},
+    upstream::Upstreams,
 };
 use runs::Runs;
+use sign_in::SignIn;
 
-/// To find out what an image is made of.
+/// To find out what an image is made of, or which versions of files there are.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a content's preheat ended.
@@ -143,7 +143,7 @@ impl Preheater {
                 let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, resolve).await;
                 let report = resolved.unwrap_or_else(|_| Report::Unresolved {
                     digest: None,
-                    why: "the registry does not answer in time".to_owned(),
+                    why: "its source does not answer in time".to_owned(),
                     elsewhere: true,
                 });
                 self.report(name, run, report);
@@ -169,16 +169,5 @@ impl Preheater {
     fn report(&self, name: &SchedulerName, run: u64, what: Report) {
         let report = PreheatReport { run, what };
         self.session.send(name, &PeerMessage::Preheat(report));
-    }
-
-    /// What the order's header is good for at the registry.
-    async fn sign_in(
-        &self,
-        upstream: &Upstream,
-        repository: &Repository,
-        authorization: &Authorization,
-    ) -> Option<Credential> {
-        let value = HeaderValue::from_str(authorization.reveal()?).ok()?;
-        Some(upstream.sign_in(Credential::new(value), repository).await)
     }
 }

@@ -14,7 +14,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 
-use super::Preheater;
+use super::{Preheater, SignIn};
 use crate::{
     content::MAX_MANIFEST_BYTES,
     credential::Credential,
@@ -145,9 +145,10 @@ impl Preheater {
             let what = format!("{} is not on the host's list of registries", image.registry);
             return Unresolved::here(what).into();
         };
-        let credential = self
-            .sign_in(upstream, &image.repository, authorization)
-            .await;
+        let credential = match SignIn::new(upstream, &image.repository, authorization) {
+            Some(sign_in) => Some(sign_in.credential().await),
+            None => None,
+        };
         let token = token(authorization, credential.as_ref());
         let seen = Seen {
             preheater: self,
@@ -178,14 +179,26 @@ fn token(brought: &Authorization, shown: Option<&Credential>) -> Authorization {
 /// By name or alias, else by where it is.
 pub(crate) fn registry<'a>(upstreams: &'a Upstreams, name: &str) -> Option<&'a Arc<Upstream>> {
     upstreams.resolve(name).or_else(|| {
-        let port = |(host, port): (_, &str)| Some((host, port.parse::<u16>().ok()?));
-        match name.rsplit_once(':').and_then(port) {
-            Some((host, port)) => upstreams.by_address(host, port),
-            None => PORTS
-                .iter()
-                .find_map(|port| upstreams.by_address(name, *port)),
-        }
+        let mut places = places(name);
+        places.find_map(|(host, port)| upstreams.by_address(host, port))
     })
+}
+
+/// Whether this registry is called so; of several at one address each is.
+pub(super) fn is_called(upstreams: &Upstreams, upstream: &Arc<Upstream>, name: &str) -> bool {
+    match upstreams.resolve(name) {
+        Some(called) => Arc::ptr_eq(called, upstream),
+        None => places(name).any(|(host, port)| upstream.is_at(host, port)),
+    }
+}
+
+/// Where a registry is that is called by its address.
+fn places(name: &str) -> impl Iterator<Item = (&str, u16)> {
+    let port = |(host, port): (_, &str)| Some((host, port.parse::<u16>().ok()?));
+    let named = name.rsplit_once(':').and_then(port);
+    let usual = PORTS.map(|port| (name, port)).into_iter();
+    let usual = usual.filter(move |_| named.is_none());
+    named.into_iter().chain(usual)
 }
 
 impl Seen<'_> {
@@ -385,7 +398,7 @@ mod tests {
         };
         assert_eq!(of("Basic dTpw", "Bearer t").as_deref(), Some("Bearer t"));
         assert_eq!(of("Basic dTpw", "Basic dTpw"), None);
-        assert_eq!(of("Bearer t", "Bearer t"), None, "all have it");
+        assert_eq!(of("Bearer t", "Bearer t"), None, "the registry made none");
         assert_eq!(token(&brought(""), None).reveal(), None);
     }
 

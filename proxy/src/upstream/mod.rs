@@ -94,7 +94,7 @@ impl Upstream {
         &self.base
     }
 
-    fn is_at(&self, host: &str, port: u16) -> bool {
+    pub(crate) fn is_at(&self, host: &str, port: u16) -> bool {
         let plain = self.base.scheme_str() == Some("http");
         let own = self.base.port_u16().unwrap_or(if plain { 80 } else { 443 });
         own == port

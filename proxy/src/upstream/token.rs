@@ -42,6 +42,8 @@ const MAX_REPLY: usize = 256 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the specification says of a reply without `expires_in`.
 const DEFAULT_LIFE: u64 = 60;
+/// After a password could not be shown to anybody.
+const SIGN_IN_AGAIN: Duration = Duration::from_secs(5);
 /// Taken off a token's life, so that none expires on its way.
 const SLACK: u64 = 10;
 /// A question waits no longer for the next token while the last one still holds.
@@ -352,26 +354,30 @@ impl Upstream {
     }
 
     /// What a user and a password (`Basic`) are good for at this registry: a token for pulling
-    /// from the repository, where it gives tokens. Anything else is what it was.
+    /// from the repository, where it gives tokens, and how long that lives. Anything else is what
+    /// it was, for good; where nobody could be asked, for a while.
     pub(crate) async fn sign_in(
         &self,
         credential: Credential,
         repository: &Repository,
-    ) -> Credential {
+    ) -> (Credential, Option<Duration>) {
         let basic = |value: &[u8]| value.len() > 6 && value[..6].eq_ignore_ascii_case(b"basic ");
         if !basic(credential.header().as_bytes()) {
-            return credential;
+            return (credential, None);
         }
-        let token = match self.token_for(Some(repository), &credential).await {
-            Ok(Some((token, _))) => HeaderValue::try_from(format!("Bearer {token}")).ok(),
-            Ok(None) => None,
+        match self.token_for(Some(repository), &credential).await {
+            Ok(Some((token, life))) => {
+                let header = HeaderValue::try_from(format!("Bearer {token}"));
+                let token = header.map_or(credential, Credential::new);
+                (token, Some(Duration::from_secs(life)))
+            }
+            Ok(None) => (credential, None),
             Err(cause) => {
                 let cause = &cause as &dyn std::error::Error;
                 tracing::warn!(upstream = %self.name, cause, "nobody could sign in for a preheat");
-                None
+                (credential, Some(SIGN_IN_AGAIN))
             }
-        };
-        token.map_or(credential, Credential::new)
+        }
     }
 
     async fn fetch_token(

@@ -52,7 +52,7 @@ use hosts::Host;
 pub use inventory::HostSummary;
 use observations::Observations;
 use pace::Paces;
-pub use preheat::{Preheat, Preheated, Present};
+pub use preheat::{Preheat, Preheated};
 use public::Followed;
 use sizing::Unsized;
 use task::Task;

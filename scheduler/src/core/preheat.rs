@@ -3,11 +3,10 @@
 //! Nothing is remembered of it: a host that is asked joins like any other, for a purpose that
 //! gives way to pulls. Who is not here now is not asked later.
 
-use std::net::IpAddr;
-
 use darter_api::{
     HostId, Lengths, Origin, TaskId,
     configuration::Priority,
+    preheat::Present,
     session::{Purpose, SchedulerMessage},
 };
 
@@ -37,19 +36,6 @@ pub struct Preheated {
     pub forbidden: Vec<String>,
     /// Hosts that are not here.
     pub unknown: Vec<String>,
-}
-
-/// A host, for who chooses among them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Present {
-    /// Its public key.
-    pub host: HostId,
-    /// For people.
-    pub name: String,
-    /// Where it is.
-    pub ip: IpAddr,
-    /// Whether it is a seed.
-    pub seed: bool,
 }
 
 impl Cluster {

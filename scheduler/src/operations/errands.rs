@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, time::Duration};
 use darter_api::{
     HostId, Repository, Timestamp, UpstreamName,
     errand::{Errand, ErrandOrder, ErrandReport, ErrandResult},
+    preheat::Present,
     session::{Reference, SchedulerMessage},
     wire::v1::{ErrandEvent, PreheatHost},
 };
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::core::{Command, Present};
+use crate::core::Command;
 
 /// Errands at the same time; further ones are refused.
 const MOST_RUNS: usize = 16;

@@ -1,16 +1,24 @@
 //! What a run has still to say to its manager.
 //!
 //! Owner of state: the run. A manager that reads slower than hosts report is no reason to end the
-//! run: what there is no room for waits here, where all that a host came to hold is one event.
-//! It is bounded by hosts and contents: of each content of each host is spoken once. Failure: a
+//! run: what there is no room for waits here, where all that a host came to hold is one event,
+//! kept as places in the list of contents. It is bounded by hosts and contents: of each content
+//! of each host is spoken once. Failure: a
 //! manager that has gone, or reads nothing for [`PATIENCE`] beats, has called the run off.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use darter_api::wire::v1::{
-    PreheatEvent,
-    preheat_event::{self, Kind},
+use darter_api::{
+    HostId,
+    preheat::Content,
+    wire::v1::{
+        PreheatEvent,
+        preheat_event::{self, Kind},
+    },
 };
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -28,7 +36,8 @@ pub(super) struct Backlog {
     events: Events,
     /// In their order, before all that hosts hold.
     first: VecDeque<Kind>,
-    held: BTreeMap<Bytes, Vec<String>>,
+    held: BTreeMap<HostId, Vec<u16>>,
+    contents: Arc<[Content]>,
     /// Its last word.
     ending: Ending,
     /// Beats since the manager last read anything.
@@ -43,11 +52,12 @@ enum Ending {
 }
 
 impl Backlog {
-    pub(super) const fn new(events: Events) -> Self {
+    pub(super) fn new(events: Events) -> Self {
         Self {
             events,
             first: VecDeque::new(),
             held: BTreeMap::new(),
+            contents: Arc::default(),
             ending: Ending::Open,
             silent: 0,
         }
@@ -55,13 +65,21 @@ impl Backlog {
 
     /// Says it now, or when there is room.
     pub(super) fn say(&mut self, kind: Kind) -> Result<(), CalledOff> {
-        match kind {
-            Kind::Held(held) => {
-                let known = self.held.entry(held.host).or_default();
-                known.extend(held.digests);
-            }
-            other => self.first.push_back(other),
-        }
+        self.first.push_back(kind);
+        self.flush()
+    }
+
+    /// Says what the contents are; what is held are places in this list from now on.
+    pub(super) fn name(&mut self, contents: Arc<[Content]>) -> Result<(), CalledOff> {
+        let list = contents.iter().map(Into::into).collect();
+        self.contents = contents;
+        self.say(Kind::Contents(preheat_event::Contents { contents: list }))
+    }
+
+    /// Says that a host holds the contents at these places.
+    pub(super) fn held(&mut self, host: HostId, places: &[usize]) -> Result<(), CalledOff> {
+        let places = places.iter().filter_map(|place| u16::try_from(*place).ok());
+        self.held.entry(host).or_default().extend(places);
         self.flush()
     }
 
@@ -107,10 +125,16 @@ impl Backlog {
                 return Ok(());
             }
         }
-        while let Some((host, digests)) = self.held.pop_first() {
-            let held = preheat_event::Held { host, digests };
-            if let Some(Kind::Held(held)) = self.send(Kind::Held(held)) {
-                self.held.insert(held.host, held.digests);
+        while let Some((host, places)) = self.held.pop_first() {
+            let contents = places
+                .iter()
+                .filter_map(|at| self.contents.get(usize::from(*at)));
+            let held = Kind::Held(preheat_event::Held {
+                host: Bytes::copy_from_slice(host.as_bytes()),
+                digests: contents.map(|one| one.digest.to_string()).collect(),
+            });
+            if self.send(held).is_some() {
+                self.held.insert(host, places);
                 return Ok(());
             }
         }

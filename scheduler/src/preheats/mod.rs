@@ -1,4 +1,4 @@
-//! Preheats of whole images, for managers: gRPC in, orders to hosts, their reports back.
+//! Preheats of images and files, for managers: gRPC in, orders to hosts, their reports back.
 //!
 //! Served where a manager is configured, to those managers that this one names: other members of
 //! the TLS cluster are refused, since what they order, hosts fetch with the credential that comes
@@ -6,17 +6,20 @@
 //! [`Runs`]; each ends with its stream. Nothing is remembered of it: a manager whose stream
 //! was cut asks again, and hosts that hold everything say so at once.
 
+mod answer;
 mod backlog;
 mod choice;
+mod run;
 mod runs;
 mod secrets;
+mod turns;
 
 use std::{collections::HashSet, net::IpAddr, pin::Pin};
 
 use axum::Router;
 use darter_api::{
     HostId,
-    preheat::{Authorization, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS, Subject},
+    preheat::{Authorization, Choice, MOST_PIN_SECONDS, MOST_TIMEOUT_SECONDS, Subject},
     wire::{
         WireError,
         v1::{
@@ -37,8 +40,8 @@ pub(crate) use runs::Runs;
 const EVENTS: usize = 1024;
 /// Addresses in one wish.
 const MOST_IPS: usize = 4096;
-/// Hosts that a wish excepts.
-const MOST_EXCEPTED: usize = 100_000;
+/// Hosts that a wish names, or excepts.
+const MOST_NAMED: usize = 100_000;
 /// Bytes of a wish.
 const MOST_WISH: usize = 4 * 1024 * 1024;
 
@@ -50,12 +53,11 @@ pub(crate) type Events = mpsc::Sender<Frame>;
 pub(crate) struct Wish {
     pub(crate) subject: Subject,
     pub(crate) authorization: Authorization,
-    pub(crate) scope: v1::PreheatScope,
+    pub(crate) choice: Choice,
     /// These are with other schedulers.
     pub(crate) except: HashSet<HostId>,
-    pub(crate) ips: Vec<IpAddr>,
-    pub(crate) count: usize,
-    pub(crate) percentage: usize,
+    /// Where there are any: these and no others, which the manager has chosen.
+    pub(crate) only: Vec<HostId>,
     /// No limit where it is 0.
     pub(crate) hosts_at_once: usize,
     pub(crate) contents_at_once: u32,
@@ -70,14 +72,8 @@ impl TryFrom<v1::PreheatRequest> for Wish {
         let ips = value.ips.iter().map(|ip| ip.parse::<IpAddr>());
         let ips: Result<Vec<IpAddr>, _> = ips.collect();
         let invalid = WireError::Invalid;
-        if value.except.len() > MOST_EXCEPTED {
-            return Err(invalid("except"));
-        }
-        let except = value
-            .except
-            .iter()
-            .map(|raw| HostId::try_from(raw.as_ref()));
-        let except: Result<HashSet<HostId>, _> = except.collect();
+        let scope = v1::PreheatScope::try_from(value.scope);
+        let except = named(&value.except).ok_or(invalid("except"))?;
         if value.percentage > 100 {
             return Err(invalid("percentage"));
         }
@@ -91,20 +87,32 @@ impl TryFrom<v1::PreheatRequest> for Wish {
             subject: (value.image, value.files).try_into()?,
             authorization: Authorization::checked(value.authorization)
                 .ok_or(invalid("authorization"))?,
-            scope: v1::PreheatScope::try_from(value.scope).map_err(|_| invalid("scope"))?,
-            except: except.map_err(|_| invalid("except"))?,
-            ips: ips
-                .ok()
-                .filter(|ips| ips.len() <= MOST_IPS)
-                .ok_or(invalid("ips"))?,
-            count: value.count as usize,
-            percentage: value.percentage as usize,
+            choice: Choice {
+                scope: scope.map_err(|_| invalid("scope"))?.into(),
+                ips: ips
+                    .ok()
+                    .filter(|ips| ips.len() <= MOST_IPS)
+                    .ok_or(invalid("ips"))?,
+                count: value.count as usize,
+                percentage: value.percentage as usize,
+            },
+            except: except.into_iter().collect(),
+            only: named(&value.only).ok_or(invalid("only"))?,
             hosts_at_once: value.hosts_at_once as usize,
             contents_at_once: value.contents_at_once,
             pin_seconds: value.pin_seconds,
             timeout_seconds: value.timeout_seconds,
         })
     }
+}
+
+/// Hosts by their keys; none where there are too many, or where one is no key.
+fn named(keys: &[bytes::Bytes]) -> Option<Vec<HostId>> {
+    if keys.len() > MOST_NAMED {
+        return None;
+    }
+    let keys = keys.iter().map(|raw| HostId::try_from(raw.as_ref()).ok());
+    keys.collect()
 }
 
 /// The gRPC service, to be served beside the sessions.

@@ -1,18 +1,22 @@
 //! Who is told what signs in at the registry.
 //!
-//! A job may bring a user's password. It goes to the hosts that find out what the image is, and
-//! to its readers: the seeds that are to have it, or a few hosts where there are none. A registry
-//! that gives tokens has given the first one of them a token for pulling from this repository,
-//! which ends within minutes: that goes to all others. Where a registry gives none, the others
-//! get nothing, and begin when the readers have ended: no lease is offered to who would be
-//! refused, and who holds a content gives it to all that the scheduler introduces.
+//! A job may bring a user's password, or a token. It goes to the hosts that find out what the
+//! image is, and to its readers: the seeds that are to have it, or a few hosts where there are
+//! none, of those that no rule forbids it. A registry that gives tokens has given the first one
+//! of them a token for pulling from this repository, which ends within minutes: that goes to all
+//! others, and so does a token that the job brought, if it says that it lives as shortly. Without
+//! either the others get nothing, and begin when a reader has all of it: no lease is offered to
+//! who would be refused, and who holds a content gives it to all that the scheduler introduces.
 //!
 //! Hosts make tokens, and no manager or scheduler: which token servers a registry may name, and
 //! by which authority it is trusted, is in the hosts' lists of registries alone.
 
 use std::collections::HashSet;
 
-use darter_api::{HostId, preheat::Authorization};
+use darter_api::{
+    HostId,
+    preheat::{Authorization, Present},
+};
 
 /// Hosts that read a registry with the job's own password where no seed is meant.
 const READERS: usize = 3;
@@ -28,19 +32,16 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// `token` is what the registry gave for what the job brought, if anything.
-    pub(super) fn new(
-        brought: &Authorization,
-        token: Authorization,
-        targets: &[HostId],
-        seeds: &HashSet<HostId>,
-    ) -> Self {
-        let meant = targets.iter().filter(|host| seeds.contains(host));
-        let mut readers: HashSet<HostId> = meant.copied().collect();
+    /// `token` is what the registry gave for what the job brought, if anything; `targets` are
+    /// hosts that may have it.
+    pub(super) fn new(brought: &Authorization, token: Authorization, targets: &[Present]) -> Self {
+        let seeds = targets.iter().filter(|host| host.seed);
+        let mut readers: HashSet<HostId> = seeds.map(|host| host.host).collect();
         if readers.is_empty() {
-            readers = targets.iter().take(READERS).copied().collect();
+            let few = targets.iter().take(READERS);
+            readers = few.map(|host| host.host).collect();
         }
-        let token = match brought.is_token() {
+        let token = match brought.is_short_lived() {
             true => brought.clone(),
             false if token.is_token() => token,
             false => Authorization::default(),
@@ -83,16 +84,26 @@ mod tests {
 
     fn told(brought: &str, token: &str, seeds: &[u8]) -> Vec<String> {
         let said = |text: &str| Authorization::new(text.to_owned());
-        let targets: Vec<HostId> = (1..=5).map(host).collect();
-        let seeds = seeds.iter().map(|seed| host(*seed)).collect();
-        let secrets = Secrets::new(&said(brought), said(token), &targets, &seeds);
-        let of = |host| secrets.of(host).reveal().unwrap_or("-").to_owned();
+        let target = |number: u8| Present {
+            host: host(number),
+            name: String::new(),
+            ip: [10, 0, 0, number].into(),
+            seed: seeds.contains(&number),
+        };
+        let targets: Vec<Present> = (1..=5).map(target).collect();
+        let secrets = Secrets::new(&said(brought), said(token), &targets);
+        let of = |host: &Present| {
+            let given = secrets.of(&host.host);
+            given.reveal().unwrap_or("-").to_owned()
+        };
         targets.iter().map(of).collect()
     }
 
     #[test]
     fn a_password_goes_to_few() {
         let (password, token) = ("Basic p", "Bearer t");
+        // {"iat":1000,"exp":1300}
+        let short = "Bearer e30.eyJpYXQiOjEwMDAsImV4cCI6MTMwMH0.c2ln";
         // The seeds that are meant, and no other.
         assert_eq!(
             told(password, token, &[2, 9]),
@@ -103,7 +114,9 @@ mod tests {
             told(password, token, &[]),
             [password, password, password, token, token]
         );
-        assert_eq!(told(token, "", &[2]), [token; 5]);
+        assert_eq!(told(short, "", &[2]), [short; 5]);
+        // Nobody knows what else it opens, and for how long.
+        assert_eq!(told(token, "", &[2]), ["-", token, "-", "-", "-"]);
         assert_eq!(told("", "", &[2]), ["-"; 5]);
         // What a host calls a token and is none goes nowhere.
         assert_eq!(told(password, password, &[2])[0], "-");

@@ -1,10 +1,14 @@
 //! A manager's wish, hosts that answer, and what the manager hears.
 
+use std::collections::HashSet;
+
 use darter_api::{
-    NodeKey,
-    preheat::{Authorization, ImageName, Subject},
-    session::Reference,
-    wire::v1::{self, PreheatScope},
+    Digest, NodeKey, OriginKind,
+    preheat::{
+        Authorization, Choice, Content, ImageName, Order, PreheatOrder, Report, Scope, Subject,
+    },
+    session::{Reference, SchedulerMessage},
+    wire::v1::{self, preheat_event::Kind},
 };
 use tokio::sync::mpsc;
 
@@ -28,7 +32,7 @@ fn all() -> Vec<Present> {
     vec![present(1, true), present(2, false), present(3, false)]
 }
 
-fn wish(scope: PreheatScope) -> Wish {
+fn wish(scope: Scope) -> Wish {
     Wish {
         subject: Subject::Image(ImageName {
             registry: "docker.io".to_owned(),
@@ -37,11 +41,12 @@ fn wish(scope: PreheatScope) -> Wish {
             platforms: Vec::new(),
         }),
         authorization: Authorization::default(),
-        scope,
+        choice: Choice {
+            scope,
+            ..Choice::default()
+        },
         except: HashSet::new(),
-        ips: Vec::new(),
-        count: 0,
-        percentage: 0,
+        only: Vec::new(),
         hosts_at_once: 0,
         contents_at_once: 0,
         pin_seconds: 0,
@@ -50,13 +55,16 @@ fn wish(scope: PreheatScope) -> Wish {
 }
 
 fn contents() -> Vec<Content> {
-    let content = |text: &[u8]| Content {
+    let content = |text: &[u8], kind| Content {
         digest: Digest::sha256(text),
         size: 1,
-        kind: OriginKind::Blob,
+        kind,
         url: None,
     };
-    vec![content(b"a"), content(b"b")]
+    vec![
+        content(b"a", OriginKind::Manifest),
+        content(b"b", OriginKind::Blob),
+    ]
 }
 
 /// What a host says that found out what the image is, with this token.
@@ -131,7 +139,7 @@ fn orders(commands: &[Command]) -> Vec<(HostId, &'static str)> {
 
 #[test]
 fn every_host_has_its_say() {
-    let (mut lab, commands) = Lab::begin(wish(PreheatScope::AllPeers));
+    let (mut lab, commands) = Lab::begin(wish(Scope::AllPeers));
     assert_eq!(orders(&commands), [(host(1), "resolve")]);
     let commands = lab.resolved(1);
     assert_eq!(orders(&commands).len(), 3);
@@ -153,7 +161,7 @@ fn every_host_has_its_say() {
 #[test]
 fn who_leaves_before_the_image_is_known_has_failed() {
     for (leaver, resolver) in [(2, 1), (1, 2)] {
-        let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+        let (mut lab, _) = Lab::begin(wish(Scope::AllPeers));
         lab.runs.gone(host(leaver));
         let asked: Vec<HostId> = orders(&lab.resolved(resolver))
             .iter()
@@ -183,7 +191,7 @@ fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
         why: "no".to_owned(),
         elsewhere,
     };
-    let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+    let (mut lab, _) = Lab::begin(wish(Scope::AllPeers));
     assert_eq!(
         orders(&lab.says(1, unresolved(true))),
         [(host(2), "resolve")]
@@ -197,7 +205,7 @@ fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
         ["hosts 3", "failed the host has left", "failed no", "done"]
     );
 
-    let (mut lab, _) = Lab::begin(wish(PreheatScope::AllPeers));
+    let (mut lab, _) = Lab::begin(wish(Scope::AllPeers));
     lab.says(1, unresolved(false));
     assert_eq!(lab.heard(), ["hosts 3", "failed no", "done"]);
 }
@@ -206,7 +214,7 @@ fn another_host_resolves_where_one_can_not_and_nobody_where_nobody_can() {
 fn hosts_take_turns_and_stop_when_the_manager_goes() {
     let (mut lab, _) = Lab::begin(Wish {
         hosts_at_once: 1,
-        ..wish(PreheatScope::AllPeers)
+        ..wish(Scope::AllPeers)
     });
     assert_eq!(orders(&lab.resolved(1)), [(host(1), "have")]);
     let none = Report::Lacks {
@@ -220,52 +228,10 @@ fn hosts_take_turns_and_stop_when_the_manager_goes() {
 }
 
 #[test]
-fn who_is_meant() {
-    let names = |wish: &Wish, present: &[Present]| -> Vec<String> {
-        let (chosen, _) = chosen(wish, present);
-        chosen.into_iter().map(|host| host.name).collect()
-    };
-    let all = all();
-    assert_eq!(names(&wish(PreheatScope::SingleSeedPeer), &all), ["n1"]);
-    assert_eq!(names(&wish(PreheatScope::AllSeedPeers), &all), ["n1"]);
-    assert_eq!(names(&wish(PreheatScope::AllPeers), &all).len(), 3);
-    // Without a seed one host is as good, but there are no seeds to have all of.
-    assert_eq!(
-        names(&wish(PreheatScope::SingleSeedPeer), &all[1..]),
-        ["n2"]
-    );
-    assert!(names(&wish(PreheatScope::AllSeedPeers), &all[1..]).is_empty());
-    let some = Wish {
-        count: 2,
-        percentage: 100,
-        ..wish(PreheatScope::AllPeers)
-    };
-    assert_eq!(names(&some, &all), ["n1", "n2"]);
-    let half = Wish {
-        percentage: 34,
-        ..wish(PreheatScope::AllPeers)
-    };
-    assert_eq!(names(&half, &all), ["n1", "n2"]);
-    let by_address = Wish {
-        ips: vec![[10, 0, 0, 3].into(), [10, 0, 0, 9].into()],
-        count: 1,
-        ..wish(PreheatScope::AllPeers)
-    };
-    let (here, missing) = chosen(&by_address, &all);
-    let nobody = "no host is at 10.0.0.9".to_owned();
-    assert_eq!((here, missing), (vec![all[2].clone()], vec![nobody]));
-    let many = Wish {
-        count: 10,
-        ..wish(PreheatScope::AllPeers)
-    };
-    let (here, missing) = chosen(&many, &all);
-    let why = "10 hosts are wanted, and 3 are here: 7 are missing".to_owned();
-    assert_eq!((here.len(), missing), (3, vec![why]));
-
-    let (mut lab, commands) = Lab::begin(Wish {
-        ips: vec![[10, 0, 0, 9].into()],
-        ..wish(PreheatScope::AllPeers)
-    });
+fn nobody_is_no_success() {
+    let mut nobody = wish(Scope::AllPeers);
+    nobody.choice.ips = vec![[10, 0, 0, 9].into()];
+    let (mut lab, commands) = Lab::begin(nobody);
     assert!(commands.is_empty());
     let heard = [
         "hosts 0",
@@ -278,10 +244,9 @@ fn who_is_meant() {
 
 #[test]
 fn more_hosts_than_are_here_are_no_success() {
-    let (mut lab, _) = Lab::begin(Wish {
-        count: 10,
-        ..wish(PreheatScope::AllPeers)
-    });
+    let mut many = wish(Scope::AllPeers);
+    many.choice.count = 10;
+    let (mut lab, _) = Lab::begin(many);
     let why = "failed 10 hosts are wanted, and 3 are here: 7 are missing";
     assert_eq!(lab.heard(), ["hosts 3", why]);
 }
@@ -313,7 +278,7 @@ fn a_manager_that_reads_slowly_hears_all_of_it() {
     let (sender, mut events) = mpsc::channel(3);
     let mut runs = Runs::new(7);
     let hosts: Vec<Present> = (1..=100).map(|seed| present(seed, seed == 1)).collect();
-    runs.begin(wish(PreheatScope::AllPeers), hosts, sender);
+    runs.begin(wish(Scope::AllPeers), hosts, sender);
     let mut says = |seed: u8, what: Report| {
         let report = PreheatReport { run: 7, what };
         runs.report(host(seed), report, |_, _| false);
@@ -351,7 +316,7 @@ fn a_manager_that_reads_slowly_hears_all_of_it() {
 fn a_manager_that_reads_nothing_has_called_it_off() {
     let (sender, events) = mpsc::channel(1);
     let mut runs = Runs::new(7);
-    runs.begin(wish(PreheatScope::AllPeers), all(), sender);
+    runs.begin(wish(Scope::AllPeers), all(), sender);
     let report = PreheatReport {
         run: 7,
         what: resolved(""),
@@ -370,7 +335,7 @@ fn a_manager_that_reads_nothing_has_called_it_off() {
 
 #[test]
 fn whom_other_schedulers_have_is_not_asked() {
-    let mut others = wish(PreheatScope::AllPeers);
+    let mut others = wish(Scope::AllPeers);
     others.except = [host(1), host(2)].into();
     let (mut lab, commands) = Lab::begin(others.clone());
     assert_eq!(lab.heard(), ["hosts 1"]);
@@ -403,7 +368,7 @@ fn told(commands: &[Command]) -> Vec<(HostId, String)> {
 fn signed_in() -> Wish {
     Wish {
         authorization: Authorization::new("Basic p".to_owned()),
-        ..wish(PreheatScope::AllPeers)
+        ..wish(Scope::AllPeers)
     }
 }
 
@@ -430,4 +395,151 @@ fn without_a_token_the_others_begin_when_the_seeds_have_all() {
     let (mut lab, _) = Lab::begin(signed_in());
     lab.resolved(1);
     assert_eq!(told(&lab.runs.gone(host(1))), [of(2, ""), of(3, "")]);
+}
+
+#[test]
+fn a_seed_that_hangs_does_not_hold_a_job_up() {
+    let (sender, _events) = mpsc::channel(64);
+    let mut runs = Runs::new(7);
+    let hosts = vec![present(1, true), present(2, true), present(3, false)];
+    runs.begin(signed_in(), hosts, sender);
+    let mut says = |seed: u8, what: Report| {
+        let report = PreheatReport { run: 7, what };
+        runs.report(host(seed), report, |_, _| false)
+    };
+    assert_eq!(told(&says(1, resolved(""))).len(), 2, "the seeds read");
+    let digests = contents().iter().map(|one| one.digest).collect();
+    let commands = says(2, Report::Held(digests));
+    assert_eq!(told(&commands), [(host(3), String::new())]);
+
+    // The only one that reads.
+    let (mut lab, _) = Lab::begin(signed_in());
+    lab.resolved(1);
+    let waits = (0..1000).position(|_| !lab.runs.beat().is_empty());
+    assert!(waits.is_some_and(|beats| beats > 30), "{waits:?}");
+}
+
+#[test]
+fn who_a_rule_forbids_reads_for_nobody() {
+    let (mut lab, _) = Lab::begin(signed_in());
+    let report = PreheatReport {
+        run: lab.id,
+        what: resolved(""),
+    };
+    let forbids = |one: &HostId, _: &Origin| *one == host(1);
+    let commands = lab.runs.report(host(1), report, forbids);
+    let of = |seed| (host(seed), "Basic p".to_owned());
+    assert_eq!(told(&commands), [of(2), of(3)]);
+    let heard = ["hosts 3", "contents 2", "failed a rule forbids it"];
+    assert_eq!(lab.heard(), heard);
+}
+
+#[test]
+fn an_answer_is_about_what_was_asked() {
+    let odd = |spoil: fn(&mut Vec<Content>)| {
+        let mut contents = contents();
+        spoil(&mut contents);
+        Report::Resolved {
+            upstream: "docker.io".parse().unwrap(),
+            contents,
+            token: Authorization::default(),
+        }
+    };
+    let files = |contents: &mut Vec<Content>| contents[1].url = Some("http://h/a".to_owned());
+    let (mut lab, _) = Lab::begin(wish(Scope::AllPeers));
+    assert_eq!(orders(&lab.says(1, odd(files))), [(host(2), "resolve")]);
+    assert_eq!(
+        orders(&lab.says(2, odd(|contents| contents.reverse()))),
+        [(host(3), "resolve")]
+    );
+    let twice = |contents: &mut Vec<Content>| contents[1].digest = contents[0].digest;
+    assert!(lab.says(3, odd(twice)).is_empty());
+    let heard = ["hosts 3", "failed it names a content twice", "done"];
+    assert_eq!(lab.heard(), heard);
+
+    // A seed that is not meant itself is named in words.
+    let mut others = wish(Scope::AllPeers);
+    others.except = [host(1), host(3)].into();
+    let (mut lab, _) = Lab::begin(others);
+    lab.runs.gone(host(2));
+    lab.says(1, odd(files));
+    let why = "failed n1: it answers with files where an image is meant";
+    assert_eq!(
+        lab.heard(),
+        ["hosts 1", "failed the host has left", why, "done"]
+    );
+}
+
+#[test]
+fn who_says_nothing_of_an_image_is_followed_by_the_next() {
+    let (mut lab, _) = Lab::begin(wish(Scope::AllPeers));
+    let commands = (0..200).find_map(|_| Some(lab.runs.beat()).filter(|all| !all.is_empty()));
+    assert_eq!(
+        orders(&commands.unwrap()),
+        [(host(1), "stop"), (host(2), "resolve")]
+    );
+    assert!(lab.resolved(1).is_empty(), "too late");
+    assert_eq!(orders(&lab.resolved(2)).len(), 3);
+}
+
+#[test]
+fn whom_the_manager_has_chosen() {
+    let mut some = wish(Scope::SingleSeedPeer);
+    some.only = vec![host(3), host(9), host(2)];
+    let (mut lab, commands) = Lab::begin(some.clone());
+    assert_eq!(lab.heard(), ["hosts 2", "failed the host has left"]);
+    assert_eq!(orders(&commands), [(host(1), "resolve")]);
+    assert_eq!(
+        orders(&lab.resolved(1)),
+        [(host(2), "have"), (host(3), "have")]
+    );
+    some.only = vec![host(9)];
+    let (mut lab, commands) = Lab::begin(some);
+    assert!(commands.is_empty());
+    let heard = ["hosts 0", "failed the host has left", "done"];
+    assert_eq!(lab.heard(), heard);
+}
+
+#[test]
+fn a_long_list_does_not_go_to_all_hosts_at_once() {
+    let (sender, _events) = mpsc::channel(64);
+    let mut runs = Runs::new(7);
+    let address = |number: u16| std::net::Ipv4Addr::from(u32::from(number));
+    let key = |number: u16| {
+        let mut seed = [0; 32];
+        seed[..2].copy_from_slice(&number.to_be_bytes());
+        HostId::from_bytes(seed)
+    };
+    let host = |number: u16| Present {
+        host: key(number),
+        name: number.to_string(),
+        ip: address(number).into(),
+        seed: false,
+    };
+    let hosts: Vec<Present> = (0..5000).map(host).collect();
+    let urls: Vec<String> = (0..100)
+        .map(|number| format!("http://h/{number}?{}", "x".repeat(4000)))
+        .collect();
+    let files = Wish {
+        subject: Subject::Files(urls.clone()),
+        ..wish(Scope::AllPeers)
+    };
+    let asked = runs.begin(files, hosts, sender);
+    let content = |url: String| Content {
+        digest: Digest::sha256(url.as_bytes()),
+        size: 1,
+        kind: OriginKind::Blob,
+        url: Some(url),
+    };
+    let what = Report::Resolved {
+        upstream: "h".parse().unwrap(),
+        contents: urls.into_iter().map(content).collect(),
+        token: Authorization::default(),
+    };
+    let report = PreheatReport { run: 7, what };
+    let first = runs.report(asked[0].host, report, |_, _| false).len();
+    assert!((10..200).contains(&first), "{first} orders of 400 KB");
+    let beats = (0..1000).map(|_| runs.beat().len());
+    let all: usize = beats.take_while(|orders| *orders > 0).sum();
+    assert_eq!(first + all, 5000);
 }

@@ -1,22 +1,27 @@
 //! Images are with everybody before anybody pulls them; and what is not, is said.
 
-use std::time::{Duration, Instant};
+mod schedulers;
+mod signed_in;
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use darter_integration::{
-    darter::{Part, start_proxy, start_scheduler},
+    darter::{Part, binary},
     http as client,
     image::{Blob, Flavour, Image},
-    process::eventually,
-    registry::{Guard, Registry, Setup},
+    process::{eventually, output},
     report::can_use,
-    secrets,
     stand::{LIMIT, Stand, has, text},
 };
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use http::Method;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -170,59 +175,27 @@ async fn a_killed_managers_job_goes_on() -> Result<()> {
         let headers = [("content-type", "application/json")];
         client::send(Method::PUT, &url, &headers, slow.into()).await?;
     }
-    let wish = json!({"image": "library/app:1", "scope": "all_peers"});
-    let posted = stand.post("/api/v1/jobs", wish).await?;
-    eventually("bytes", LIMIT, || async {
-        let job = stand.job(&posted["id"]).await.ok()?;
-        (job["summary"]["bytes_held"].as_u64()? > 0).then_some(())
-    })
-    .await?;
-    stand.manager.restart().await?;
-    let job = stand.ended(&posted["id"]).await?;
-    assert_eq!(job["state"], "SUCCESS", "{job}");
-    stand.registry.stop().await?;
-    try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn hosts_of_all_schedulers_are_all_peers() -> Result<()> {
-    let test = "hosts_of_all_schedulers_are_all_peers";
-    if !can_use(test, &["docker-registry"], false) {
-        return Ok(());
-    }
-    let mut stand = Stand::start(0).await?;
-    let settled = ["--set", "scheduler.preheat_settle=0s"];
-    let second = start_scheduler(stand.dir.path(), "second", &stand.grpc, &settled).await?;
-    // Each can reach one of them alone.
-    for (name, scheduler) in [("n0", &stand.scheduler), ("n1", &second)] {
-        let url = format!("http://{}", scheduler.address("scheduler"));
-        let set = format!("proxy.name={name}");
-        let (dir, more) = (stand.dir.path(), ["--set", set.as_str()]);
-        let peer = start_proxy(dir, name, &stand.upstream, Some(&url), &more).await?;
-        eventually("a session", LIMIT, || async {
-            let sessions = scheduler.metric("darter_scheduler_sessions", "").await;
-            sessions.is_ok_and(|count| count == 1.0).then_some(())
+    // Who waits for it sees it through.
+    let mut waits = Command::new(binary());
+    waits.args(["preheat", "library/app:1", "--scope", "all_peers", "--wait"]);
+    waits
+        .args(["--manager", &stand.rest()])
+        .stdin(Stdio::null());
+    let killed = async {
+        let id = json!(1);
+        eventually("bytes", LIMIT, || async {
+            let job = stand.job(&id).await.ok()?;
+            (job["summary"]["bytes_held"].as_u64()? > 0).then_some(())
         })
         .await?;
-        stand.peers.push(peer);
-    }
-    let active = format!("{}/api/v1/schedulers?active=true", stand.rest());
-    eventually("both schedulers", LIMIT, || async {
-        let list = client::get(&active).await.ok()?;
-        let list: Value = serde_json::from_slice(list.body()).ok()?;
-        (list.as_array()?.len() == 2).then_some(())
-    })
-    .await?;
-    let image = stand.push("1", &[300_000]).await?;
-    let wish = json!({"image": "library/app:1", "scope": "all_peers"});
-    let posted = stand.post("/api/v1/jobs", wish).await?;
-    let job = stand.ended(&posted["id"]).await?;
+        stand.manager.restart().await?;
+        stand.ended(&id).await
+    };
+    let (said, job) = try_join(output(&mut waits), killed).await?;
     assert_eq!(job["state"], "SUCCESS", "{job}");
-    assert_eq!(job["summary"]["hosts_done"], 2, "{job}");
-    for peer in 0..2 {
-        ensure!(has(&stand.data(peer), &image), "n{peer} lacks it");
-    }
+    ensure!(said.status.success(), "{}", text(&said));
+    stand.registry.stop().await?;
+    try_join_all(stand.peers.iter().map(|peer| pull(peer, &image, "1"))).await?;
     Ok(())
 }
 
@@ -324,52 +297,5 @@ async fn harbors_own_flow_ends_well() -> Result<()> {
             .is_some_and(|url| url.ends_with(&layer))
     });
     assert_eq!(of_layer.count(), 2, "{job}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_a_registry_gives_no_tokens_the_seed_reads_for_all() -> Result<()> {
-    let test = "where_a_registry_gives_no_tokens_the_seed_reads_for_all";
-    if !can_use(test, &["docker-registry"], false) {
-        return Ok(());
-    }
-    let dir = tempfile::tempdir()?;
-    let (users, kept) = (dir.path().join("htpasswd"), dir.path().join("password"));
-    let password = "only the seed knows this one";
-    secrets::keep(password);
-    std::fs::write(&users, format!("bob:{}\n", bcrypt::hash(password, 4)?))?;
-    std::fs::write(&kept, password)?;
-    let back_door = Registry::start(dir.path()).await?;
-    let layers = vec![Blob::layer(1, 3_000_000), Blob::layer(2, 1000)];
-    let image = Image::push(&back_door, "library/app", "1", Flavour::Oci, layers).await?;
-    let guarded = Setup {
-        name: "guarded",
-        guard: Guard::Htpasswd(&users),
-        identity: None,
-        clients: None,
-    };
-    let guarded = Registry::start_as(dir.path(), guarded).await?;
-    let mut stand = Stand::start_for(dir, guarded, 2, &[]).await?;
-    stand.add_peer(&["--seed"]).await?;
-    let file = kept.display().to_string();
-    let signed_in = ["--username", "bob", "--password-file", &file];
-    let wish = ["library/app:1", "--scope", "all_peers"];
-    let output = stand.preheat(&[&wish[..], &signed_in].concat()).await?;
-    let said = text(&output);
-    ensure!(said.contains("SUCCESS: 3 of 3 hosts"), "{said}");
-    for (at, peer) in stand.peers.iter().enumerate() {
-        ensure!(has(&stand.data(at), &image), "n{at} lacks it");
-        let read = "darter_proxy_swarm_content_bytes_total";
-        let read = peer.metric(read, "from=\"Source\"").await?;
-        ensure!((read > 0.0) == (at == 2), "n{at} has read {read} bytes");
-    }
-    let biggest = image.layers[0].digest.to_string();
-    let copies = stand.registry.sent_of(&biggest);
-    ensure!(copies == image.layers[0].bytes.len() as u64, "{copies}");
-    // What is there is not for everybody.
-    let (status, _) = stand
-        .get(&stand.peers[0], &format!("blobs/{biggest}"))
-        .await?;
-    ensure!(status == 401, "{status}");
     Ok(())
 }
