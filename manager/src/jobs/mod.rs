@@ -7,6 +7,7 @@
 //! once the lease is over; hosts that hold everything say so at once.
 
 mod choosing;
+mod forgotten;
 mod image;
 mod progress;
 mod runner;
@@ -16,6 +17,7 @@ mod table;
 mod wish;
 
 pub use darter_api::preheat::Scope;
+pub(crate) use forgotten::Forgotten;
 pub(crate) use image::Image;
 pub(crate) use progress::{Content, Failure, Host, Progress, Summary};
 pub(crate) use runner::Runner;

@@ -4,15 +4,15 @@ use std::fmt;
 
 use axum::http::Uri;
 use darter_api::{
-    preheat::{MOST_FILES, MOST_URL},
+    preheat::{MOST_FILES, MOST_URL, without_query},
     wire::v1,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{Content, Image, WishError};
 
-/// See the module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// See the module. Printing it yields what may be shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Subject {
     Image(Image),
@@ -51,7 +51,7 @@ impl Subject {
     }
 
     /// Where files are.
-    pub(crate) fn urls(&self) -> Vec<String> {
+    pub(crate) fn files_shown(&self) -> Vec<&str> {
         match self {
             Self::Image(_) => Vec::new(),
             Self::Files(urls) => urls.iter().map(|url| without_query(url)).collect(),
@@ -88,7 +88,7 @@ impl fmt::Display for Subject {
             Self::Image(image) => image.fmt(f),
             Self::Files(urls) => {
                 let first = urls.first().map(|url| without_query(url));
-                f.write_str(&first.unwrap_or_default())?;
+                f.write_str(first.unwrap_or_default())?;
                 match urls.len() {
                     0 | 1 => Ok(()),
                     all => write!(f, " and {} more", all - 1),
@@ -98,21 +98,30 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Scheme, host and port.
-fn host(url: &str) -> Option<(String, String)> {
-    let parsed: Uri = url.parse().ok()?;
-    let scheme = parsed
-        .scheme_str()
-        .filter(|it| ["http", "https"].contains(it))?;
-    let authority = parsed.authority()?.as_str().to_ascii_lowercase();
-    // A name and a password are for nobody else to see, and a fragment names no file.
-    let is_plain = url.len() <= MOST_URL && !authority.contains('@') && !url.contains('#');
-    is_plain.then(|| (scheme.to_owned(), authority))
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Subject({self})")
+    }
 }
 
-/// A query may hold a signature, which lets others have the file: it is not shown.
-pub(super) fn without_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
+/// Scheme, host and port: the usual one where none is said.
+fn host(url: &str) -> Option<(String, String, u16)> {
+    let parsed: Uri = url.parse().ok()?;
+    let scheme = parsed.scheme_str()?;
+    let usual = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let authority = parsed.authority()?;
+    // A name and a password are for nobody else to see, and a fragment names no file.
+    let is_plain = url.len() <= MOST_URL && !authority.as_str().contains('@') && !url.contains('#');
+    let host = authority.host();
+    let port = match authority.as_str().strip_prefix(host).filter(|_| is_plain)? {
+        "" | ":" => usual,
+        said => said.strip_prefix(':')?.parse().ok()?,
+    };
+    Some((scheme.to_owned(), host.to_ascii_lowercase(), port))
 }
 
 #[cfg(test)]
@@ -125,11 +134,20 @@ mod tests {
         let url = "http://dl.example.com/a.iso?sig=secret";
         let two = of(&[url, "http://DL.example.com/b.iso", url]).unwrap();
         assert_eq!(two.to_string(), "http://dl.example.com/a.iso and 1 more");
-        assert!(!two.urls().concat().contains("secret"));
+        assert!(!two.files_shown().concat().contains("secret"));
+        assert!(!format!("{two:?}").contains("secret"));
         let (image, files) = two.on_the_wire(Vec::new());
         assert_eq!((image, files.unwrap().urls[0].as_str()), (None, url));
         let kept = serde_json::to_string(&two).unwrap();
         assert_eq!(serde_json::from_str::<Subject>(&kept).unwrap(), two);
+        // The same host, however it is written.
+        for same in [
+            ["http://h/a", "http://h:80/b"],
+            ["https://h:443/a", "https://H:/b"],
+            ["http://[::1]:8080/a", "http://[::1]:8080/b"],
+        ] {
+            assert!(of(&same).is_ok(), "{same:?}");
+        }
         let long = format!("http://h/{}", "a".repeat(MOST_URL));
         for bad in [
             &[][..],
@@ -142,6 +160,9 @@ mod tests {
             &["http://h/a#b"],
             &["http://h/a", "http://other/a"],
             &["http://h/a", "https://h/a"],
+            &["http://h/a", "http://h:81/a"],
+            &["http://h:80/a", "https://h:443/a"],
+            &["http://h:99999/a"],
             &[&long],
         ] {
             assert_eq!(of(bad), Err(WishError::Files), "{bad:?}");

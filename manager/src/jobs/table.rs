@@ -12,7 +12,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Row as _};
 use time::OffsetDateTime;
 
-use super::{Progress, State, Wish, wish::Secret};
+use super::{Forgotten, Progress, Secret, State, Wish};
 use crate::database::{Database, at_millis, millis};
 use row::{job, json, parsed};
 
@@ -23,7 +23,7 @@ const MOST_OPEN: i64 = 1000;
 /// Jobs in one list.
 const MOST_LISTED: i64 = 100;
 
-/// A job as it is kept, without its secret.
+/// A job as it is kept, without what is forgotten with its end.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) id: i64,
@@ -118,7 +118,7 @@ impl Jobs {
         let query = "SELECT id FROM jobs WHERE state IN ('PENDING', 'RUNNING') \
                      AND cancelling = 0 AND wish = $1 ORDER BY id LIMIT 1";
         let open = sqlx::query_scalar(query)
-            .bind(json(wish)?)
+            .bind(json(&wish.at_rest())?)
             .fetch_optional(self.database.pool());
         self.database.run(open).await?.ok_or(CreateError::Full)
     }
@@ -147,8 +147,8 @@ impl Jobs {
         )
         .bind(millis(now))
         .bind(created_by.to_owned())
-        .bind(json(wish)?)
-        .bind(secret.reveal().unwrap_or_default().to_owned())
+        .bind(json(&wish.at_rest())?)
+        .bind(Forgotten::of(wish, secret).reveal().to_owned())
         .bind(json(&Progress::default())?)
         .bind(i64::try_from(wish.timeout_seconds * 1000).unwrap_or(i64::MAX))
         .bind(MOST_OPEN)
@@ -220,11 +220,14 @@ impl Jobs {
         let Some(row) = self.database.run(row).await? else {
             return Ok(None);
         };
+        let kept = Forgotten::kept(row.try_get("secret")?);
+        let restored = kept.restore(parsed(&row, "wish")?);
+        let (wish, secret) = restored.map_err(|cause| sqlx::Error::Decode(cause.into()))?;
         Ok(Some(Claimed {
             id: row.try_get("id")?,
             owner: owner.to_owned(),
-            wish: parsed(&row, "wish")?,
-            secret: Secret::new(row.try_get("secret")?),
+            wish,
+            secret,
             progress: parsed(&row, "progress")?,
             deadline: at_millis(row.try_get("deadline")?)?,
         }))
@@ -315,10 +318,11 @@ impl Jobs {
     }
 
     /// A job that has ended without success is wanted again: what is there is not fetched twice.
+    /// What was forgotten is said again.
     pub(crate) async fn retry(
         &self,
         id: i64,
-        secret: &Secret,
+        again: &Forgotten,
         known: Option<i64>,
         now: OffsetDateTime,
     ) -> Result<Change, sqlx::Error> {
@@ -329,7 +333,7 @@ impl Jobs {
         )
         .bind(id)
         .bind(millis(now))
-        .bind(secret.reveal().unwrap_or_default().to_owned())
+        .bind(again.reveal().to_owned())
         .bind(json(&Progress::default())?)
         .bind(known.unwrap_or(-1))
         .execute(self.database.pool());

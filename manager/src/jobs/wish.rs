@@ -33,6 +33,10 @@ pub(crate) enum WishError {
     Files,
     #[error("files are for everybody: nothing signs in for them, and they have no platforms")]
     FilesAreForAll,
+    #[error("the queries of files are forgotten with the job's end: `files` says them again")]
+    FilesAgain,
+    #[error("`files` are the same as before, but for their queries")]
+    OtherFiles,
     #[error("a URL is one of a manifest: https://registry/v2/repository/manifests/reference")]
     Url,
     #[error("the registry's name makes no sense")]

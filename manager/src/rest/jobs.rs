@@ -29,7 +29,9 @@ use super::{
 use crate::accounts::Caller;
 use crate::{
     credentials::Shown,
-    jobs::{Change, CreateError, Failure, Job, Request, Scope, State as JobState, Summary},
+    jobs::{
+        Change, CreateError, Failure, Forgotten, Job, Request, Scope, State as JobState, Summary,
+    },
 };
 
 /// Jobs on a page unless asked otherwise; and at most.
@@ -37,15 +39,18 @@ const PAGE: (i64, i64) = (50, 100);
 /// Between looks whether a job has changed.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A job as it is shown.
+/// A job among others.
 #[derive(Debug, Serialize)]
-pub(crate) struct View {
+pub(crate) struct Listed {
     id: i64,
     state: JobState,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    files: Vec<String>,
+    /// Where the first file is, and how many there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files_count: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     credential: Option<String>,
     platforms: Vec<String>,
@@ -57,6 +62,15 @@ pub(crate) struct View {
     #[serde(with = "time::serde::rfc3339")]
     updated_at: OffsetDateTime,
     summary: Summary,
+}
+
+/// A job as it is shown.
+#[derive(Debug, Serialize)]
+pub(crate) struct View {
+    #[serde(flatten)]
+    job: Listed,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<String>,
     failures: Vec<FailureView>,
 }
 
@@ -100,6 +114,28 @@ struct FailureView {
     failure: Failure,
 }
 
+impl From<&Job> for Listed {
+    fn from(job: &Job) -> Self {
+        let subject = &job.wish.subject;
+        let files = subject.files_shown();
+        Self {
+            id: job.id,
+            state: job.state,
+            image: subject.image(),
+            file: files.first().map(ToString::to_string),
+            files_count: Some(files.len()).filter(|count| *count > 0),
+            credential: job.wish.credential.clone(),
+            platforms: job.wish.platforms.clone(),
+            scope: job.wish.scope,
+            cluster: job.wish.cluster.clone(),
+            created_by: job.created_by.clone(),
+            created_at: job.created_at,
+            updated_at: job.updated_at,
+            summary: job.progress.summary(),
+        }
+    }
+}
+
 impl From<&Job> for View {
     fn from(job: &Job) -> Self {
         let nobody = job.progress.failures.iter().map(|failure| FailureView {
@@ -114,19 +150,10 @@ impl From<&Job> for View {
                 failure: failure.clone(),
             })
         });
+        let files = job.wish.subject.files_shown();
         Self {
-            id: job.id,
-            state: job.state,
-            image: job.wish.subject.image(),
-            files: job.wish.subject.urls(),
-            credential: job.wish.credential.clone(),
-            platforms: job.wish.platforms.clone(),
-            scope: job.wish.scope,
-            cluster: job.wish.cluster.clone(),
-            created_by: job.created_by.clone(),
-            created_at: job.created_at,
-            updated_at: job.updated_at,
-            summary: job.progress.summary(),
+            job: job.into(),
+            files: files.into_iter().map(str::to_owned).collect(),
             failures: nobody.chain(hosts).collect(),
         }
     }
@@ -213,14 +240,14 @@ pub(super) struct Page {
 pub(super) async fn list(
     State(api): State<Api>,
     page: Result<Query<Page>, QueryRejection>,
-) -> Result<Paged<View>, Problem> {
+) -> Result<Paged<Listed>, Problem> {
     let Query(page) = page?;
     let before = page.before.unwrap_or(i64::MAX);
     let limit = limit(page.limit, PAGE.0, PAGE.1)?;
     let jobs = api.jobs.list(page.state, before, limit).await?;
     let state = page.state.map(|state| format!("&state={}", state.as_str()));
-    let views = jobs.iter().map(View::from).collect();
-    Ok(Paged::new(views, limit, |last: &View| {
+    let views = jobs.iter().map(Listed::from).collect();
+    Ok(Paged::new(views, limit, |last: &Listed| {
         let state = state.unwrap_or_default();
         format!("/api/v1/jobs?before={}&limit={limit}{state}", last.id)
     }))
@@ -334,13 +361,15 @@ pub(super) async fn cancel(
     answer(&api, id, changed, "the job has ended already").await
 }
 
-/// What signs in at the registry is said again: it was forgotten with the job's end.
+/// What was forgotten with the job's end is said again: what signs in at the registry, and files
+/// that have queries.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Again {
     authorization: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    files: Option<Vec<String>>,
 }
 
 pub(super) async fn retry(
@@ -358,10 +387,12 @@ pub(super) async fn retry(
         ..Request::default()
     };
     let secret = request.secret().map_err(Problem::bad)?;
-    let changed = api
-        .jobs
-        .retry(id, &secret, known(&headers)?, OffsetDateTime::now_utc())
-        .await?;
+    let known = known(&headers)?;
+    let wish = found(&api, id).await?.wish;
+    let wish = wish.again(again.files).map_err(Problem::bad)?;
+    let forgotten = Forgotten::of(&wish, &secret);
+    let now = OffsetDateTime::now_utc();
+    let changed = api.jobs.retry(id, &forgotten, known, now).await?;
     api.wake.notify_one();
     answer(
         &api,

@@ -122,6 +122,7 @@ async fn people_cancel_and_want_again() {
     on_both("people_cancel_and_want_again", async |place| {
         let jobs = open(place).await;
         let id = create(&jobs, 0).await;
+        let again = Forgotten::of(&wish("app:1"), &secret());
         assert_eq!(jobs.cancel(id, None, at(1)).await.unwrap(), Change::Done);
         assert_eq!(state_of(&jobs, id).await, State::Cancelled);
         assert_eq!(kept_secret(&jobs, id).await, "");
@@ -132,21 +133,69 @@ async fn people_cancel_and_want_again() {
         );
 
         assert_eq!(
-            jobs.retry(id, &secret(), None, at(2)).await.unwrap(),
+            jobs.retry(id, &again, None, at(2)).await.unwrap(),
             Change::Done
         );
         assert_eq!(
-            jobs.retry(id, &secret(), None, at(2)).await.unwrap(),
+            jobs.retry(id, &again, None, at(2)).await.unwrap(),
             Change::Late
         );
         let job = jobs.claim("one", at(3)).await.unwrap().unwrap();
         assert_eq!((job.id, job.deadline), (id, at(1803)));
+        assert_eq!(job.secret, secret());
         assert_eq!(jobs.cancel(id, None, at(4)).await.unwrap(), Change::Done);
         assert_eq!(state_of(&jobs, id).await, State::Running);
         assert_eq!(
             jobs.renew(id, "one", None, at(4)).await.unwrap(),
             Lease::Cancelled
         );
+    })
+    .await;
+}
+
+/// All that the database itself has of a job.
+async fn kept(jobs: &Jobs, id: i64) -> String {
+    let query = "SELECT wish || secret || progress FROM jobs WHERE id = $1";
+    let query = sqlx::query_scalar(query).bind(id);
+    query.fetch_one(jobs.database.pool()).await.unwrap()
+}
+
+#[tokio::test]
+async fn where_files_are_exactly_is_forgotten_with_the_jobs_end() {
+    let test = "where_files_are_exactly_is_forgotten_with_the_jobs_end";
+    on_both(test, async |place| {
+        let jobs = open(place).await;
+        let files = |signature: &str| {
+            let url = format!("http://h/a?sig={signature}");
+            let request = Request {
+                files: Some(vec![url]),
+                ..Request::default()
+            };
+            request.wish().unwrap()
+        };
+        let (first, none) = (files("first"), Secret::default());
+        let id = jobs.create(&first, &none, "root", at(0)).await.unwrap();
+        let job = jobs.claim("one", at(1)).await.unwrap().unwrap();
+        assert_eq!((&job.wish, &job.secret), (&first, &none));
+        // The same for a manager that follows a killed one.
+        let job = jobs.claim("other", at(9)).await.unwrap().unwrap();
+        assert_eq!(job.wish, first);
+        let progress = Progress::default();
+        let ended = jobs.finish(id, "other", State::Failure, &progress, at(10));
+        assert!(ended.await.unwrap());
+        let left = kept(&jobs, id).await;
+        assert!(
+            left.contains("http://h/a") && !left.contains("first"),
+            "{left}"
+        );
+
+        let shown = jobs.get(id).await.unwrap().unwrap().wish;
+        let again = shown.again(Some(vec!["http://h/a?sig=second".to_owned()]));
+        let again = Forgotten::of(&again.unwrap(), &none);
+        let done = jobs.retry(id, &again, None, at(11)).await.unwrap();
+        assert_eq!(done, Change::Done);
+        let job = jobs.claim("one", at(12)).await.unwrap().unwrap();
+        assert_eq!(job.wish, files("second"));
     })
     .await;
 }

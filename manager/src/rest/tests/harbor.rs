@@ -196,7 +196,10 @@ async fn what_operators_clients_send_is_understood_or_refused() {
     let posted = posted.await;
     assert_eq!(posted.status, 200, "{files}: {}", posted.text);
     let wish = rest.api.jobs.get(2).await.unwrap().unwrap().wish;
-    assert_eq!(wish.subject.urls(), ["https://h.x/b", "https://h.x/a"]);
+    assert_eq!(
+        wish.subject.files_shown(),
+        ["https://h.x/b", "https://h.x/a"]
+    );
     assert_eq!(
         rest.ask(Method::GET, "/oapi/v1/jobs/77", &HEADERS, "")
             .await

@@ -142,6 +142,37 @@ async fn lists_have_pages() {
 }
 
 #[tokio::test]
+async fn a_list_has_no_files_and_nothing_has_their_queries() {
+    let rest = Rest::open(Access::default(), Vec::new()).await.asked_here();
+    let job = r#"{"files":["http://h/a?sig=secret","http://h:80/b?sig=secret"]}"#;
+    let posted = rest.ask(Method::POST, "/api/v1/jobs", &[JSON], job).await;
+    assert_eq!(posted.status, 201, "{}", posted.text);
+    let list = rest.ask(Method::GET, "/api/v1/jobs", &[], "").await;
+    let listed = &list.json()[0];
+    assert_eq!(listed["file"], "http://h/a");
+    assert_eq!(listed["files_count"], 2);
+    assert_eq!((listed.get("files"), listed.get("failures")), (None, None));
+    let own = rest.ask(Method::GET, "/api/v1/jobs/1", &[], "").await;
+    let files = json!(["http://h/a", "http://h:80/b"]);
+    assert_eq!(
+        (&own.json()["files"], &own.json()["files_count"]),
+        (&files, &json!(2))
+    );
+    assert!(!(posted.text + &list.text + &own.text).contains("secret"));
+
+    let change = async |what: &str, body: &str| {
+        let path = format!("/api/v1/jobs/1/{what}");
+        let headers = &[JSON][..usize::from(!body.is_empty())];
+        rest.ask(Method::POST, &path, headers, body).await.status
+    };
+    assert_eq!(change("cancel", "").await, 202);
+    assert_eq!(change("retry", "").await, 400, "the queries are forgotten");
+    let others = r#"{"files":["http://h/a?sig=secret","http://h/c?sig=secret"]}"#;
+    assert_eq!(change("retry", others).await, 400);
+    assert_eq!(change("retry", job).await, 202);
+}
+
+#[tokio::test]
 async fn who_has_seen_an_older_job_changes_nothing() {
     let rest = Rest::open(Access::default(), Vec::new()).await.asked_here();
     let job = r#"{"image":"app:1"}"#;
