@@ -81,7 +81,7 @@ Examples:
     /// Measure what a scheduler takes.
     #[command(subcommand)]
     Bench(Bench),
-    /// Have hosts fetch images before anybody pulls them.
+    /// Have hosts fetch images and files before anybody pulls them.
     #[command(after_help = "\
 Examples:
   darter preheat library/app:1 --scope all_peers --wait

@@ -4,7 +4,12 @@
 //! Exit code 0 when every host has everything (or, without `--wait`, when the jobs are taken),
 //! 1 when something is missing; what and where is said.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -18,6 +23,9 @@ use crate::rest::{Manager, Place, read};
 
 /// Between looks at a job.
 const LOOK: Duration = Duration::from_millis(200);
+/// A manager that does not answer for so long is given up; its jobs may go on. Another one, or
+/// its restart, takes less.
+const AWAY: Duration = Duration::from_secs(30);
 /// Reasons that are printed of one job.
 const MOST_REASONS: usize = 20;
 
@@ -152,10 +160,18 @@ async fn wait(manager: &Manager, jobs: &[i64], json: bool) -> Result<ExitCode> {
     let bars = Bars::new();
     let mut open: Vec<i64> = jobs.to_vec();
     let mut code = ExitCode::SUCCESS;
+    let mut heard = Instant::now();
     while !open.is_empty() {
         let mut left = Vec::new();
         for id in open {
-            let job = manager.job(id).await?;
+            let job = match manager.job(id).await {
+                Err(_) if heard.elapsed() < AWAY => {
+                    left.push(id);
+                    continue;
+                }
+                looked => looked?,
+            };
+            heard = Instant::now();
             if !job.is_over() {
                 bars.show(&job);
                 left.push(id);
