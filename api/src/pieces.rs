@@ -2,6 +2,10 @@
 
 use std::{fmt, ops::Range};
 
+/// Sets with more runs are merged in one pass: run by run, each would move all that come after it,
+/// and another host says how many there are.
+const FEW: usize = 8;
+
 /// Sorted, disjoint, non-touching runs of piece indices.
 #[derive(Clone, PartialEq, Eq, Default, Hash)]
 pub struct PieceSet {
@@ -134,16 +138,61 @@ impl PieceSet {
 
     /// Adds all of `other`.
     pub fn union_with(&mut self, other: &Self) {
-        for run in &other.runs {
-            self.insert_range(run.clone());
+        if other.runs.len() <= FEW {
+            for run in &other.runs {
+                self.insert_range(run.clone());
+            }
+            return;
+        }
+        let mut union = Self {
+            runs: Vec::with_capacity(self.runs.len() + other.runs.len()),
+        };
+        let mut others = other.runs.iter().peekable();
+        for run in &self.runs {
+            while let Some(earlier) = others.next_if(|other| other.start < run.start) {
+                union.append(earlier.clone());
+            }
+            union.append(run.clone());
+        }
+        others.for_each(|run| union.append(run.clone()));
+        *self = union;
+    }
+
+    /// Adds a run that begins with or after the last one.
+    fn append(&mut self, run: Range<u32>) {
+        match self.runs.last_mut() {
+            Some(last) if last.end >= run.start => last.end = last.end.max(run.end),
+            _ => self.runs.push(run),
         }
     }
 
     /// Removes all of `other`.
     pub fn subtract(&mut self, other: &Self) {
-        for run in &other.runs {
-            self.remove_range(run.clone());
+        if other.runs.len() <= FEW {
+            for run in &other.runs {
+                self.remove_range(run.clone());
+            }
+            return;
         }
+        let mut rest = Self::new();
+        let mut others = other.runs.iter().peekable();
+        for run in &self.runs {
+            let mut start = run.start;
+            while others.next_if(|other| other.end <= start).is_some() {}
+            while let Some(other) = others.peek().filter(|other| other.start < run.end) {
+                if start < other.start {
+                    rest.runs.push(start..other.start);
+                }
+                start = other.end;
+                if others.next_if(|other| other.end <= run.end).is_none() {
+                    break;
+                }
+            }
+            if start < run.end {
+                rest.runs.push(start..run.end);
+            }
+        }
+        *self = rest;
     }
 
     /// Whether all of it is in `other`.
@@ -247,6 +296,18 @@ mod tests {
             prop_assert_eq!(both.iter().collect::<Vec<_>>(), a.intersection(&b).copied().collect::<Vec<_>>());
             prop_assert!(both.is_within(&left) && both.is_within(&right));
             prop_assert_eq!(left.is_within(&right), a.is_subset(&b));
+        }
+
+        /// Few runs are taken one by one, many in one pass.
+        #[test]
+        fn unites_and_subtracts(a in prop::collection::btree_set(0u32..90, 0..60), b in prop::collection::btree_set(0u32..90, 0..60)) {
+            let (left, right): (PieceSet, PieceSet) = (a.iter().copied().collect(), b.iter().copied().collect());
+            let (mut union, mut rest) = (left.clone(), left);
+            union.union_with(&right);
+            rest.subtract(&right);
+            prop_assert!(canonical(&union) && canonical(&rest));
+            prop_assert_eq!(union.iter().collect::<Vec<_>>(), a.union(&b).copied().collect::<Vec<_>>());
+            prop_assert_eq!(rest.iter().collect::<Vec<_>>(), a.difference(&b).copied().collect::<Vec<_>>());
         }
     }
 }

@@ -92,10 +92,8 @@ impl Bits {
 
     /// Removes from `pieces` what is in this set.
     pub(super) fn remove_from(&self, pieces: &mut PieceSet) {
-        let both: Vec<u32> = pieces.iter().filter(|one| self.contains(*one)).collect();
-        for piece in both {
-            pieces.remove(piece);
-        }
+        let both: PieceSet = pieces.iter().filter(|one| self.contains(*one)).collect();
+        pieces.subtract(&both);
     }
 
     /// The same as runs.
