@@ -29,7 +29,8 @@ pub enum Role {
     Seed,
 }
 
-/// Where a node stands, for preferring near neighbours. Empty strings are unknown.
+/// Where a node stands, for preferring near neighbours. Empty strings are unknown; each is
+/// [`MOST_WHERE`](crate::membership::MOST_WHERE) bytes at most.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Locality {
     /// Hosts that share a rack or a switch.
@@ -48,7 +49,7 @@ pub struct Hello {
     /// Grows with every session of this host: the end of an old stream never removes
     /// a host that has come back.
     pub epoch: u64,
-    /// For people.
+    /// For people; at most [`MOST_NAME`](crate::membership::MOST_NAME) bytes.
     pub name: String,
     /// Where other peers reach it.
     pub address: SocketAddr,
@@ -160,11 +161,16 @@ pub struct ParentReport {
 /// A reference in a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reference {
-    /// A tag, whose digest may change.
+    /// A tag, whose digest may change; at most [`MOST_TAG`] bytes.
     Tag(String),
     /// A blob or manifest that was seen to be a member of the repository.
     Digest(Digest),
 }
+
+/// Bytes of a tag at most (OCI distribution specification, "Pulling manifests").
+pub const MOST_TAG: usize = 128;
+/// Bytes of a media type at most: RFC 6838, section 4.2, has 127 on each side of the slash.
+pub const MOST_MEDIA_TYPE: usize = 255;
 
 /// Something a host learned from an upstream itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +183,7 @@ pub struct Observation {
     pub reference: Reference,
     /// What it stood for.
     pub digest: Digest,
-    /// The media type of a manifest, empty for a blob.
+    /// The media type of a manifest, empty for a blob; at most [`MOST_MEDIA_TYPE`] bytes.
     pub media_type: String,
     /// Size in bytes, if it was told.
     pub size: Option<u64>,

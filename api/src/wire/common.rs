@@ -19,6 +19,12 @@ pub(super) fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Wi
     value.ok_or(WireError::Missing(field))
 }
 
+/// A text of so many bytes at most: others keep it.
+pub(super) fn short(text: String, most: usize, field: &'static str) -> Result<String, WireError> {
+    let fits = text.len() <= most;
+    fits.then_some(text).ok_or(WireError::Invalid(field))
+}
+
 pub(super) fn task(text: &str) -> Result<TaskId, WireError> {
     parse(text, "task")
 }

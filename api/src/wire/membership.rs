@@ -1,6 +1,10 @@
 //! Beats of members to their manager.
 
-use super::{WireError, common::host, v1};
+use super::{
+    WireError,
+    common::{host, short},
+    v1,
+};
 use crate::membership::{MOST_NAME, MOST_VERSION, MOST_WHERE, Member, MemberKind, Place};
 
 impl From<MemberKind> for v1::MemberKind {
@@ -33,21 +37,12 @@ impl TryFrom<v1::Place> for Place {
         let parsed = |text: String| Some(text).filter(|text| !text.is_empty());
         let cluster = parsed(value.cluster).map(|name| name.parse()).transpose();
         let address = parsed(value.address).map(|text| text.parse()).transpose();
-        for (field, text, most) in [
-            ("name", &value.name, MOST_NAME),
-            ("idc", &value.idc, MOST_WHERE),
-            ("location", &value.location, MOST_WHERE),
-        ] {
-            if text.len() > most {
-                return Err(WireError::Invalid(field));
-            }
-        }
         Ok(Self {
             cluster: cluster.map_err(|_| WireError::Invalid("cluster"))?,
-            name: value.name,
+            name: short(value.name, MOST_NAME, "name")?,
             address: address.map_err(|_| WireError::Invalid("place.address"))?,
-            idc: value.idc,
-            location: value.location,
+            idc: short(value.idc, MOST_WHERE, "idc")?,
+            location: short(value.location, MOST_WHERE, "location")?,
         })
     }
 }

@@ -53,6 +53,44 @@ fn grant() -> Grant {
     )
 }
 
+#[test]
+fn texts_that_schedulers_keep_are_short() {
+    type Change = fn(&mut Hello, String);
+    let changes: [(&str, usize, Change); 4] = [
+        ("name", 255, |hello, text| hello.name = text),
+        ("host_group", 255, |hello, text| {
+            hello.locality.host_group = text
+        }),
+        ("idc", 255, |hello, text| hello.locality.idc = text),
+        ("location", 255, |hello, text| {
+            hello.locality.location = text
+        }),
+    ];
+    let Some(PeerMessage::Hello(hello)) = peer_messages().into_iter().next() else {
+        panic!("a hello comes first");
+    };
+    for (field, most, change) in changes {
+        for (length, fits) in [(most, true), (most + 1, false)] {
+            let mut hello = hello.clone();
+            change(&mut hello, "x".repeat(length));
+            let read = Hello::try_from(v1::Hello::from(&hello));
+            let expected = if fits {
+                Ok(hello)
+            } else {
+                Err(WireError::Invalid(field))
+            };
+            assert_eq!(read, expected);
+        }
+    }
+    let long = observation(Reference::Tag("x".repeat(129)));
+    let read = Observation::try_from(v1::Observation::from(&long));
+    assert_eq!(read, Err(WireError::Invalid("tag")));
+    let mut long = observation(Reference::Tag("x".repeat(128)));
+    long.media_type = "x".repeat(256);
+    let read = Observation::try_from(v1::Observation::from(&long));
+    assert_eq!(read, Err(WireError::Invalid("media_type")));
+}
+
 fn peer_messages() -> Vec<PeerMessage> {
     let host = NodeKey::from_seed([3; 32]).id();
     vec![

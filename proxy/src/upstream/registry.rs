@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use darter_api::{Digest, Origin, OriginKind, Repository, UpstreamName};
+use darter_api::{Digest, Origin, OriginKind, Repository, UpstreamName, session::MOST_MEDIA_TYPE};
 use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -20,10 +20,6 @@ use crate::{
 const BODY_BEGIN: Duration = HEADER_TIMEOUT;
 /// A body that sends nothing for so long is cut, and resumed by whoever reads it.
 const BODY_IDLE: Duration = Duration::from_secs(5);
-
-/// Bytes of a media type that is believed: two names of 127 (RFC 6838, section 4.2). It is kept
-/// with every right.
-const MOST_MEDIA_TYPE: usize = 255;
 
 /// All manifest types that this proxy passes on.
 pub(crate) const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \

@@ -3,13 +3,17 @@
 use super::{
     super::{
         WireError,
-        common::{digest, host, lengths, origin, parse, pieces, required, some, task},
+        common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
         v1,
     },
     id_bytes, purpose, role,
 };
-use crate::session::{
-    Hello, Holding, Join, Locality, Neighbour, Observation, ParentReport, PublicContent, Reference,
+use crate::{
+    membership::{MOST_NAME, MOST_WHERE},
+    session::{
+        Hello, Holding, Join, Locality, MOST_MEDIA_TYPE, MOST_TAG, Neighbour, Observation,
+        ParentReport, PublicContent, Reference,
+    },
 };
 
 /// Bytes of a version, for people, are few and of one line.
@@ -49,13 +53,13 @@ impl TryFrom<v1::Hello> for Hello {
         Ok(Self {
             host: host(&value.host)?,
             epoch: value.epoch,
-            name: value.name,
+            name: short(value.name, MOST_NAME, "name")?,
             address: parse(&value.address, "address")?,
             role: role(value.role)?,
             locality: Locality {
-                host_group: locality.host_group,
-                idc: locality.idc,
-                location: locality.location,
+                host_group: short(locality.host_group, MOST_WHERE, "host_group")?,
+                idc: short(locality.idc, MOST_WHERE, "idc")?,
+                location: short(locality.location, MOST_WHERE, "location")?,
             },
             upload_slots: value.upload_slots,
             cores: Some(value.cores).filter(|cores| *cores > 0),
@@ -177,11 +181,11 @@ impl TryFrom<v1::Observation> for Observation {
             upstream: parse(&value.upstream, "upstream")?,
             repository: parse(&value.repository, "repository")?,
             reference: match required(value.reference, "reference")? {
-                Wire::Tag(tag) => Reference::Tag(tag),
+                Wire::Tag(tag) => Reference::Tag(short(tag, MOST_TAG, "tag")?),
                 Wire::Member(member) => Reference::Digest(digest(&member)?),
             },
             digest: digest(&value.digest)?,
-            media_type: value.media_type,
+            media_type: short(value.media_type, MOST_MEDIA_TYPE, "media_type")?,
             size: value.size,
             public: value.public,
             age_ms: value.age_ms,

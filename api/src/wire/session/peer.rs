@@ -3,12 +3,12 @@
 use super::{
     super::{
         WireError,
-        common::{digest, host, lengths, origin, parse, pieces, required, some, task},
+        common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
         v1::{self, peer_message::Kind as Up},
     },
     enumeration, id_bytes, lease_end, task_frame, task_lengths, task_pieces, tasks,
 };
-use crate::session::{PeerMessage, Reference};
+use crate::session::{MOST_TAG, PeerMessage, Reference};
 
 impl From<&PeerMessage> for v1::PeerMessage {
     fn from(message: &PeerMessage) -> Self {
@@ -202,7 +202,7 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                     upstream: parse(&v.upstream, "upstream")?,
                     repository: parse(&v.repository, "repository")?,
                     reference: match required(v.reference, "reference")? {
-                        Wire::Tag(tag) => Reference::Tag(tag),
+                        Wire::Tag(tag) => Reference::Tag(short(tag, MOST_TAG, "tag")?),
                         Wire::Member(member) => Reference::Digest(digest(&member)?),
                     },
                 }
