@@ -7,6 +7,7 @@
 use arbitrary::{Result, Unstructured};
 use darter_api::{
     Digest, Lengths, Origin, OriginKind, PieceSet, Timestamp,
+    lengths::{MAX_PIECE_BYTES, MAX_PIECES},
     session::{
         Holding, Join, LeaseEnd, Locality, Observation, ParentReport, Purpose, Reference, Role,
         Sizing,
@@ -18,11 +19,13 @@ use super::*;
 const HOSTS: u8 = 12;
 /// Of one history.
 const MOST_STEPS: usize = 300;
-/// Of each task: none, some, and as many as there can be.
-const PIECES: [u64; 6] = [16, 16, 1, 0, 400, 1 << 20];
+/// Of each task: none, some, as many as there can be, and one less: sets that are as long as all
+/// of it and reach beyond its end.
+const PIECES: [u64; 7] = [16, 16, 1, 0, 400, MOST, MOST - 1];
+const MOST: u64 = MAX_PIECES as u64;
 const PIECE: u64 = 256 * 1024;
 /// No set of pieces that came over the wire ends later.
-const END: u32 = 1 << 20;
+const END: u32 = MAX_PIECES;
 
 /// A scheduler among hosts that say anything: each event is made from the input's bytes.
 pub fn scheduler(data: &[u8]) {
@@ -65,9 +68,8 @@ fn some_task(input: &mut Unstructured<'_>) -> Result<(TaskId, Lengths)> {
 
 fn lengths(at: usize) -> Lengths {
     let size = match PIECES[at] {
-        // Of the largest pieces.
-        pieces if pieces == 1 << 20 => 1 << 43,
-        pieces => pieces * PIECE,
+        pieces @ ..=400 => pieces * PIECE,
+        pieces => pieces * MAX_PIECE_BYTES,
     };
     Lengths::of(size).expect("within the limit")
 }

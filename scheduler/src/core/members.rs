@@ -8,7 +8,7 @@ use darter_api::{
 };
 
 use super::{
-    Cluster, MAX_CLAIMED,
+    Cluster,
     hosts::Host,
     task::{Member, Task},
 };
@@ -166,16 +166,12 @@ impl Cluster {
 
     /// Notes what a host holds; what it keeps to itself is nobody's concern, and nor is what
     /// would be too much to count.
-    pub(super) fn note_held(&mut self, host: HostId, id: &TaskId, mut held: PieceSet) {
+    pub(super) fn note_held(&mut self, host: HostId, id: &TaskId, held: PieceSet) {
         let counts = self.shares(&host);
         let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
             return;
         };
-        known.claimed -= task.claim_of(&host);
-        if !counts || known.claimed + task.claim(&held) > MAX_CLAIMED {
-            held = PieceSet::new();
-        }
-        task.set_held(host, held);
-        known.claimed += task.claim_of(&host);
+        let held = if counts { held } else { PieceSet::new() };
+        known.claimed = task.holds(host, held, known.claimed);
     }
 }

@@ -67,6 +67,7 @@ impl Cluster {
         self.sweeps.remove(&(known.sweep_at, host));
         let mut returned = Host::new(now, hello);
         returned.tasks = known.tasks;
+        returned.claimed = known.claimed;
         returned.listed = Some(BTreeSet::new());
         self.hosts.insert(host, returned);
     }

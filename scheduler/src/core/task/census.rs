@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use darter_api::PieceSet;
 
+use super::super::MAX_CLAIMED;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Census {
@@ -33,16 +35,35 @@ impl Census {
         }
     }
 
-    /// A member that held `before` holds `held` from now on, but for what lies beyond the task's
-    /// end: what it is to keep.
-    pub(super) fn replace(
+    /// A member that held `before` says that it holds `held`, and its host has claimed so many
+    /// pieces so far. What lies beyond the task's end does not count, and nothing does that
+    /// would be too much to count: what the member is to keep, and what its host has claimed then.
+    pub(super) fn told(
         &mut self,
         before: Option<Arc<PieceSet>>,
         mut held: PieceSet,
-    ) -> Option<Arc<PieceSet>> {
+        claimed: u64,
+    ) -> (Option<Arc<PieceSet>>, u64) {
+        // First of all: how much there is to count follows from what lies within.
         if held.end() > self.pieces {
             held.remove_range(self.pieces..u32::MAX);
         }
+        let others = claimed - before.as_deref().map_or(0, |held| self.claim(held));
+        if others + self.claim(&held) > MAX_CLAIMED {
+            held = PieceSet::new();
+        }
+        let kept = self.replace(before, held);
+        let claimed = others + kept.as_deref().map_or(0, |held| self.claim(held));
+        (kept, claimed)
+    }
+
+    /// A member that held `before` holds `held` from now on, which ends with the task: what it is
+    /// to keep.
+    pub(super) fn replace(
+        &mut self,
+        before: Option<Arc<PieceSet>>,
+        held: PieceSet,
+    ) -> Option<Arc<PieceSet>> {
         let is_whole = self.is_whole(&held);
         if is_whole
             && before

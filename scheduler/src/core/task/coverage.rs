@@ -4,17 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use darter_api::{HostId, PieceSet, Timestamp, session::Locality};
 
-use super::{super::MAX_CLAIMED, Marks, Member, Task};
+use super::{Marks, Member, Task};
 
 /// Hosts tell of what they have once a second.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 impl Task {
-    /// Notes what a member holds; what lies beyond the task's end does not count.
-    pub(in crate::core) fn set_held(&mut self, host: HostId, held: PieceSet) {
+    /// A member tells what it holds. Its host has `claimed` so many pieces so far; how many it
+    /// has then.
+    pub(in crate::core) fn holds(&mut self, host: HostId, held: PieceSet, claimed: u64) -> u64 {
         let before = self.member(host).held.take();
-        let now = self.census.replace(before, held);
-        self.member(host).held = now;
+        let (held, claimed) = self.census.told(before, held, claimed);
+        self.member(host).held = held;
+        claimed
+    }
+
+    /// A member holds nothing any more.
+    pub(super) fn lets_go(&mut self, host: HostId) {
+        let before = self.member(host).held.take();
+        self.census.replace(before, PieceSet::new());
     }
 
     /// A host that stands there tells in one what it holds and whether it wants the rest, which
@@ -23,7 +31,7 @@ impl Task {
         &mut self,
         (host, place): (&Arc<HostId>, &Arc<Locality>),
         wants: bool,
-        mut held: PieceSet,
+        held: PieceSet,
         claimed: u64,
     ) -> u64 {
         // One look at a member for all of it: a host tells of hundreds of contents.
@@ -33,23 +41,15 @@ impl Task {
         }
         let wanted = member.marks.set(Marks::WANTS, wants);
         self.waiting = self.waiting + usize::from(wants) - usize::from(wanted);
-        let claimed = claimed - self.census.claim(member.held());
-        if claimed + self.census.claim(&held) > MAX_CLAIMED {
-            held = PieceSet::new();
-        }
-        member.held = self.census.replace(member.held.take(), held);
-        claimed + self.census.claim(member.held())
-    }
-
-    /// Pieces that have to be counted for a host that holds these.
-    pub(in crate::core) fn claim(&self, held: &PieceSet) -> u64 {
-        self.census.claim(held)
+        let (held, claimed) = self.census.told(member.held.take(), held, claimed);
+        member.held = held;
+        claimed
     }
 
     /// Pieces that are counted for what a member holds.
     pub(in crate::core) fn claim_of(&self, host: &HostId) -> u64 {
         let member = self.members.get(host);
-        member.map_or(0, |member| self.claim(member.held()))
+        member.map_or(0, |member| self.census.claim(member.held()))
     }
 
     /// Pieces that nobody holds and nobody may read.

@@ -155,7 +155,7 @@ impl Task {
         if !self.members.contains_key(host) {
             return BTreeSet::new();
         }
-        self.set_held(*host, PieceSet::new());
+        self.lets_go(*host);
         self.set_wants(*host, false);
         self.newcomers.retain(|(_, newcomer)| newcomer != host);
         let gone = self.members.remove(host).unwrap_or_default();

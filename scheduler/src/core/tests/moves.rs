@@ -80,8 +80,12 @@ impl Lab {
 
     /// A host that holds all of the task rests.
     fn rested(&mut self, name: u8) {
+        self.rested_with(name, PieceSet::full(PIECES));
+    }
+
+    fn rested_with(&mut self, name: u8, held: PieceSet) {
         self.up(name, 1);
-        self.tells(name, PieceSet::full(PIECES), PieceSet::new());
+        self.tells(name, held, PieceSet::new());
         let (host, epoch) = (host(name), 1);
         self.cluster
             .handle(self.now, Event::HostRests { host, epoch });
@@ -226,6 +230,19 @@ fn a_host_that_comes_back_from_its_rest_has_what_it_names() {
     let (holdings, last) = (vec![], true);
     let said = lab.says(1, PeerMessage::Inventory { holdings, last });
     assert_eq!(granted(&said), [(host(2), 0..PIECES)], "it dropped it");
+}
+
+#[test]
+fn what_a_host_held_in_part_is_counted_once_when_it_comes_back() {
+    let mut lab = Lab::new();
+    lab.rested_with(1, PieceSet::from_range(0..4));
+    let claimed = |lab: &Lab| lab.cluster.hosts[&host(1)].claimed;
+    assert_eq!(claimed(&lab), u64::from(PIECES));
+    lab.up(1, 2);
+    lab.tells(1, PieceSet::from_range(0..5), PieceSet::new());
+    assert_eq!(claimed(&lab), u64::from(PIECES));
+    lab.says(1, PeerMessage::Done { task: task(1) });
+    assert_eq!(claimed(&lab), 0);
 }
 
 #[test]

@@ -154,6 +154,41 @@ fn what_would_be_too_much_to_count_is_not_taken_in() {
 }
 
 #[test]
+fn what_reaches_beyond_the_end_is_counted_like_any_part() {
+    use darter_api::lengths::{MAX_PIECE_BYTES, MAX_SIZE};
+
+    // As many pieces as there are, but not these.
+    let lengths = Lengths::of(MAX_SIZE - MAX_PIECE_BYTES).unwrap();
+    let held = PieceSet::from_range(1..lengths.pieces() + 1);
+    let mut field = with(vec![]);
+    let counted = |field: &Field, name: u16| field.cluster.hosts[&id(name)].claimed;
+    field.in_zone(1, "");
+    field.in_zone(2, "");
+    for content in 1..=9 {
+        let join = Join {
+            task: task(content),
+            lengths,
+            held: held.clone(),
+            origin: origin(),
+            purpose: Purpose::Pull,
+        };
+        field.says(1, PeerMessage::Join(join));
+        let holding = Holding {
+            task: task(content),
+            lengths,
+            held: held.clone(),
+            reading: PieceSet::new(),
+            wanted: true,
+            origin: Some(origin()),
+        };
+        let (holdings, last) = (vec![holding], false);
+        field.says(2, PeerMessage::Inventory { holdings, last });
+    }
+    let four = u64::from(lengths.pieces()) * 4;
+    assert_eq!((counted(&field, 1), counted(&field, 2)), (four, four));
+}
+
+#[test]
 fn one_host_leaves_room_for_the_others() {
     let mut field = with(vec![]);
     field.cluster.most_tasks = 100;
