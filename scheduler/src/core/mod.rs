@@ -3,7 +3,7 @@
 //! [`Cluster`] knows no socket, no clock and no randomness of its own. All of its state is
 //! soft: hellos and inventories rebuild it after a restart.
 //!
-//! [`members`] is who comes and goes, [`wishes`] what they tell of their contents, [`leases`] who
+//! [`members`] is who comes and goes, [`contents`] what they tell of their contents, [`leases`] who
 //! reads a source, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow.
 //!
 //! Owner of state: [`Cluster`]. Invariants: a piece has at most one live lease; who is a
@@ -13,6 +13,7 @@
 
 mod bad;
 mod cells;
+mod contents;
 mod deal;
 mod excerpts;
 #[cfg(any(test, fuzzing))]
@@ -32,7 +33,6 @@ mod score;
 mod sizing;
 mod sweep;
 mod task;
-mod wishes;
 mod zones;
 
 use std::{
