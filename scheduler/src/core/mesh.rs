@@ -35,6 +35,8 @@ const GATEWAYS_SHARE: usize = 6;
 const SETTLED: Duration = Duration::from_millis(200);
 /// Holders introduced to a starving host.
 const RESCUERS: usize = 3;
+/// Members looked at for one of them: all of most swarms, a moment's work.
+const SEARCHED: usize = 2000;
 
 impl Cluster {
     /// Introduces a host to others of the task; whether there was anybody. It is
@@ -177,6 +179,7 @@ impl Cluster {
     fn holders(&mut self, host: HostId, id: &TaskId, pieces: &PieceSet) -> Vec<HostId> {
         let limit = self.room() + RESCUERS;
         let candidates = self.candidates(id, &host, limit);
+        let from = HostId::from_bytes(self.rng.random());
         let Some(task) = self.tasks.get(id) else {
             return Vec::new();
         };
@@ -188,6 +191,16 @@ impl Cluster {
             .into_iter()
             .filter(|other| task.members.get(other).is_some_and(holds))
             .collect();
+        if found.is_empty() {
+            // Few have it, and none of those were in the sample.
+            let others = task.members_from(&from).take(SEARCHED);
+            let holders = others.filter(|(_, member)| holds(member));
+            let fit = holders.map(|(other, _)| *other).filter(|other| {
+                self.is_fit(task, &host, other)
+                    && task.degree(other) < limit.min(self.room_of(task, other))
+            });
+            found.extend(fit.take(RESCUERS));
+        }
         found.sort_by_key(|other| self.is_slow(other));
         found.truncate(RESCUERS);
         found

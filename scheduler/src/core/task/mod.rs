@@ -200,6 +200,13 @@ impl Task {
         member.map_or(0, |member| member.neighbours().len())
     }
 
+    /// All members, from a place in their order on and round to it.
+    pub(super) fn members_from(&self, from: &HostId) -> impl Iterator<Item = (&HostId, &Member)> {
+        let rest = self.members.range::<HostId, _>(from..);
+        let all = rest.chain(self.members.range::<HostId, _>(..from));
+        all.map(|(host, member)| (host.as_ref(), member))
+    }
+
     pub(super) fn waiters(&self) -> Vec<HostId> {
         let waiting = self.members.iter().filter(|(_, member)| member.wants());
         waiting.map(|(host, _)| **host).collect()

@@ -147,6 +147,31 @@ fn who_does_not_share_is_nobodys_parent_but_is_served() {
 }
 
 #[test]
+fn who_starves_meets_the_only_holder_among_hundreds_at_once() {
+    const HOLDER: u16 = 450;
+    let mut field = Field::new(Options::default());
+    for name in 1..=500 {
+        field.in_zone(name, "");
+        let held = match name {
+            HOLDER => PieceSet::from_range(3..4),
+            _ => PieceSet::new(),
+        };
+        field.joins_task(name, task(1), held);
+    }
+    let strangers = |field: &Field| {
+        let known = field.neighbours(HOLDER);
+        let mut others = (1..=500).filter(|name| *name != HOLDER && !known.contains(&id(*name)));
+        others.next().expect("it does not know all")
+    };
+    for _ in 0..8 {
+        let name = strangers(&field);
+        let (task, pieces) = (task(1), PieceSet::from_range(3..4));
+        field.says(name, PeerMessage::Starved { task, pieces });
+        assert!(field.neighbours(HOLDER).contains(&id(name)), "{name}");
+    }
+}
+
+#[test]
 fn who_was_given_up_is_not_introduced_again() {
     let mut field = Field::new(Options::default());
     for name in 1..=2 {
