@@ -14,10 +14,15 @@ use super::{
 };
 
 impl Cluster {
+    /// Whether a later hello of the same host came before this one, which says nothing then.
+    pub fn is_late(&self, hello: &Hello) -> bool {
+        let newer = |known: &Host| known.hello.epoch > hello.epoch;
+        self.hosts.get(&hello.host).is_some_and(newer)
+    }
+
     pub(super) fn host_up(&mut self, now: Timestamp, hello: Hello) {
         let host = hello.host;
-        let newer = |known: &Host| known.hello.epoch > hello.epoch;
-        if self.hosts.get(&host).is_some_and(newer) {
+        if self.is_late(&hello) {
             return;
         }
         let stays = |known: &Host| known.resting.is_some() && *known.place == hello.locality;

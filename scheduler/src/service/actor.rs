@@ -119,77 +119,91 @@ impl Actor {
                 let _ = begun.send(events);
                 commands
             }
-            Inbound::Message(host, epoch, PeerMessage::Errand(report)) => {
-                let current = self.outboxes.get(&host);
-                if current.is_none_or(|outbox| outbox.epoch != epoch) {
-                    return;
-                }
+            Inbound::Up(hello, sender, session) => self.up(now, hello, sender, session),
+            Inbound::Down(host, epoch) => self.down(now, host, epoch),
+            Inbound::Message(host, epoch, message) => self.heard(now, host, epoch, message),
+        };
+        self.say(commands);
+        self.metrics.decision.observe(begin.elapsed().as_secs_f64());
+    }
+
+    /// A session has begun. One whose hello was overtaken by a later one's ends here, since
+    /// nobody keeps its outbox.
+    fn up(
+        &mut self,
+        now: Timestamp,
+        hello: Hello,
+        sender: mpsc::Sender<Parcel>,
+        session: DropGuard,
+    ) -> Vec<Command> {
+        if self.cluster.is_late(&hello) {
+            return Vec::new();
+        }
+        let (host, epoch) = (hello.host, hello.epoch);
+        // What was ordered in another session, the host may not have heard.
+        let commands = self.forget_orders(host);
+        self.say(commands);
+        let outbox = Outbox {
+            epoch,
+            sender,
+            _session: session,
+        };
+        let replaced = self.outboxes.insert(host, outbox);
+        if replaced.is_none() {
+            self.metrics.sessions.inc();
+        }
+        self.beats.begin(now, host, epoch);
+        self.cluster.handle(now, Event::HostUp(hello))
+    }
+
+    fn down(&mut self, now: Timestamp, host: HostId, epoch: u64) -> Vec<Command> {
+        if self.is_current(&host, epoch) {
+            self.outboxes.remove(&host);
+            self.metrics.sessions.dec();
+            let commands = self.forget_orders(host);
+            self.say(commands);
+        }
+        self.cluster.handle(now, Event::HostDown { host, epoch })
+    }
+
+    /// A host spoke; what it says in a session that another one has followed counts for nothing.
+    fn heard(
+        &mut self,
+        now: Timestamp,
+        host: HostId,
+        epoch: u64,
+        message: PeerMessage,
+    ) -> Vec<Command> {
+        self.metrics.received.inc();
+        if !self.is_current(&host, epoch) {
+            return Vec::new();
+        }
+        match message {
+            PeerMessage::Errand(report) => {
                 if let Some(tag) = self.errands.report(host, report) {
                     let (upstream, repository) = (&tag.upstream, &tag.repository);
                     self.cluster.forget_tag(upstream, repository, &tag.tag);
                 }
                 Vec::new()
             }
-            Inbound::Message(host, epoch, PeerMessage::Preheat(report)) => {
-                let current = self.outboxes.get(&host);
-                if current.is_none_or(|outbox| outbox.epoch != epoch) {
-                    return;
-                }
+            PeerMessage::Preheat(report) => {
                 let forbids =
                     |host: &HostId, origin: &Origin| self.cluster.is_forbidden(host, origin);
                 self.runs.report(host, report, forbids)
             }
-            Inbound::Up(hello, sender, session) => {
-                let epoch = hello.epoch;
-                let host = hello.host;
-                // What was ordered in another session, the host may not have heard.
-                let commands = self.forget_orders(host);
-                self.say(commands);
-                let outbox = Outbox {
-                    epoch,
-                    sender,
-                    _session: session,
-                };
-                let replaced = self.outboxes.insert(host, outbox);
-                if replaced.is_none() {
-                    self.metrics.sessions.inc();
-                }
-                self.beats.begin(now, host, epoch);
-                self.cluster.handle(now, Event::HostUp(hello))
+            PeerMessage::Resting => {
+                self.outboxes.remove(&host);
+                self.metrics.sessions.dec();
+                self.cluster.handle(now, Event::HostRests { host, epoch })
             }
-            Inbound::Down(host, epoch) => {
-                if self
-                    .outboxes
-                    .get(&host)
-                    .is_some_and(|outbox| outbox.epoch == epoch)
-                {
-                    self.outboxes.remove(&host);
-                    self.metrics.sessions.dec();
-                    let commands = self.forget_orders(host);
-                    self.say(commands);
-                }
-                self.cluster.handle(now, Event::HostDown { host, epoch })
-            }
-            Inbound::Message(host, epoch, message) => {
-                self.metrics.received.inc();
-                if self
-                    .outboxes
-                    .get(&host)
-                    .is_none_or(|outbox| outbox.epoch != epoch)
-                {
-                    return;
-                }
-                if message == PeerMessage::Resting {
-                    self.outboxes.remove(&host);
-                    self.metrics.sessions.dec();
-                    self.cluster.handle(now, Event::HostRests { host, epoch })
-                } else {
-                    self.cluster.handle(now, Event::Message { host, message })
-                }
-            }
-        };
-        self.say(commands);
-        self.metrics.decision.observe(begin.elapsed().as_secs_f64());
+            message => self.cluster.handle(now, Event::Message { host, message }),
+        }
+    }
+
+    /// Whether this is the session that the host has.
+    fn is_current(&self, host: &HostId, epoch: u64) -> bool {
+        let outbox = self.outboxes.get(host);
+        outbox.is_some_and(|outbox| outbox.epoch == epoch)
     }
 
     /// A session has ended, and with it what was ordered in it.

@@ -209,6 +209,25 @@ async fn a_session_ends_with_the_next_one_of_its_host() {
     assert!(tasks.stop(Duration::from_secs(5)).await);
 }
 
+#[test]
+fn a_hello_that_a_later_one_overtook_ends_nothing_but_its_own_session() {
+    let mut actor = Actor::new(Options::default(), key(9), Metrics::default());
+    let host = key(1).id();
+    let mut up = |epoch| {
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let over = CancellationToken::new();
+        let guard = over.clone().drop_guard();
+        actor.take(Inbound::Up(hello(host, epoch), sender, guard));
+        (receiver, over)
+    };
+    let (_outbox, newer) = up(2);
+    let (_, older) = up(1);
+    assert!(older.is_cancelled() && !newer.is_cancelled());
+    actor.take(Inbound::Down(host, 1));
+    assert!(!newer.is_cancelled());
+    assert_eq!(actor.cluster.counts().hosts, 1);
+}
+
 /// All of a thousand neighbours stop reading at once: a switch goes down.
 #[test]
 fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
