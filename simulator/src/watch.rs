@@ -99,9 +99,9 @@ impl World {
             let turns_at = self.begin + self.scenario.turns_at;
             let recovers = self.scenario.recovers_at.filter(|_| host.turns);
             let recovers = recovers.map(|after| self.begin + after);
-            let is_slow = !host.turns || now >= turns_at;
             let is_well = recovers.is_some_and(|at| now >= at);
-            if is_slow && !is_well && self.network.is_sending(host.place) {
+            let is_slow = !is_well && (!host.turns || now >= turns_at);
+            if is_slow && self.network.is_sending(host.place) {
                 host.since.get_or_insert(now);
             }
             let bad = self.is_found_slow(host.place);
