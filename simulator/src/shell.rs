@@ -171,7 +171,7 @@ impl World {
             if chunk.last
                 && let Some(slot) = self.in_slots.remove(&chunk.transfer)
             {
-                self.give_back(place, slot);
+                self.piece_sent(place, slot);
             }
         }
         self.pump(place);

@@ -92,7 +92,7 @@ impl World {
     fn upload(&mut self, parent: Place, upload: Upload, slot: SlotId) {
         let child = &mut self.hosts[upload.child];
         let Some(asked) = child.requests.get_mut(&upload.request) else {
-            self.hosts[parent].slots.give_back(self.now, slot);
+            self.hosts[parent].slots.give_back(slot);
             return;
         };
         let lengths = child.tasks[&upload.task].lengths;
@@ -109,8 +109,9 @@ impl World {
         self.pump(parent);
     }
 
-    pub(crate) fn give_back(&mut self, parent: Place, slot: SlotId) {
-        self.hosts[parent].slots.give_back(self.now, slot);
+    /// A piece has left its parent.
+    pub(crate) fn piece_sent(&mut self, parent: Place, slot: SlotId) {
+        self.hosts[parent].slots.sent(self.now, slot);
         self.serve(parent);
     }
 
@@ -132,7 +133,8 @@ impl World {
         if let Some(transfer) = self.network.cut(id)
             && let Some(slot) = self.in_slots.remove(&id)
         {
-            self.give_back(transfer.from, slot);
+            self.hosts[transfer.from].slots.give_back(slot);
+            self.serve(transfer.from);
         }
     }
 

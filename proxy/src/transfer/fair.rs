@@ -35,6 +35,7 @@ pub struct Slot {
     /// `None` when it is no more.
     slots: Option<Slots>,
     id: SlotId,
+    is_used: bool,
 }
 
 /// Too many wait already, or for too long.
@@ -97,9 +98,14 @@ impl Slots {
             };
             let slots = Some(self.clone());
             // One that is on its way to who leaves is given back when the channel drops it.
-            if let Err(mut slot) = request.send(Slot { slots, id }) {
+            let slot = Slot {
+                slots,
+                id,
+                is_used: false,
+            };
+            if let Err(mut slot) = request.send(slot) {
                 slot.slots = None;
-                self.0.turns.lock().give_back(self.now(), id);
+                self.0.turns.lock().give_back(id);
             }
         }
     }
@@ -114,10 +120,23 @@ impl Slots {
     }
 }
 
+impl Slot {
+    /// The last bytes of its piece are on their way: when it is dropped, they are sent.
+    pub const fn ends(&mut self) {
+        self.is_used = true;
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(slots) = self.slots.take() {
-            slots.0.turns.lock().give_back(slots.now(), self.id);
+            let (now, mut turns) = (slots.now(), slots.0.turns.lock());
+            if self.is_used {
+                turns.sent(now, self.id);
+            } else {
+                turns.give_back(self.id);
+            }
+            drop(turns);
             slots.hand_out();
         }
     }

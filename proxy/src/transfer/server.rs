@@ -148,7 +148,7 @@ fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> R
     metrics.uploading.inc();
     let place = Place {
         metrics: metrics.clone(),
-        _slot: slot,
+        slot,
     };
     let sending = Sending {
         rest: range,
@@ -197,7 +197,7 @@ struct Sending {
 /// A slot that is taken until the kernel has the last byte.
 struct Place {
     metrics: Metrics,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl Sending {
@@ -215,7 +215,11 @@ impl Sending {
         self.rest.start = end;
         self.metrics.upload_bytes.inc_by(length);
         if self.rest.is_empty() {
-            span = span.keeping((self.piece.clone(), self.place.take()));
+            let mut place = self.place.take();
+            if let Some(place) = &mut place {
+                place.slot.ends();
+            }
+            span = span.keeping((self.piece.clone(), place));
         }
         Some((Ok(Span::File(span)), self))
     }

@@ -91,6 +91,11 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         self.queue_limit = queue_limit;
     }
 
+    /// Slots that are out, lent ones among them, and requests that wait.
+    pub const fn load(&self) -> (usize, usize) {
+        (self.out.len(), self.waiting)
+    }
+
     /// Whether who comes now finds no place in the queue.
     pub const fn is_full(&self) -> bool {
         self.waiting >= self.queue_limit
@@ -147,18 +152,28 @@ impl<C: Clone + PartialEq, T> Turns<C, T> {
         Some((what, id))
     }
 
-    /// A slot is not needed any more.
-    pub fn give_back(&mut self, now: Timestamp, id: SlotId) {
-        let Some(place) = self.out.iter().position(|out| out.id == id) else {
+    /// A slot is not needed any more: all of its piece was sent.
+    pub fn sent(&mut self, now: Timestamp, id: SlotId) {
+        let Some(out) = self.take_back(id) else {
             return;
         };
-        let out = self.out.swap_remove(place);
         if out.bytes >= TELLING {
             let took = now.since(out.since).as_secs_f64() / out.bytes as f64;
             self.recent.truncate(RECENT - 1);
             self.recent.push_front(took);
             self.usual = usual(&self.recent);
         }
+    }
+
+    /// A slot is not needed any more: nobody wants the piece, or the rest of it. How long it was
+    /// out says nothing of what pieces take.
+    pub fn give_back(&mut self, id: SlotId) {
+        self.take_back(id);
+    }
+
+    fn take_back(&mut self, id: SlotId) -> Option<Out<C>> {
+        let place = self.out.iter().position(|out| out.id == id)?;
+        Some(self.out.swap_remove(place))
     }
 
     /// When the next slot is lent, if that makes one free that somebody waits for.
@@ -281,7 +296,7 @@ mod tests {
         let mut turns = Turns::new(2, 10);
         for now in 0..20 {
             let slot = asks(&mut turns, now * 100, 0).expect("all are free");
-            turns.give_back(at(now * 100 + 100), slot);
+            turns.sent(at(now * 100 + 100), slot);
         }
         turns
     }
@@ -298,9 +313,9 @@ mod tests {
         assert_eq!(who, 3);
         assert!(asks(&mut turns, 3150, 4).is_some(), "so is the other");
         assert!(asks(&mut turns, 3150, 5).is_none(), "but not twice");
-        turns.give_back(at(3200), slow[0].expect("a slot"));
+        turns.sent(at(3200), slow[0].expect("a slot"));
         assert!(turns.next(at(3200)).is_none(), "two fast ones are out");
-        turns.give_back(at(3200), fast);
+        turns.sent(at(3200), fast);
         assert!(turns.next(at(3200)).is_some());
     }
 
@@ -329,6 +344,18 @@ mod tests {
             asks(&mut turns, now, *child).is_some()
         });
         assert_eq!(given.count(), 2 * MOST_OUT);
+    }
+
+    #[test]
+    fn what_was_not_sent_says_nothing_of_what_is_usual() {
+        let mut turns = used();
+        for now in 2000..2020 {
+            let slot = asks(&mut turns, now, 0).expect("all are free");
+            turns.give_back(slot);
+        }
+        assert!(asks(&mut turns, 3000, 1).is_some() && asks(&mut turns, 3000, 2).is_some());
+        assert!(asks(&mut turns, 3000, 3).is_none());
+        assert_eq!(turns.due(at(3000)), Some(at(3150)));
     }
 
     #[test]

@@ -51,8 +51,9 @@ async fn a_slow_child_has_no_more_slots_than_a_fast_one() {
             let mut pieces = 0_u32;
             let end = Instant::now() + Duration::from_secs(60);
             while Instant::now() < end {
-                if let Ok(_slot) = slots.acquire(child(name), Class::Foreground, PIECE).await {
+                if let Ok(mut slot) = slots.acquire(child(name), Class::Foreground, PIECE).await {
                     tokio::time::sleep(took).await;
+                    slot.ends();
                     pieces += 1;
                 }
             }
