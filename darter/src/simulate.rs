@@ -105,6 +105,9 @@ pub(crate) struct Simulate {
     /// A new scheduler, without memory, begins then.
     #[arg(long, value_name = "TIME")]
     scheduler_back: Option<String>,
+    /// Note so often, of virtual time, what hosts wait for; on standard error.
+    #[arg(long, value_name = "TIME")]
+    trace: Option<String>,
     /// Of all randomness: the same one gives the same run.
     #[arg(long)]
     seed: Option<u64>,
@@ -130,7 +133,14 @@ pub(crate) async fn run(options: Simulate) -> anyhow::Result<ExitCode> {
     let turning = Turning::new("simulating");
     let played = tokio::task::spawn_blocking(move || play(&spec)).await;
     drop(turning);
-    let (summary, wall) = played??;
+    let Played {
+        summary,
+        trace,
+        wall,
+    } = played??;
+    for line in trace {
+        eprintln!("{line}");
+    }
     let timing = Timing {
         wall_seconds: wall.as_secs_f64(),
         peak_rss_bytes: peak_rss(),
@@ -151,10 +161,21 @@ pub(crate) async fn run(options: Simulate) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn play(spec: &Spec) -> anyhow::Result<(Summary, Duration)> {
+/// What came of a run.
+struct Played {
+    summary: Summary,
+    trace: Vec<String>,
+    wall: Duration,
+}
+
+fn play(spec: &Spec) -> anyhow::Result<Played> {
     let begin = Instant::now();
     let report = spec.scenario()?.run();
-    Ok((Summary::new(spec, &report), begin.elapsed()))
+    Ok(Played {
+        summary: Summary::new(spec, &report),
+        trace: report.trace,
+        wall: begin.elapsed(),
+    })
 }
 
 fn json(summary: &Summary, timing: Option<Timing>) -> anyhow::Result<String> {
@@ -244,7 +265,8 @@ mod tests {
     }
 
     fn rendered(options: &Simulate) -> (String, String) {
-        let (summary, _) = play(&options.spec().expect("makes sense")).expect("plays");
+        let played = play(&options.spec().expect("makes sense")).expect("plays");
+        let summary = played.summary;
         (json(&summary, None).expect("prints"), svg(&summary))
     }
 

@@ -86,6 +86,9 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     pub(crate) parent: Place,
+    pub(crate) task: TaskId,
+    pub(crate) piece: u32,
+    pub(crate) since: Timestamp,
     pub(crate) last_byte: Timestamp,
     pub(crate) stall_after: Duration,
     pub(crate) begun: bool,

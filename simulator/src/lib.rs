@@ -9,7 +9,7 @@
 //! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
 //! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do (of
 //! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`outcome`] what is
-//! noted, [`watch`] when slow hosts are found. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
+//! noted, [`watch`] when slow hosts are found, [`trace`] what hosts wait for. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 
 mod arrival;
@@ -32,6 +32,7 @@ mod summary;
 mod svg;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod uploads;
 mod watch;
 mod world;

@@ -174,6 +174,14 @@ impl Network {
         self.transfers.get(&id)
     }
 
+    /// What a stream has still to send.
+    pub(crate) fn left(&self, id: TransferId) -> PieceSet {
+        match self.transfers.get(&id).map(|transfer| &transfer.cargo) {
+            Some(Cargo::Stream(pieces)) => pieces.clone(),
+            _ => PieceSet::new(),
+        }
+    }
+
     /// Begins to send one piece.
     pub(crate) fn send_piece(
         &mut self,

@@ -105,6 +105,7 @@ impl World {
             seed_use: outcome.seeds_sent as f64 / capacity.max(1.0),
             lost: outcome.lost,
             events,
+            trace: self.trace.lines,
             times: outcome.times,
             pulls: outcome.pulls,
             origin: outcome.origin,

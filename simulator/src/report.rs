@@ -99,6 +99,8 @@ pub struct Report {
     pub wronged: usize,
     /// Events that the run took.
     pub events: u64,
+    /// What hosts waited for while it went on, if the scenario asks for it.
+    pub trace: Vec<String>,
 }
 
 impl Report {

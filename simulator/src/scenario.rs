@@ -127,6 +127,8 @@ pub struct Scenario {
     pub clients: Vec<Client>,
     /// What happens when.
     pub actions: Vec<(Duration, Action)>,
+    /// How often it is noted what hosts wait for; `None` for never.
+    pub trace: Option<Duration>,
     /// The run is given up after this.
     pub limit: Duration,
     /// Of every download core.
@@ -170,6 +172,7 @@ impl Default for Scenario {
             zone_latency: Duration::from_millis(5),
             clients: vec![Client::Whole],
             actions: Vec::new(),
+            trace: None,
             limit: Duration::from_secs(600),
             swarm: core::Options::default(),
             transfer: transfer::Options::default(),

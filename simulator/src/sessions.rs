@@ -135,10 +135,11 @@ impl World {
         session: u64,
         message: PeerMessage,
     ) {
-        let control = &mut self.controls[scheduler];
-        if control.sessions.get(&host) != Some(&session) {
+        if self.controls[scheduler].sessions.get(&host) != Some(&session) {
             return;
         }
+        self.trace_said(host, &message);
+        let control = &mut self.controls[scheduler];
         let id = self.hosts[host].id;
         let event = if message == PeerMessage::Resting {
             control.sessions.remove(&host);
@@ -162,6 +163,7 @@ impl World {
         if self.hosts[host].session(scheduler) != Some(session) {
             return;
         }
+        self.trace_heard(host, &message);
         let name = self.controls[scheduler].name.clone();
         if is_welcome(&message) {
             if let Some(line) = self.hosts[host].lines.get_mut(&scheduler) {

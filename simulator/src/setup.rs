@@ -119,6 +119,7 @@ impl World {
         }
         self.invite();
         self.watch();
+        self.trace();
         for (at, action) in self.scenario.actions.clone() {
             self.queue.put(self.begin + at, Happening::Acts(action));
         }
@@ -211,6 +212,7 @@ impl World {
         if !self.hosts[host].alive {
             return;
         }
+        self.trace_lost(host);
         self.kill(host);
         for (task, _) in &self.contents {
             self.outstanding.remove(&(host, *task));

@@ -98,6 +98,9 @@ pub struct Spec {
     /// The run is given up then. Default 10 min.
     #[serde(with = "humantime_serde")]
     pub limit: Duration,
+    /// It is noted so often what hosts wait for. Default never.
+    #[serde(with = "humantime_serde")]
+    pub trace: Option<Duration>,
     /// Bytes that a link sends at once. Default 64 KiB up to 30 hosts, 256 KiB up to 300,
     /// else whole pieces.
     pub quantum: Option<ByteSize>,
@@ -156,6 +159,7 @@ impl Default for Spec {
             scheduler_dies: None,
             scheduler_back: None,
             limit: scenario.limit,
+            trace: None,
             quantum: None,
             swarm: scenario.swarm,
             transfer: scenario.transfer,
@@ -226,6 +230,7 @@ impl Spec {
             zone_latency: self.zone_latency,
             actions: self.actions(),
             limit: self.limit,
+            trace: self.trace,
             swarm: self.swarm.clone(),
             transfer: self.transfer.clone(),
             cluster: self.cluster.clone(),
@@ -303,6 +308,15 @@ impl Spec {
             let (span, most) = (span.as_secs_f64(), most.as_secs_f64());
             within(&mut mistakes, key, span, 0.0, most);
         }
+        if let Some(trace) = self.trace {
+            let most = hour.as_secs_f64();
+            within(&mut mistakes, "trace", trace.as_secs_f64(), 1e-3, most);
+        }
+        if let Some(recovers) = self.recovers_at {
+            let turns = self.turns_at.as_secs_f64();
+            let (recovers, most) = (recovers.as_secs_f64(), hour.as_secs_f64());
+            within(&mut mistakes, "recovers_at", recovers, turns, most);
+        }
         mistakes
     }
 }
@@ -352,5 +366,18 @@ mod tests {
             assert!(text.contains(key), "{text}");
         }
         assert!(Spec::parse("host = 3").is_err());
+    }
+
+    #[test]
+    fn nobody_recovers_before_turning_slow() {
+        for (text, fine) in [
+            ("turns_at = \"5s\"\nrecovers_at = \"4s\"", false),
+            ("turns_at = \"5s\"\nrecovers_at = \"6s\"", true),
+            ("recovers_at = \"2h\"", false),
+            ("trace = \"0s\"", false),
+        ] {
+            let spec = Spec::parse(text).expect("parses");
+            assert_eq!(spec.scenario().is_ok(), fine, "{text}");
+        }
     }
 }

@@ -27,6 +27,9 @@ impl World {
     ) {
         let asked = Asked {
             parent,
+            task,
+            piece,
+            since: self.now,
             last_byte: self.now,
             stall_after,
             begun: false,

@@ -30,6 +30,7 @@ use crate::{
     queue::Queue,
     scenario::{Action, Client, Who},
     setup::contents,
+    trace::Trace,
     watch::Watch,
 };
 
@@ -109,6 +110,8 @@ pub(crate) enum Happening {
     Turns(bool),
     /// Who is slow is looked at.
     Watches,
+    /// What hosts wait for is noted.
+    Traces,
     /// The scenario says so.
     Acts(Action),
 }
@@ -139,6 +142,7 @@ pub(crate) struct World {
     /// Where the next wave of clients begins.
     pub(crate) next_wave: Place,
     pub(crate) watch: Watch,
+    pub(crate) trace: Trace,
     pub(crate) outcome: Outcome,
 }
 
@@ -169,6 +173,7 @@ impl World {
             outstanding: BTreeSet::new(),
             next_wave: scenario.seeds,
             watch: Watch::default(),
+            trace: Trace::default(),
             outcome: Outcome::default(),
             scenario: scenario.clone(),
         };
@@ -235,6 +240,7 @@ impl World {
             Happening::Churns => self.churns(),
             Happening::Turns(slow) => self.turns(slow),
             Happening::Watches => self.watches(),
+            Happening::Traces => self.traces(),
             Happening::Acts(action) => self.act(action),
         }
     }

@@ -11,7 +11,8 @@
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
 //! [`offers`] who is given what only this host has, [`lease`] when the source is read and
 //! [`reads`] in which order, [`reports`] what the scheduler hears of parents, [`homes`] which
-//! scheduler has a task, [`sessions`] what is said to whom of them.
+//! scheduler has a task, [`sessions`] what is said to whom of them, [`insight`] why a piece does
+//! not come.
 
 mod announce;
 mod bits;
@@ -19,6 +20,7 @@ pub mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod homes;
+pub mod insight;
 mod lease;
 mod offers;
 mod open;

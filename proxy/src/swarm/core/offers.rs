@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use darter_api::{HostId, PieceSet, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::{open::Open, state::Subscriber};
+use super::{insight::Given, open::Open, state::Subscriber};
 
 /// Fewer open offers than this, of all tasks, leave an uplink idle.
 const IDLE_BELOW: usize = 4;
@@ -50,6 +50,15 @@ impl Offers {
     pub(super) fn open_to(&self, host: &HostId) -> PieceSet {
         let open = self.open.iter().filter(|(_, offer)| offer.to == *host);
         open.map(|(piece, _)| *piece).collect()
+    }
+
+    /// What becomes of one of its pieces.
+    pub(super) fn given(&self, now: Timestamp, piece: u32) -> Given {
+        match self.open.get(&piece) {
+            Some(offer) => Given::Offered(offer.to, now.since(offer.since)),
+            None if self.unknown.contains(piece) => Given::Waits,
+            None => Given::Known,
+        }
     }
 
     /// Whether there are pieces that wait for their first offer to one of so many hosts. A single one
