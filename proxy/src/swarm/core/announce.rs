@@ -120,6 +120,11 @@ impl Subscriber {
         }
     }
 
+    /// Whether it neither has a piece nor was told of it.
+    pub(super) fn lacks(&self, piece: u32) -> bool {
+        !self.told.contains(piece) && !self.known.contains(piece)
+    }
+
     fn has_all_it_was_told(&self) -> bool {
         self.told.is_within(&self.known)
     }

@@ -6,6 +6,10 @@
 //! it from there. What one has announced is offered to another only while the uplink would
 //! idle. All of it counts as promised ([`super::lease`]), so that nobody reads it again.
 //!
+//! Whoever took a piece may be of no use to the others: nobody believes it any more, it is far
+//! slower than they are, or it knows too few. So what nobody but those it was given to has after
+//! [`SPREADS`] is given to one more.
+//!
 //! An offer is open until its subscriber has announced the piece. As many are open as
 //! [`super::open`] allows for all tasks together; offers of what is to be had elsewhere wait
 //! until hardly any is.
@@ -23,14 +27,19 @@ const IDLE_BELOW: usize = 4;
 /// several hosts that hold all don't offer the same.
 const CHOICE: usize = 8;
 
+/// What was taken has spread after so long, or after three times what offers usually take.
+const SPREADS: Duration = Duration::from_secs(1);
+
 /// The pieces that this host gives out one by one.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
     /// All of them.
     pub(super) own: PieceSet,
-    /// Those that no subscriber has or is offered.
+    /// Those that no subscriber has or is offered, and those that did not spread.
     unknown: PieceSet,
     open: BTreeMap<u32, Offer>,
+    /// Pieces that have not been seen to spread.
+    taken: BTreeMap<u32, Taken>,
     /// How long an offer takes to be taken up, on average.
     taken_after: Option<Duration>,
 }
@@ -41,9 +50,18 @@ struct Offer {
     since: Timestamp,
 }
 
+/// Who has a piece that was given out.
+#[derive(Debug)]
+struct Taken {
+    by: Vec<HostId>,
+    /// When the last of them had it.
+    since: Timestamp,
+}
+
 impl Offers {
+    /// Whether there is something to wait for.
     pub(super) fn is_open(&self) -> bool {
-        !self.open.is_empty()
+        !self.open.is_empty() || !self.taken.is_empty()
     }
 
     /// What a subscriber was offered and has not taken up.
@@ -87,6 +105,7 @@ impl Offers {
     pub(super) fn take_back(&mut self, pieces: &PieceSet, open: &mut Open) {
         self.own.subtract(pieces);
         self.unknown.subtract(pieces);
+        self.taken.retain(|piece, _| !pieces.contains(*piece));
         self.close(open, |piece, _| pieces.contains(piece));
     }
 
@@ -117,7 +136,11 @@ impl Offers {
         subscriber: Option<&mut Subscriber>,
         open: &mut Open,
     ) {
+        for piece in self.unknown.intersection(pieces).iter() {
+            self.had_by(now, piece, host);
+        }
         self.unknown.subtract(pieces);
+        let mut answered_now = Vec::new();
         let mut taken_after = self.taken_after;
         let before = self.open.len();
         self.close(open, |piece, offer| {
@@ -125,13 +148,61 @@ impl Offers {
             if answered {
                 let took = now.since(offer.since);
                 taken_after = Some(taken_after.map_or(took, |old| (old * 7 + took) / 8));
+                answered_now.push(piece);
             }
             answered
         });
         self.taken_after = taken_after;
+        for piece in answered_now {
+            let taken = self.taken.entry(piece).or_insert(Taken {
+                by: Vec::new(),
+                since: now,
+            });
+            taken.by.push(*host);
+            taken.since = now;
+        }
         if let Some(subscriber) = subscriber.filter(|_| self.open.len() < before) {
             subscriber.ignored = 0;
         }
+    }
+
+    /// A host has a piece that waited to be offered. If it did not have it already, and somebody
+    /// was given it before, it has spread.
+    fn had_by(&mut self, now: Timestamp, piece: u32, host: &HostId) {
+        match self.taken.get(&piece) {
+            Some(taken) if taken.by.contains(host) => {}
+            Some(_) => drop(self.taken.remove(&piece)),
+            None => {
+                let (by, since) = (vec![*host], now);
+                self.taken.insert(piece, Taken { by, since });
+            }
+        }
+    }
+
+    /// Has pieces offered again that did not spread.
+    fn look_for_spread(&mut self, now: Timestamp, others: &BTreeMap<HostId, Subscriber>) {
+        if others.len() < 2 {
+            self.taken.clear();
+        }
+        let after = SPREADS.max(self.taken_after.unwrap_or_default() * 3);
+        let (unknown, open) = (&mut self.unknown, &self.open);
+        self.taken.retain(|piece, taken| {
+            if now.since(taken.since) < after {
+                return true;
+            }
+            let has = |(host, other): (&HostId, &Subscriber)| {
+                !taken.by.contains(host) && other.known.contains(*piece)
+            };
+            let lacks = |other: &Subscriber| other.lacks(*piece);
+            if others.iter().any(has) || !others.values().any(lacks) {
+                return false;
+            }
+            taken.since = now;
+            if !open.contains_key(piece) {
+                unknown.insert(*piece);
+            }
+            true
+        });
     }
 
     /// A subscriber is gone, with all that it had and was offered: what nobody else has of
@@ -157,7 +228,8 @@ impl Offers {
         }
     }
 
-    /// Offers that were not taken up for at least so long are made to others as well.
+    /// Offers that were not taken up for at least so long are made to others as well, and so is what
+    /// was taken up and did not spread.
     pub(super) fn expire(
         &mut self,
         now: Timestamp,
@@ -165,6 +237,7 @@ impl Offers {
         others: &mut BTreeMap<HostId, Subscriber>,
         open: &mut Open,
     ) {
+        self.look_for_spread(now, others);
         let usual = self.taken_after.unwrap_or_default();
         let after = after.max(usual * 3);
         let mut late = Vec::new();
@@ -286,7 +359,6 @@ fn who_lacks(
         let is_full = open.is_enough_for(host, others.len());
         (is_full, other.ignored, open.to(host), rng.random::<u32>())
     };
-    let lacks = |other: &Subscriber| !other.told.contains(piece) && !other.known.contains(piece);
-    let who = others.iter().filter(|(_, other)| lacks(other));
+    let who = others.iter().filter(|(_, other)| other.lacks(piece));
     who.min_by_key(order).map(|(host, _)| *host)
 }

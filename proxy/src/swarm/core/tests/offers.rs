@@ -166,6 +166,43 @@ fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
 }
 
 #[test]
+fn what_does_not_spread_is_given_to_another() {
+    let (begin, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let at = |millis| begin + Duration::from_millis(millis);
+    let hosts = || (1..=3).map(host);
+    let mut others: BTreeMap<HostId, Subscriber> =
+        hosts().map(|host| (host, Subscriber::default())).collect();
+    let (mut offers, mut open) = (Offers::default(), Open::default());
+    let piece = PieceSet::from_range(0..1);
+    offers.add(&piece, &others);
+    let mut takers = Vec::new();
+    for millis in [0, 1100] {
+        offers.expire(at(millis), Duration::from_secs(9), &mut others, &mut open);
+        offers.make(at(millis), &mut others, &mut open, &mut rng);
+        let offered = |host: &HostId| !offers.open_to(host).is_empty();
+        let taker = hosts().find(offered).unwrap();
+        let subscriber = others.get_mut(&taker).unwrap();
+        subscriber.known.union_with(&piece);
+        offers.heard(at(millis + 50), &taker, &piece, Some(subscriber), &mut open);
+        takers.push(taker);
+        offers.expire(
+            at(millis + 900),
+            Duration::from_secs(9),
+            &mut others,
+            &mut open,
+        );
+        assert!(!offers.waits(3), "it has a second to spread");
+    }
+    assert_ne!(takers[0], takers[1]);
+    let third = hosts().find(|host| !takers.contains(host)).unwrap();
+    let subscriber = others.get_mut(&third).unwrap();
+    subscriber.known.union_with(&piece);
+    offers.heard(at(1300), &third, &piece, Some(subscriber), &mut open);
+    offers.expire(at(9000), Duration::from_secs(9), &mut others, &mut open);
+    assert!(!offers.waits(3) && !offers.is_open(), "it has spread");
+}
+
+#[test]
 fn tasks_share_what_hosts_bear_of_offers() {
     let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
     let hosts = || (1..=10).map(|name| (host(name), Subscriber::default()));
