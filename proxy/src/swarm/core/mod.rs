@@ -9,7 +9,7 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
-//! [`offers`] who is given what only this host has, [`lease`] when the source is read and
+//! [`offers`] who is given what only this host has, [`links`] to whom there is a link, [`lease`] when the source is read and
 //! [`reads`] in which order, [`reports`] what the scheduler hears of parents, [`homes`] which
 //! scheduler has a task, [`sessions`] what is said to whom of them, [`insight`] why a piece does
 //! not come.
@@ -22,6 +22,7 @@ pub(crate) mod fuzzing;
 mod homes;
 pub mod insight;
 mod lease;
+mod links;
 mod offers;
 mod open;
 mod options;
@@ -106,6 +107,7 @@ impl Node {
         self.now = now;
         self.tend_sessions(now);
         self.redial(now);
+        self.hang_up(now);
         self.expire_early_grants(now);
         self.report_parents(now);
         for task in self.state.busy.clone() {
@@ -130,7 +132,9 @@ impl Node {
         // One that is idle but for something under way is looked at with the downloads.
         let homes = self.homes.next_deadline();
         let homes = homes.map(|due| due.max(self.ticked + TICK).max(now));
-        let redial = report.into_iter().chain(redial).chain(homes).min();
+        let links = self.state.links_due;
+        let others = report.into_iter().chain(redial).chain(links);
+        let redial = others.chain(homes).min();
         if self.state.busy.is_empty() && self.state.granted.is_empty() {
             return redial;
         }
@@ -202,7 +206,7 @@ impl Node {
             Event::SessionRefused(name) => self.session_refused(now, &name),
             Event::Session(name, message) => self.session(now, &name, message),
             Event::Say(message) => self.say(message),
-            Event::LinkUp(host) => self.link_up(&host),
+            Event::LinkUp(host) => self.link_up(now, &host),
             Event::LinkDown(host) => self.link_down(now, &host),
             Event::Link { host, message } => self.link(now, host, message),
             Event::PieceBegun(request) => {
@@ -247,6 +251,7 @@ impl Node {
         if let Some(download) = &mut task.download {
             if download.abandoned.take().is_some() {
                 self.subscribe_all(&id);
+                self.dial_again(&id);
             }
             return;
         }
@@ -260,6 +265,7 @@ impl Node {
         self.adopt_early_subscribers(now, &id);
         self.join(now, &id);
         self.subscribe_all(&id);
+        self.dial_again(&id);
         let early = self.state.granted.remove(&id);
         for grant in early.into_iter().flat_map(|(grants, _)| grants) {
             self.accept(now, grant);
@@ -335,6 +341,7 @@ impl Node {
             return;
         };
         self.state.busy.remove(id);
+        self.strangers(id);
         for host in task.announcer.subscribers.keys() {
             let pieces = task.held.clone();
             self.commands.push(Command::Link {

@@ -1,27 +1,23 @@
-//! Neighbours: introduced by the scheduler, linked, subscribed to, and lost.
+//! Neighbours: introduced by the scheduler, and subscribed to.
 
 use std::time::Duration;
 
 use darter_api::{
     HostId, PieceSet, SchedulerName, TaskId, Timestamp,
     link::LinkMessage,
-    session::{Complaint, Neighbour, PeerMessage, SchedulerMessage},
+    session::{Neighbour, SchedulerMessage},
 };
 
 use super::{
     Node,
-    event::{Command, DownloadFailure, PieceFailure, RequestId},
+    event::{Command, DownloadFailure},
     state::{Lease, Task},
 };
 
-/// A link that could not be made is tried again so often, with growing pauses.
-const REDIALS: u32 = 4;
 /// Who is avoided for longer than this counts for nothing.
 const LONG: Duration = Duration::from_secs(10);
 /// A grant comes so soon after the answer to a join, if it comes.
 const GRANT_FOLLOWS: Duration = Duration::from_millis(100);
-/// The first pause.
-const REDIAL_AFTER: Duration = Duration::from_secs(1);
 
 impl Node {
     pub(super) fn session(
@@ -104,13 +100,12 @@ impl Node {
             }
             let host = self.state.hosts.entry(neighbour.host).or_default();
             host.tasks.insert(*id);
+            host.used = now;
             host.info = Some(neighbour.clone());
-            let (up, dialled) = (host.up, host.dialled);
-            if up {
+            if host.up {
                 self.subscribe(neighbour.host, id);
-            } else if !dialled {
-                host.dialled = true;
-                self.commands.push(Command::Dial(neighbour));
+            } else {
+                self.commands.extend(host.dial());
             }
         }
         for host in remove {
@@ -122,7 +117,7 @@ impl Node {
     }
 
     /// What a host had of a task counts no more.
-    fn withdrawn(&mut self, host: &HostId, id: &TaskId) {
+    pub(super) fn withdrawn(&mut self, host: &HostId, id: &TaskId) {
         if let Some(task) = self.state.tasks.get_mut(id) {
             if let Some(download) = &mut task.download {
                 download.available.remove(host);
@@ -132,79 +127,10 @@ impl Node {
         }
     }
 
-    pub(super) fn link_up(&mut self, host: &HostId) {
-        let neighbourhood = self.state.hosts.entry(*host).or_default();
-        neighbourhood.up = true;
-        neighbourhood.dialled = true;
-        neighbourhood.failures = 0;
-        neighbourhood.redial_at = None;
-        for task in neighbourhood.tasks.clone() {
-            self.subscribe(*host, &task);
-        }
-    }
-
-    pub(super) fn link_down(&mut self, now: Timestamp, host: &HostId) {
-        let Some(neighbourhood) = self.state.hosts.get_mut(host) else {
-            return;
-        };
-        neighbourhood.up = false;
-        neighbourhood.dialled = false;
-        neighbourhood.failures += 1;
-        let failures = neighbourhood.failures;
-        let tasks = neighbourhood.tasks.clone();
-        if failures <= REDIALS && neighbourhood.info.is_some() {
-            neighbourhood.redial_at = Some(now + REDIAL_AFTER * failures);
-            self.state.redials = true;
-        } else {
-            neighbourhood.redial_at = None;
-            neighbourhood.tasks.clear();
-        }
-        let known: Vec<TaskId> = self.state.busy.iter().copied().collect();
-        for task in known {
-            self.withdrawn(host, &task);
-        }
-        for hosts in self.state.early.values_mut() {
-            hosts.remove(host);
-        }
-        if let Some(task) = tasks.iter().find(|task| self.state.busy.contains(task)) {
-            let (neighbour, task) = (*host, *task);
-            self.say(PeerMessage::Report {
-                neighbour,
-                task,
-                complaint: Complaint::Unreachable,
-            });
-        }
-        let lost: Vec<RequestId> = self
-            .state
-            .requests
-            .iter()
-            .filter(|(_, request)| request.host == *host)
-            .map(|(id, _)| *id)
-            .collect();
-        for request in lost {
-            self.commands.push(Command::Cancel(request));
-            self.piece_failed(now, request, PieceFailure::Unreachable);
-        }
-    }
-
-    /// Dials again what is due.
-    pub(super) fn redial(&mut self, now: Timestamp) {
-        if !self.state.redials {
-            return;
-        }
-        self.state.redials = false;
-        for neighbourhood in self.state.hosts.values_mut() {
-            self.state.redials |= neighbourhood.redial_at.is_some_and(|at| at > now);
-            if neighbourhood.redial_at.is_some_and(|at| at <= now) {
-                neighbourhood.redial_at = None;
-                neighbourhood.dialled = true;
-                self.commands
-                    .extend(neighbourhood.info.clone().map(Command::Dial));
-            }
-        }
-    }
-
     pub(super) fn link(&mut self, now: Timestamp, host: HostId, message: LinkMessage) {
+        if let Some(neighbourhood) = self.state.hosts.get_mut(&host) {
+            neighbourhood.used = now;
+        }
         match message {
             LinkMessage::Subscribe { task, lengths } => self.subscribed(now, host, task, lengths),
             LinkMessage::Unsubscribe { task } => self.unsubscribed(now, &host, &task),
@@ -297,7 +223,7 @@ impl Node {
         }
     }
 
-    fn subscribe(&mut self, host: HostId, id: &TaskId) {
+    pub(super) fn subscribe(&mut self, host: HostId, id: &TaskId) {
         let Some(task) = self.state.tasks.get(id) else {
             return;
         };

@@ -172,6 +172,7 @@ impl Node {
         };
         self.next_request += 1;
         neighbourhood.in_flight += 1;
+        neighbourhood.used = now;
         let depth = neighbourhood.in_flight;
         download.in_flight.entry(piece).or_default().push(request);
         let asked = Request {

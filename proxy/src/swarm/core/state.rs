@@ -228,6 +228,8 @@ pub(super) struct Neighbourhood {
     pub(super) service: Option<Duration>,
     pub(super) info: Option<darter_api::session::Neighbour>,
     pub(super) redial_at: Option<Timestamp>,
+    /// When something last went on over its link.
+    pub(super) used: Timestamp,
     pub(super) failures: u32,
     /// What the scheduler is told next.
     pub(super) tally: Option<Tally>,
@@ -254,6 +256,8 @@ pub(super) struct State {
     pub(super) hosts: BTreeMap<HostId, Neighbourhood>,
     /// Whether one of them may have to be dialled again.
     pub(super) redials: bool,
+    /// When it is looked for links that are idle.
+    pub(super) links_due: Option<Timestamp>,
     /// Who wants to hear of tasks that are not known here yet.
     pub(super) early: BTreeMap<TaskId, BTreeSet<HostId>>,
     /// Grants for tasks whose download has not been opened yet.

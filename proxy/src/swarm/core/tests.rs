@@ -2,6 +2,7 @@
 
 mod histories;
 mod homes;
+mod links;
 mod offers;
 mod reads;
 mod rules;

@@ -117,7 +117,7 @@ fn reading(name: u8, pieces: PieceSet) -> Event {
 
 /// A core and its clock.
 pub(super) struct Lab {
-    node: Node,
+    pub(super) node: Node,
     now: Timestamp,
 }
 
@@ -184,7 +184,7 @@ fn stops(commands: &[Command]) -> bool {
     commands.iter().any(stop)
 }
 
-fn says(commands: &[Command], message: &PeerMessage) -> bool {
+pub(super) fn says(commands: &[Command], message: &PeerMessage) -> bool {
     let wanted = Command::Session(scheduler(), message.clone());
     commands.contains(&wanted)
 }
@@ -390,6 +390,7 @@ fn what_a_seed_fetches_ends_when_no_child_waits_for_it() {
     assert!(forsaken(&lab.pass(1000)));
     let said = lab.handle(Event::Stop { task: task() });
     assert!(stops(&said) && says(&said, &PeerMessage::Leave { task: task() }));
+    lab.handle(Event::LinkDown(host));
     assert_eq!(lab.node.next_deadline(lab.now), None);
 }
 
