@@ -10,6 +10,13 @@ use darter_manager::KEEP_ALIVE;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
+/// The variable of the manager that commands ask, by its REST.
+pub(crate) const MANAGER_URL: &str = "DARTER_MANAGER_URL";
+/// The variable of the file with what they show to it.
+pub(crate) const MANAGER_TOKEN_FILE: &str = "DARTER_MANAGER_TOKEN_FILE";
+/// Variables of commands' flags, which look like keys of a section and are none.
+const OF_COMMANDS: [&str; 2] = [MANAGER_URL, MANAGER_TOKEN_FILE];
+
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -237,6 +244,9 @@ fn leaves(place: &str, prefix: &str, table: Table, settings: &mut Vec<Setting>) 
 
 /// `DARTER_PROXY_STORE_CAPACITY` is `proxy.store.capacity`.
 fn variable(name: &str, value: &str) -> Option<Setting> {
+    if OF_COMMANDS.contains(&name) {
+        return None;
+    }
     let rest = name.strip_prefix("DARTER_")?.to_lowercase();
     let defaults = Table::try_from(Config::default()).ok()?;
     let (section, rest) = rest.split_once('_')?;
@@ -409,6 +419,8 @@ mod tests {
             ("DARTER_MANAGER_KEEP_ALIVE", "3s"),
             ("DARTER_PROXY_MANAGER", "http://127.0.0.1:4"),
             ("DARTER_UNRELATED", "x"),
+            (MANAGER_URL, "http://127.0.0.1:5"),
+            (MANAGER_TOKEN_FILE, "token"),
         ];
         let variables = variables
             .into_iter()

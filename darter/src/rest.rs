@@ -13,6 +13,8 @@ use hyper_util::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::config::{MANAGER_TOKEN_FILE, MANAGER_URL};
+
 /// A manager that does not answer for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a reply.
@@ -26,7 +28,7 @@ pub(crate) struct Place {
         long,
         global = true,
         value_name = "URL",
-        env = "DARTER_MANAGER_URL",
+        env = MANAGER_URL,
         default_value = "http://127.0.0.1:8080"
     )]
     manager: String,
@@ -35,7 +37,7 @@ pub(crate) struct Place {
         long,
         global = true,
         value_name = "FILE",
-        env = "DARTER_MANAGER_TOKEN_FILE"
+        env = MANAGER_TOKEN_FILE
     )]
     token_file: Option<PathBuf>,
 }
