@@ -74,7 +74,7 @@ impl Config {
     fn add(&mut self, document: &DocumentMut, standing: &Standing<'_>, path: &str) -> Result<()> {
         let disabled = document.get("disabled_plugins").and_then(Item::as_array);
         let mut disabled = disabled.into_iter().flatten().filter_map(|id| id.as_str());
-        self.has_no_cri |= disabled.any(|id| id == "cri" || id.starts_with("io.containerd.cri.v1"));
+        self.has_no_cri |= disabled.any(is_cri);
         let Some(registry) = section(document, &registry_section(document)) else {
             return Ok(());
         };
@@ -99,6 +99,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether this is CRI, as files of version 1 name it, or of versions 2 and 3.
+fn is_cri(plugin: &str) -> bool {
+    let whole = ["cri", "io.containerd.grpc.v1.cri"];
+    whole.contains(&plugin) || plugin.starts_with("io.containerd.cri.v1.")
 }
 
 fn parse(standing: &Standing<'_>, path: &str, text: &str) -> Result<DocumentMut> {
