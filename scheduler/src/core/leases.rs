@@ -17,6 +17,8 @@ use super::{
 /// Who gave a lease back because others have what it is for is not asked again for so long:
 /// until then progress has told who they are.
 const NOT_NEEDED_MEMORY: Duration = Duration::from_secs(1);
+/// A holder whose lease is taken back is waited for so long, to say what it has read.
+const LAST_WORD: Duration = Duration::from_millis(1500);
 /// A holder that answers slowly is waited for so long at most.
 const MAX_ACCEPT: Duration = Duration::from_secs(5);
 /// Waiters that may fail to read a source, one after another with nothing gained and nobody
@@ -286,7 +288,9 @@ impl Cluster {
                 task.failures = 0;
             }
         }
-        task.leases.retain(|lease| !lease.pieces.is_empty());
+        let ended = |lease: &Lease| lease.holder == *host && lease.ending.is_some();
+        task.leases
+            .retain(|lease| !lease.pieces.is_empty() && !ended(lease));
     }
 
     pub(super) fn lease_returned(
@@ -372,6 +376,7 @@ impl Cluster {
                 first_byte: true,
                 renewed: now,
                 pace: Pace::new(now),
+                ending: None,
             });
             self.live.insert(*id);
         }
@@ -441,6 +446,7 @@ impl Cluster {
         };
         let hosts = &self.hosts;
         let late = |lease: &Lease| match lease.accepted {
+            _ if lease.ending.is_some() => false,
             None => {
                 // Who is slow to answer everything is not taken for dead, nor who works through
                 // what he was told, nor everybody when it is this scheduler that is slow.
@@ -455,6 +461,9 @@ impl Cluster {
             Some(_) if !lease.first_byte => now.since(lease.renewed) >= first_byte,
             Some(_) => now.since(lease.renewed) >= idle,
         };
+        // Hosts tell of their progress once a second; who says nothing has said it all.
+        let over = |at: Timestamp| now.since(at) >= LAST_WORD;
+        task.leases.retain(|lease| !lease.ending.is_some_and(over));
         let expired: Vec<(HostId, PieceSet, bool)> = task
             .leases
             .iter()

@@ -2,8 +2,8 @@
 //!
 //! A holder lags behind when what it gains (in all tasks that it reads, from neighbours as
 //! well, since all of it shares a link) is four times slower than others read the same
-//! upstream now, or, unless the source is busy with all of them together, than one host read
-//! it lately; and when its children find it slow.
+//! upstream now, or, unless the source is busy with all of them together or the holder has kept
+//! up since it has its lease, than one host read it lately; and when its children find it slow.
 //! What it has left then goes to a host of better [`Standing`]. That the source itself became
 //! slow shows in that nobody is faster: with each lease that moves for its upstream's past,
 //! that past counts for half.
@@ -58,6 +58,8 @@ pub(super) struct Pace {
     bytes: u64,
     /// Bytes a second before it.
     before: Option<f32>,
+    /// The most of them since the lease began.
+    best: f32,
 }
 
 impl Pace {
@@ -66,6 +68,7 @@ impl Pace {
             since: now,
             bytes: 0,
             before: None,
+            best: 0.0,
         }
     }
 
@@ -74,8 +77,10 @@ impl Pace {
         self.bytes += bytes;
         let took = now.since(self.since);
         if took >= FAIR && self.bytes > 0 {
+            let rate = self.bytes as f32 / took.as_secs_f32();
             *self = Self {
-                before: Some(self.bytes as f32 / took.as_secs_f32()),
+                before: Some(rate),
+                best: self.best.max(rate),
                 ..Self::new(now)
             };
         }
@@ -191,7 +196,7 @@ impl Cluster {
         let mut found = Vec::new();
         for id in &self.live {
             let leases = self.tasks.get(id).into_iter().flat_map(|task| &task.leases);
-            let granted = leases.filter(|lease| !lease.own);
+            let granted = leases.filter(|lease| !lease.own && lease.ending.is_none());
             found.extend(granted.map(|lease| (*id, lease.holder)));
         }
         found
@@ -208,7 +213,16 @@ impl Cluster {
         }
         let (best, _) = *self.paces.best.get(self.upstream_of(id)?)?;
         let all: f32 = readers.values().sum();
-        (lags(best) && all * 2.0 < best).then_some(Reason::Past)
+        let by_the_past = lags(best) && all * 2.0 < best;
+        (by_the_past && !self.was_fast(id, holder, best)).then_some(Reason::Past)
+    }
+
+    /// Whether a holder has kept up with `best` since it has its lease: what slowed down then is
+    /// as likely the source, or what all hosts share, and nobody else would do better.
+    fn was_fast(&self, id: &TaskId, holder: &HostId, best: f32) -> bool {
+        let leases = self.tasks.get(id).into_iter().flat_map(|task| &task.leases);
+        let mut own = leases.filter(|lease| lease.holder == *holder);
+        own.any(|lease| lease.pace.best * LAGS >= best)
     }
 
     /// What a holder has not read goes to a better one, if there is one and it is worth it.
@@ -225,35 +239,29 @@ impl Cluster {
             return false;
         }
         let pieces = lease.pieces.clone();
-        let better = self.better_reader(now, id, task);
+        let is_better = self.better_reader(now, id, task).is_some();
         if let Some(known) = self.hosts.get_mut(&holder) {
             known.lagged = Some(now);
         }
-        let Some(better) = better else {
-            return false;
-        };
-        self.move_lease(now, id, holder, better, &pieces);
-        true
+        if is_better {
+            self.take_back(now, id, holder, pieces);
+        }
+        is_better
     }
 
-    fn move_lease(
-        &mut self,
-        now: Timestamp,
-        id: &TaskId,
-        from: HostId,
-        to: HostId,
-        pieces: &PieceSet,
-    ) {
+    /// A holder is to read no more of a task. What it has not read goes to the best one there is
+    /// when it has said what it has read: that is up to a second more than is known here, and
+    /// would be read again.
+    fn take_back(&mut self, now: Timestamp, id: &TaskId, holder: HostId, pieces: PieceSet) {
         if let Some(task) = self.tasks.get_mut(id) {
-            for lease in task.leases.iter_mut().filter(|lease| lease.holder == from) {
-                lease.pieces.subtract(pieces);
+            let granted = |lease: &&mut Lease| lease.holder == holder && !lease.own;
+            for lease in task.leases.iter_mut().filter(granted) {
+                lease.ending = Some(now);
             }
-            task.leases.retain(|lease| !lease.pieces.is_empty());
         }
         self.counts.moved += 1;
-        let (task, left) = (*id, pieces.clone());
-        self.send(from, SchedulerMessage::Revoked { task, pieces: left });
-        self.grant_all(now, id, to, pieces);
+        let task = *id;
+        self.send(holder, SchedulerMessage::Revoked { task, pieces });
     }
 
     /// A seed or a waiter that nothing is said against, and that reads none of it.

@@ -168,6 +168,8 @@ impl Node {
         };
         download.answered = true;
         self.read_less(now, id, pieces);
+        // Who reads on need not read what was read here since the last word.
+        self.say_progress(now, id);
     }
 
     /// Stops reading some pieces; the rest is read on by the same word.

@@ -496,16 +496,26 @@ impl Node {
     }
 
     fn tell_progress(&mut self, now: Timestamp, id: &TaskId) {
-        let Some(task) = self.state.tasks.get_mut(id) else {
+        let Some(task) = self.state.tasks.get(id) else {
             return;
         };
-        let Some(download) = &mut task.download else {
+        let Some(download) = &task.download else {
             return;
         };
         // Hundreds of small contents that wait have nothing to tell.
         if now.since(download.last_progress) < PROGRESS_INTERVAL || download.told == task.held {
             return;
         }
+        self.say_progress(now, id);
+    }
+
+    fn say_progress(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get_mut(id) else {
+            return;
+        };
+        let Some(download) = &mut task.download else {
+            return;
+        };
         download.last_progress = now;
         download.told = task.held.clone();
         let held = task.held.clone();

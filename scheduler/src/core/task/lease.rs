@@ -20,6 +20,9 @@ pub(in crate::core) struct Lease {
     pub(in crate::core) first_byte: bool,
     pub(in crate::core) renewed: Timestamp,
     pub(in crate::core) pace: Pace,
+    /// Since when it is to end with the holder's next word: what that has read by then is not
+    /// read again.
+    pub(in crate::core) ending: Option<Timestamp>,
 }
 
 impl Lease {
@@ -36,7 +39,8 @@ impl Lease {
 impl Task {
     /// A host may read these pieces, beside what it may read already.
     pub(in crate::core) fn lease(&mut self, now: Timestamp, holder: HostId, pieces: Range<u32>) {
-        let granted = |lease: &&mut Lease| lease.holder == holder && !lease.own;
+        let granted =
+            |lease: &&mut Lease| lease.holder == holder && !lease.own && lease.ending.is_none();
         if let Some(lease) = self.leases.iter_mut().find(granted) {
             lease.size += pieces.end - pieces.start;
             lease.pieces.insert_range(pieces);
@@ -52,6 +56,7 @@ impl Task {
             first_byte: false,
             renewed: now,
             pace: Pace::new(now),
+            ending: None,
         });
     }
 

@@ -77,6 +77,28 @@ fn caught(field: &mut Field, reporter: u16, neighbour: u16) -> Vec<Command> {
     )
 }
 
+/// What a host is to read no more.
+fn revoked(said: &[Command], host: HostId) -> PieceSet {
+    let mut all = PieceSet::new();
+    for command in said.iter().filter(|command| command.host == host) {
+        if let SchedulerMessage::Revoked { pieces, .. } = &command.message {
+            all.union_with(pieces);
+        }
+    }
+    all
+}
+
+/// What hosts were granted.
+fn granted(said: &[Command]) -> PieceSet {
+    let mut all = PieceSet::new();
+    for command in said {
+        if let SchedulerMessage::Grant(grant) = &command.message {
+            all.insert_range(grant.pieces.clone());
+        }
+    }
+    all
+}
+
 /// Seconds until somebody else reads, while the holder gains a piece every `every` seconds.
 fn seconds_until_moved(field: &mut Field, from: u32, every: u32) -> Option<u32> {
     let Some(holder) = reader(field) else {
@@ -85,9 +107,12 @@ fn seconds_until_moved(field: &mut Field, from: u32, every: u32) -> Option<u32> 
     let name = (0..100).find(|name| id(*name) == holder)?;
     let mut held = from;
     for second in 1..=20 {
-        field.pass(1000);
+        let said = field.pass(1000);
         if second % every == 0 {
             held += 1;
+        }
+        // Who is told to stop says at once what it has.
+        if second % every == 0 || !revoked(&said, holder).is_empty() {
             holds(field, name, from..held);
         }
         if reader(field) != Some(holder) {
@@ -179,6 +204,46 @@ fn what_a_slow_holder_has_not_read_goes_to_another() {
 }
 
 #[test]
+fn what_a_slow_holder_has_read_is_not_read_again() {
+    for tells in [true, false] {
+        let mut field = swarm(12);
+        begins(&mut field, HOLDER);
+        for second in 1..=4 {
+            field.pass(1000);
+            holds(&mut field, HOLDER, 0..second * 4);
+        }
+        field.down(HOLDER);
+        let slow = reader(&field).unwrap();
+        let name = (0..12).find(|name| id(*name) == slow).unwrap();
+        begins(&mut field, name);
+        let mut ticks = (0..100).map(|_| field.pass(100));
+        let told = ticks.find(|said| !revoked(said, slow).is_empty());
+        assert!(granted(&told.unwrap()).is_empty(), "before its last word");
+        // It had read some that nobody knew of.
+        let said = match tells {
+            true => holds(&mut field, name, 16..20),
+            false => field.pass(2000),
+        };
+        let mut left = PieceSet::full(lengths().pieces());
+        left.remove_range(if tells { 16..20 } else { 0..0 });
+        assert_eq!(granted(&said), left);
+        assert_ne!(reader(&field), Some(slow));
+    }
+}
+
+#[test]
+fn a_holder_that_kept_up_is_not_blamed_for_what_all_share() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    for second in 1..=4 {
+        field.pass(1000);
+        holds(&mut field, HOLDER, 0..second * 8);
+    }
+    assert_eq!(seconds_until_moved(&mut field, 32, 4), None);
+    assert_eq!(field.cluster.counts().moved, 0);
+}
+
+#[test]
 fn who_reads_for_a_preheat_gives_way_and_is_not_slow() {
     for (purpose, moves) in [(Purpose::Preheat, false), (Purpose::Pull, true)] {
         let mut field = Field::new(Options::default());
@@ -233,6 +298,7 @@ fn a_source_that_became_slow_is_not_passed_around_for_ever() {
         field.pass(1000);
         holds(&mut field, HOLDER, 0..second * 4);
     }
+    field.down(HOLDER);
     for _ in 0..20 {
         let holder = reader(&field).unwrap();
         let name = (0..40).find(|name| id(*name) == holder).unwrap();
@@ -317,7 +383,7 @@ fn a_seed_that_lags_gives_way_to_one_that_does_not() {
     }
     assert!(field.cluster.is_slow(&first));
     begins(&mut field, name);
-    field.pass(2100);
+    field.pass(4000);
     let second = reader(&field).unwrap();
     assert!(second == id(1) || second == id(2));
     assert_ne!(second, first);
