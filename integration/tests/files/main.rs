@@ -4,6 +4,7 @@
 mod web;
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ use web::Web;
 
 /// A scheduler, a seed that knows no rules, and nodes that do.
 struct Cluster {
-    _scheduler: Part,
+    scheduler: Part,
     _seed: Part,
     nodes: Vec<Part>,
 }
@@ -53,10 +54,31 @@ impl Cluster {
             all.push(start_proxy(dir, &name, upstream, Some(&url), &more).await?);
         }
         Ok(Self {
-            _scheduler: scheduler,
+            scheduler,
             _seed: seed,
             nodes: all,
         })
+    }
+
+    /// Who read the source, and what became of leases: where bytes were read twice, and why.
+    async fn readings(&self) -> Result<String> {
+        let mut text = "leases".to_owned();
+        for what in ["granted", "expired", "returned", "moved"] {
+            let name = format!("darter_scheduler_leases_{what}_total");
+            write!(text, " {what} {}", self.scheduler.metric(&name, "").await?)?;
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            write!(text, "; node {at}")?;
+            for what in ["source_reads", "source_cuts", "source_resumes"] {
+                let name = format!("darter_proxy_swarm_{what}_total");
+                write!(text, " {what} {}", node.metric(&name, "").await?)?;
+            }
+            let bytes = "darter_proxy_swarm_content_bytes_total";
+            let bytes = node.metric(bytes, "Source").await?;
+            let pieces = node.metric("darter_proxy_swarm_pieces_total", "Source");
+            write!(text, " source bytes {bytes} pieces {}", pieces.await?)?;
+        }
+        Ok(text)
     }
 }
 
@@ -113,8 +135,9 @@ async fn one_copy_of_a_file_leaves_its_source_for_four_nodes() -> Result<()> {
     }
     let copies = web.sent() as f64 / web.size() as f64;
     println!(
-        "{} bytes, four nodes: {copies:.4} copies left the source",
-        web.size()
+        "{} bytes, four nodes: {copies:.4} copies left the source; {}",
+        web.size(),
+        cluster.readings().await?
     );
     ensure!(web.sent() == web.size(), "{copies} copies");
 

@@ -259,6 +259,7 @@ impl Actor {
             return true;
         };
         self.metrics.sent.inc();
+        log_lease(&host, message);
         let sent = outbox.sender.try_send(Box::new(Ok(message.into())));
         sent.is_ok()
     }
@@ -301,6 +302,20 @@ impl Actor {
         let commands = self.runs.beat();
         self.say(commands);
         self.metrics.show(&self.cluster.counts());
+    }
+}
+
+/// Who may read what, for who looks into why a source was read twice.
+fn log_lease(host: &HostId, message: &SchedulerMessage) {
+    match message {
+        SchedulerMessage::Grant(grant) => {
+            let (task, pieces) = (grant.task, &grant.pieces);
+            tracing::debug!(?host, %task, ?pieces, "a lease is granted");
+        }
+        SchedulerMessage::Revoked { task, pieces } => {
+            tracing::debug!(?host, %task, ?pieces, "a lease is taken back");
+        }
+        _ => {}
     }
 }
 

@@ -55,6 +55,7 @@ pub struct Metrics {
     pub(super) completed: Counter,
     pub(super) source_reads: Counter,
     pub(super) source_resumes: Counter,
+    pub(super) source_cuts: Counter,
     pub(super) resumed_bytes: Counter,
     pub(super) streamed_through: Counter,
     pub(super) liars: Counter,
@@ -93,6 +94,11 @@ impl Metrics {
             "source_resumes",
             "Reads of sources resumed after a fault",
             self.source_resumes.clone(),
+        );
+        registry.register(
+            "source_cuts",
+            "Reads of sources left before their end: what was on its way is lost",
+            self.source_cuts.clone(),
         );
         registry.register(
             "resumed_bytes",

@@ -214,7 +214,7 @@ impl SourceRun {
         first_byte: &mut bool,
     ) -> Result<(), StreamError> {
         let lengths = self.download.lengths;
-        let mut at = writer.resume_at(range.start);
+        let at = writer.resume_at(range.start);
         let all = at == 0 && range.end == lengths.size();
         self.metrics.source_reads.inc();
         let digest = self.download.task.digest();
@@ -226,18 +226,24 @@ impl SourceRun {
             &self.download.askers,
             &self.proven,
         );
-        let body = begun.await.map_err(StreamError::Source)?;
-        self.download.learn_media_type(body.stat.media_type.clone());
-        let ranges = body.ranges;
+        let reply = begun.await.map_err(StreamError::Source)?;
+        self.download
+            .learn_media_type(reply.stat.media_type.clone());
+        let ranges = reply.ranges;
         // A source without ranges sends all; what may be read of it can still grow.
-        let end = if body.offset == 0 && !ranges {
+        let end = if reply.offset == 0 && !ranges {
             lengths.size()
         } else {
             range.end
         };
-        let mut stream = skip_to(body, at);
-        while at < end && self.is_worth_going_on(at) {
-            let mut bytes = match tokio::time::timeout(STALL, stream.next()).await {
+        let mut body = Counted {
+            run: self,
+            stream: skip_to(reply, at),
+            at,
+            end,
+        };
+        while body.at < end && self.is_worth_going_on(body.at) {
+            let mut bytes = match tokio::time::timeout(STALL, body.stream.next()).await {
                 Ok(Some(item)) => item.map_err(StreamError::Source)?,
                 Ok(None) => return Err(StreamError::Source(cut("the body ended early"))),
                 Err(_) => return Err(StreamError::Source(cut("the body stalled"))),
@@ -245,6 +251,7 @@ impl SourceRun {
             if bytes.is_empty() {
                 continue;
             }
+            let at = body.at;
             bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
             if !std::mem::replace(first_byte, true) {
                 let task = self.download.task;
@@ -254,9 +261,8 @@ impl SourceRun {
             // Nothing more is read until these have passed, so that the source waits.
             self.pass(Direction::Source, bytes.len()).await;
             self.metrics.bytes(From::Source, bytes.len() as u64);
-            let end = at + bytes.len() as u64;
+            body.at += bytes.len() as u64;
             self.hand_over(at, bytes, writer).await?;
-            at = end;
         }
         Ok(())
     }
@@ -333,6 +339,25 @@ impl SourceRun {
         self.metrics.source_resumes.inc();
         tokio::time::sleep(pause).await;
         Ok(())
+    }
+}
+
+/// A body, from `at` on. Whoever drops it before its end loses what is on its way: up to all that
+/// the socket has room for, which the source has sent all the same.
+struct Counted<'a> {
+    run: &'a SourceRun,
+    stream: BoxStream<'static, Result<Bytes, SourceError>>,
+    at: u64,
+    end: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if self.at < self.end {
+            self.run.metrics.source_cuts.inc();
+            let (task, at, end) = (self.run.download.task, self.at, self.end);
+            tracing::debug!(%task, at, end, "a reading of the source is left before its end");
+        }
     }
 }
 
