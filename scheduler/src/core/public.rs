@@ -20,7 +20,8 @@ use darter_api::{
 
 use super::Cluster;
 
-/// News are gathered for so long: a reader of many small blobs has them all at once.
+/// Between two tellings: a reader of many small blobs has them all at once. The first of them is
+/// told as it comes, since clients may wait for it.
 const GATHER: Duration = Duration::from_millis(20);
 /// What was read so long ago is not told: proxies believe their own rights no longer.
 const LASTS: Duration = Duration::from_secs(300);
@@ -38,12 +39,16 @@ pub(super) struct Followed {
     news: BTreeMap<Key, BTreeSet<Digest>>,
     /// When the first of the news came.
     since: Option<Timestamp>,
+    /// When news were last told.
+    told: Option<Timestamp>,
 }
 
 impl Followed {
     /// When the news are to be told.
     pub(super) fn due(&self) -> Option<Timestamp> {
-        self.since.map(|since| since + GATHER)
+        let rested = self.told.map(|told| told + GATHER);
+        self.since
+            .map(|since| rested.map_or(since, |at| at.max(since)))
     }
 
     /// Whether the host did not follow the repository.
@@ -148,6 +153,7 @@ impl Cluster {
             return;
         }
         self.followed.since = None;
+        self.followed.told = Some(now);
         for (key, digests) in std::mem::take(&mut self.followed.news) {
             let contents = self.public(now, &key, digests.into_iter());
             let Some(mut hosts) = self.followed.repositories.remove(&key) else {

@@ -105,6 +105,22 @@ fn who_follows_a_repository_hears_in_one_message_what_was_read_there() {
 }
 
 #[test]
+fn the_first_news_are_told_at_once_and_more_a_moment_later() {
+    let mut lab = Lab::new();
+    lab.says(1, interest(&[1, 2, 3]));
+    let due = |lab: &Lab| lab.cluster.followed.due().map(|due| due.since(lab.now));
+    lab.reads(3, 1);
+    assert_eq!(due(&lab), Some(Duration::ZERO));
+    assert_eq!(public(lab.cluster.tick(lab.now)).len(), 1);
+    assert_eq!(due(&lab), None);
+    lab.reads(3, 2);
+    lab.reads(3, 3);
+    assert!(due(&lab) > Some(Duration::from_millis(10)));
+    assert!(public(lab.cluster.tick(lab.now)).is_empty());
+    assert_eq!(lab.wakes()[0].1.len(), 2);
+}
+
+#[test]
 fn what_is_known_is_the_answer_to_an_interest_while_it_is_fresh() {
     let mut lab = Lab::new();
     lab.reads(3, 1);
