@@ -1,10 +1,11 @@
 //! Logs: structured, to standard error, as text or as JSON.
 
-use std::io::IsTerminal as _;
-
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Format, Log};
+use crate::{
+    colour,
+    config::{Format, Log},
+};
 
 pub(crate) fn start(log: &Log) {
     let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -14,7 +15,7 @@ pub(crate) fn start(log: &Log) {
         // would print that error to the same place, and panic.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(colour::is_wanted(&std::io::stderr()));
     match log.format {
         Format::Text => builder.init(),
         Format::Json => builder.json().init(),

@@ -6,6 +6,7 @@
 mod bench;
 mod ca;
 mod cli;
+mod colour;
 mod config;
 mod demo;
 mod doctor;

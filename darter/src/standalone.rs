@@ -20,6 +20,7 @@ use crate::{
     parts::{
         follow_limits, serve_operations, start_manager, start_proxy, start_scheduler, until_signal,
     },
+    setup::Client,
 };
 
 pub(crate) async fn run(mut config: Config, common: &Common) -> Result<ExitCode> {
@@ -101,10 +102,14 @@ fn setup_lines(upstreams: &[UpstreamOptions], mirror: SocketAddr) -> String {
     let line = |client, registries| {
         format!("  darter setup {client} --mirror http://{mirror}{registries} --write")
     };
-    [
-        line("containerd", registries.as_str()),
-        line("docker", ""),
-        line("podman", &registries),
-    ]
-    .join("\n")
+    let mut lines = vec![line("containerd", registries.as_str())];
+    // Docker has mirrors for its own registry alone.
+    if upstreams
+        .iter()
+        .any(|one| Client::Docker.mirrors(&one.name))
+    {
+        lines.push(line("docker", ""));
+    }
+    lines.push(line("podman", &registries));
+    lines.join("\n")
 }

@@ -1,11 +1,10 @@
 //! What a check found, for people and for scripts.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    process::ExitCode,
-};
+use std::{io::Write as _, process::ExitCode};
 
 use serde::Serialize;
+
+use crate::colour;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -104,12 +103,10 @@ struct Whole<'a> {
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        // <https://no-color.org>
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             findings: Vec::new(),
             json,
-            colour: std::io::stdout().is_terminal() && !unwanted,
+            colour: colour::is_wanted(&std::io::stdout()),
         }
     }
 
