@@ -7,12 +7,17 @@ use crate::{lengths::Lengths, origin::Origin, pieces::PieceSet, proof::Grant, ta
 /// From a peer to a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkMessage {
-    /// Tell me what you have of this task, now and as it grows, until I unsubscribe.
+    /// Tell me what you have of this task, now and as it grows, until I unsubscribe. Once more
+    /// for the same task: the same, and all that is held again.
     Subscribe {
         /// The task.
         task: TaskId,
         /// The geometry I know; a mismatch is answered by nothing.
         lengths: Lengths,
+        /// Whether somebody waits for it here, a client or a preheat: who reads it only because
+        /// others want it, or has it and gives it out, keeps nobody else reading. Peers of a
+        /// version that did not tell count as waiting.
+        waits: bool,
     },
     /// I no longer want to hear of it.
     Unsubscribe {

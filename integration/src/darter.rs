@@ -237,8 +237,21 @@ impl Cluster {
     /// # Errors
     /// When one of them does not become ready.
     pub async fn start(dir: &Path, upstream_url: &str, peers: usize) -> Result<Self> {
+        Self::start_with(dir, upstream_url, peers, &[]).await
+    }
+
+    /// The same with more flags for the scheduler.
+    ///
+    /// # Errors
+    /// When one of them does not become ready.
+    pub async fn start_with(
+        dir: &Path,
+        upstream_url: &str,
+        peers: usize,
+        more: &[&str],
+    ) -> Result<Self> {
         let data = dir.join("scheduler").display().to_string();
-        let scheduler = [
+        let mut scheduler = vec![
             "scheduler",
             "--listen",
             "127.0.0.1:0",
@@ -247,6 +260,7 @@ impl Cluster {
             "--data",
             &data,
         ];
+        scheduler.extend(more);
         let scheduler = Part::start("scheduler", dir, &scheduler).await?;
         let upstream = format!("docker.io={upstream_url}");
         let url = format!("http://{}", scheduler.address("scheduler"));
@@ -270,10 +284,22 @@ impl Cluster {
     /// When it does not become ready.
     pub async fn add_peer(&mut self) -> Result<()> {
         let name = format!("peer-{}", self.peers.len());
-        let url = format!("http://{}", self.scheduler.address("scheduler"));
-        let peer = start_proxy(&self.dir, &name, &self.upstream, Some(&url), &[]).await?;
+        let peer = self.proxy(&name, &[]).await?;
         self.peers.push(peer);
         Ok(())
+    }
+
+    /// Another seed.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn another_seed(&self) -> Result<Part> {
+        self.proxy("seed-2", &["--seed"]).await
+    }
+
+    async fn proxy(&self, name: &str, more: &[&str]) -> Result<Part> {
+        let url = format!("http://{}", self.scheduler.address("scheduler"));
+        start_proxy(&self.dir, name, &self.upstream, Some(&url), more).await
     }
 }
 

@@ -17,9 +17,14 @@ fn task_pieces(task: &TaskId, pieces: &PieceSet) -> v1::LinkPieces {
 impl From<&LinkMessage> for v1::LinkFrame {
     fn from(message: &LinkMessage) -> Self {
         let kind = match message {
-            LinkMessage::Subscribe { task, lengths } => Kind::Subscribe(v1::Subscribe {
+            LinkMessage::Subscribe {
+                task,
+                lengths,
+                waits,
+            } => Kind::Subscribe(v1::Subscribe {
                 task: task.to_string(),
                 lengths: some(lengths.into()),
+                for_others: !waits,
             }),
             LinkMessage::Unsubscribe { task } => Kind::Unsubscribe(v1::LinkTask {
                 task: task.to_string(),
@@ -41,6 +46,7 @@ impl TryFrom<v1::LinkFrame> for LinkMessage {
             Kind::Subscribe(v) => Self::Subscribe {
                 task: task(&v.task)?,
                 lengths: lengths(v.lengths)?,
+                waits: !v.for_others,
             },
             Kind::Unsubscribe(v) => Self::Unsubscribe {
                 task: task(&v.task)?,

@@ -299,6 +299,7 @@ fn link_messages_survive_the_wire() {
         LinkMessage::Subscribe {
             task: task(),
             lengths: lengths(),
+            waits: false,
         },
         LinkMessage::Unsubscribe { task: task() },
         LinkMessage::Have {

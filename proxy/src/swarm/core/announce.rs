@@ -47,6 +47,12 @@ impl Announcer {
         promised
     }
 
+    /// Whether anybody waits for pieces at a neighbour that has not got all `pieces` of them.
+    pub(super) fn is_waited_for(&self, pieces: u32) -> bool {
+        let lacks = |one: &Subscriber| one.known.len() < pieces;
+        self.subscribers.values().any(|one| one.waits && lacks(one))
+    }
+
     /// Whether the uplink is for what nobody else has: now, or as soon as it is read.
     fn is_giving_out(&self, reading: &PieceSet) -> bool {
         let gives = !reading.is_empty() || self.offers.is_behind();
@@ -288,13 +294,15 @@ impl Node {
         host: HostId,
         id: TaskId,
         lengths: Lengths,
+        waits: bool,
     ) {
         if !self.options.share {
             return;
         }
         let Some(task) = self.state.tasks.get_mut(&id) else {
             if self.state.early.len() < MAX_EARLY || self.state.early.contains_key(&id) {
-                self.state.early.entry(id).or_default().insert(host);
+                let early = self.state.early.entry(id).or_default();
+                early.insert(host, waits);
             }
             return;
         };
@@ -307,6 +315,7 @@ impl Node {
         pieces.subtract(&announcer.later);
         pieces.union_with(&announcer.offers.open_to(&host));
         let subscriber = announcer.subscribers.entry(host).or_default();
+        subscriber.waits = waits;
         subscriber.tell_anew(&pieces);
         let promised = announcer.promised(&task.reading);
         if !promised.is_empty() {
@@ -338,8 +347,8 @@ impl Node {
         let Some(lengths) = self.state.tasks.get(id).map(|task| task.lengths) else {
             return;
         };
-        for host in self.state.early.remove(id).unwrap_or_default() {
-            self.subscribed(now, host, *id, lengths);
+        for (host, waits) in self.state.early.remove(id).unwrap_or_default() {
+            self.subscribed(now, host, *id, lengths, waits);
         }
     }
 

@@ -24,6 +24,11 @@ impl Bits {
         self.count == 0
     }
 
+    /// How many pieces are in it.
+    pub(super) const fn len(&self) -> u32 {
+        self.count
+    }
+
     pub(super) fn contains(&self, piece: u32) -> bool {
         let word = self.word((piece / WORD) as usize);
         word >> (piece % WORD) & 1 == 1

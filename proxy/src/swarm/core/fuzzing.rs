@@ -393,7 +393,12 @@ impl Play {
                     false => at,
                 };
                 let lengths = lengths(of);
-                LinkMessage::Subscribe { task, lengths }
+                let waits = input.arbitrary()?;
+                LinkMessage::Subscribe {
+                    task,
+                    lengths,
+                    waits,
+                }
             }
             1 => LinkMessage::Unsubscribe { task },
             2 => {

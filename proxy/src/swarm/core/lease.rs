@@ -319,8 +319,8 @@ impl Node {
             return;
         }
         if let Some(since) = download.abandoned {
-            let waited_for =
-                !task.announcer.subscribers.is_empty() && download.lease != Lease::None;
+            let waited_for = task.announcer.is_waited_for(task.lengths.pieces())
+                && download.lease != Lease::None;
             if !waited_for && now.since(since) >= self.options.linger {
                 self.give_up(id);
             }
@@ -364,23 +364,30 @@ impl Node {
 
     /// Whether any neighbour still waits for what a scheduler had this seed fetch.
     fn look_for_children(&mut self, now: Timestamp, id: &TaskId) {
-        let linger = self.options.linger;
+        // A child whose client left waits for `linger` itself: while the scheduler counts on it,
+        // what a seed gives back would be another seed's to read.
+        let linger = self.options.linger * 3 / 2;
         let Some(task) = self.state.tasks.get_mut(id) else {
             return;
         };
-        let is_waited_for = !task.announcer.subscribers.is_empty();
+        let is_waited_for = task.announcer.is_waited_for(task.lengths.pieces());
+        let has_come = !task.announcer.subscribers.is_empty();
         let Some(download) = &mut task.download else {
             return;
         };
         if download.purpose != Purpose::Seed {
             return;
         }
-        let over = |since| now.since(since) >= linger;
         if is_waited_for {
             download.unwaited = Some(now);
-        } else if download.unwaited.is_some_and(over) {
-            download.unwaited = None;
-            self.commands.push(Command::Forsaken { task: *id });
+        } else if let Some(since) = download.unwaited {
+            // Who has come and waits for nothing brings no others.
+            let since = if has_come { since.min(now) } else { since };
+            let over = now.since(since) >= linger;
+            download.unwaited = (!over).then_some(since);
+            if over {
+                self.commands.push(Command::Forsaken { task: *id });
+            }
         }
     }
 

@@ -176,12 +176,17 @@ impl Node {
                 wants,
             } => {
                 if let Some(download) = self.download(&task) {
-                    let was_ahead = download.is_ahead();
+                    let (was_ahead, waited) = (download.is_ahead(), download.waits());
                     download.readers.insert(reader, wants);
+                    download.has_clients = true;
+                    let waits = download.waits();
                     if was_ahead {
                         // Who reads the source for it hears that somebody waits now.
                         download.purpose = Purpose::Pull;
                         self.join(now, &task);
+                    }
+                    if waits && !waited {
+                        self.subscribe_all(&task);
                     }
                     self.pick(now, &task);
                 }
@@ -376,10 +381,11 @@ impl Node {
         };
         // A client that comes back in a moment finds everything as it was; what the store
         // did not take, or no child has waited for in that moment, is not waited with.
-        let is_forsaken = download.is_forsaken() && task.announcer.subscribers.is_empty();
+        let is_waited_for = task.announcer.is_waited_for(task.lengths.pieces());
+        let is_forsaken = download.is_forsaken() && !is_waited_for;
         if download.failed.is_none() && !is_forsaken {
             download.abandoned = Some(now);
-            self.lose_interest(id);
+            self.leave_to_others(id);
             return;
         }
         self.give_up(id);

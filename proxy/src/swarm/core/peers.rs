@@ -11,7 +11,7 @@ use darter_api::{
 use super::{
     Node,
     event::{Command, DownloadFailure},
-    state::{Lease, Task},
+    state::{Download, Lease, Task},
 };
 
 /// Who is avoided for longer than this counts for nothing.
@@ -132,7 +132,11 @@ impl Node {
             neighbourhood.used = now;
         }
         match message {
-            LinkMessage::Subscribe { task, lengths } => self.subscribed(now, host, task, lengths),
+            LinkMessage::Subscribe {
+                task,
+                lengths,
+                waits,
+            } => self.subscribed(now, host, task, lengths, waits),
             LinkMessage::Unsubscribe { task } => self.unsubscribed(now, &host, &task),
             LinkMessage::Have { task, pieces } => {
                 self.heard(now, &task, &host, &pieces);
@@ -201,13 +205,27 @@ impl Node {
         }
     }
 
+    /// Nobody waits for it here any more: neighbours hear so, who may read it for that alone.
+    pub(super) fn leave_to_others(&mut self, id: &TaskId) {
+        if self.gives_out(id) {
+            self.subscribe_all(id);
+        } else {
+            self.unsubscribe_all(id);
+        }
+    }
+
     /// What neighbours have is of no interest any more, but to who still gives out pieces
     /// one by one.
     pub(super) fn lose_interest(&mut self, id: &TaskId) {
-        let gives = |task: &Task| !task.announcer.offers.own.is_empty();
-        if !self.state.tasks.get(id).is_some_and(gives) {
+        if !self.gives_out(id) {
             self.unsubscribe_all(id);
         }
+    }
+
+    /// Whether pieces are given out one by one here.
+    fn gives_out(&self, id: &TaskId) -> bool {
+        let gives = |task: &Task| !task.announcer.offers.own.is_empty();
+        self.state.tasks.get(id).is_some_and(gives)
     }
 
     pub(super) fn unsubscribe_all(&mut self, id: &TaskId) {
@@ -229,8 +247,13 @@ impl Node {
         };
         // Who gives pieces out one by one has to hear what becomes of them.
         if task.download.is_some() || !task.announcer.offers.own.is_empty() {
-            let lengths = task.lengths;
-            self.tell(host, LinkMessage::Subscribe { task: *id, lengths });
+            let waits = task.download.as_ref().is_some_and(Download::waits);
+            let message = LinkMessage::Subscribe {
+                task: *id,
+                lengths: task.lengths,
+                waits,
+            };
+            self.tell(host, message);
         }
     }
 

@@ -63,6 +63,8 @@ pub(super) struct Download {
     /// Of what a scheduler had this seed fetch: since when no neighbour waits for it. `None`
     /// once the driver was told that nobody does.
     pub(super) unwaited: Option<Timestamp>,
+    /// A client of this host has read it.
+    pub(super) has_clients: bool,
     pub(super) readers: BTreeMap<ReaderId, Range<u32>>,
     pub(super) in_flight: BTreeMap<u32, Vec<RequestId>>,
     pub(super) available: BTreeMap<HostId, Bits>,
@@ -115,6 +117,7 @@ impl Download {
             purpose,
             abandoned: None,
             unwaited: Some(now + CHILDREN_WITHIN),
+            has_clients: false,
             readers: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             available: BTreeMap::new(),
@@ -149,6 +152,11 @@ impl Download {
     /// Whether a scheduler had this seed fetch it, and nobody waits for it any more.
     pub(super) fn is_forsaken(&self) -> bool {
         self.purpose == Purpose::Seed && self.unwaited.is_none()
+    }
+
+    /// Whether somebody waits for it here, and not only others elsewhere.
+    pub(super) fn waits(&self) -> bool {
+        self.abandoned.is_none() && (self.has_clients || self.purpose != Purpose::Seed)
     }
 
     /// Whether no neighbour has told anything of the task.
@@ -206,6 +214,8 @@ pub(super) struct Announcer {
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriber {
+    /// Somebody waits for the task there.
+    pub(super) waits: bool,
     /// What the next batch tells it.
     pub(super) pending: Bits,
     /// What it was told of, or will be.
@@ -258,8 +268,8 @@ pub(super) struct State {
     pub(super) redials: bool,
     /// When it is looked for links that are idle.
     pub(super) links_due: Option<Timestamp>,
-    /// Who wants to hear of tasks that are not known here yet.
-    pub(super) early: BTreeMap<TaskId, BTreeSet<HostId>>,
+    /// Who wants to hear of tasks that are not known here yet, and whether somebody waits there.
+    pub(super) early: BTreeMap<TaskId, BTreeMap<HostId, bool>>,
     /// Grants for tasks whose download has not been opened yet.
     pub(super) granted: BTreeMap<TaskId, (Vec<Arc<Grant>>, Timestamp)>,
     pub(super) requests: BTreeMap<RequestId, Request>,

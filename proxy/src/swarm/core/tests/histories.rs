@@ -280,7 +280,13 @@ impl History {
             }
             Step::Subscribes(name) => {
                 let (task, lengths) = (task(), lengths());
-                self.link_message(name, LinkMessage::Subscribe { task, lengths });
+                let waits = name % 2 == 0;
+                let message = LinkMessage::Subscribe {
+                    task,
+                    lengths,
+                    waits,
+                };
+                self.link_message(name, message);
             }
             Step::Have(name, from, count) => {
                 if self.linked.contains(&host(name)) {

@@ -36,9 +36,7 @@ fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
         let mut others = PieceSet::new();
         for name in [1, 2, 3] {
             lab.handle(Event::LinkUp(host(name)));
-            let (task, lengths, host) = (task(), lengths(), host(name));
-            let message = LinkMessage::Subscribe { task, lengths };
-            let said = lab.handle(Event::Link { host, message });
+            let said = subscribe(&mut lab, name);
             offered.union_with(&told(&said, 1));
             others.union_with(&told(&said, 2));
             others.union_with(&told(&said, 3));
@@ -71,8 +69,16 @@ fn what_only_a_neighbour_had_that_is_gone_is_offered_again() {
 }
 
 pub(super) fn subscribe(lab: &mut Lab, name: u8) -> Vec<Command> {
+    subscribes(lab, name, true)
+}
+
+pub(super) fn subscribes(lab: &mut Lab, name: u8, waits: bool) -> Vec<Command> {
     let (task, lengths, host) = (task(), lengths(), host(name));
-    let message = LinkMessage::Subscribe { task, lengths };
+    let message = LinkMessage::Subscribe {
+        task,
+        lengths,
+        waits,
+    };
     lab.handle(Event::Link { host, message })
 }
 
@@ -251,7 +257,12 @@ fn what_waits_for_its_first_offer_is_not_forgotten() {
         for name in [1, 2, 3] {
             lab.handle(Event::LinkUp(host(name)));
             let (task, lengths, host) = (id, lengths(), host(name));
-            let message = LinkMessage::Subscribe { task, lengths };
+            let waits = true;
+            let message = LinkMessage::Subscribe {
+                task,
+                lengths,
+                waits,
+            };
             all_told(&lab.handle(Event::Link { host, message }), &mut open);
         }
         let Event::Start {

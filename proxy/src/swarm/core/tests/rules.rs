@@ -11,6 +11,7 @@ use super::super::{
     event::{Authority, PieceFailure, ReaderId, RequestId},
     *,
 };
+use super::offers::{subscribe, subscribes};
 
 pub(super) const PIECES: u32 = 16;
 
@@ -354,44 +355,133 @@ fn a_client_that_comes_back_in_a_moment_finds_the_lease() {
     assert_eq!(lab.node.next_deadline(lab.now), None);
 }
 
+fn forsaken(said: &[Command]) -> bool {
+    said.contains(&Command::Forsaken { task: task() })
+}
+
+/// A seed that reads for others, with these neighbours.
+fn seeding(neighbourhood: &[u8]) -> Lab {
+    let mut lab = Lab::with_session();
+    lab.handle(Event::Start {
+        task: task(),
+        lengths: lengths(),
+        origin: origin(),
+        held: PieceSet::new(),
+        purpose: Purpose::Seed,
+    });
+    lab.handle(neighbours(neighbourhood, &[]));
+    lab.handle(grant(0..PIECES));
+    lab
+}
+
 #[test]
 fn what_a_seed_fetches_ends_when_no_child_waits_for_it() {
-    let forsaken = |said: &[Command]| said.contains(&Command::Forsaken { task: task() });
-    let seeding = || {
-        let mut lab = Lab::with_session();
-        let Event::Start { task, lengths, .. } = start(PieceSet::new()) else {
-            unreachable!("it is a start");
-        };
-        lab.handle(Event::Start {
-            task,
-            lengths,
-            origin: origin(),
-            held: PieceSet::new(),
-            purpose: Purpose::Seed,
-        });
-        lab.handle(neighbours(&[1], &[]));
-        lab.handle(grant(0..PIECES));
-        lab
-    };
+    let seeding = || seeding(&[1]);
     // Children that never come are waited for longer than those that leave.
     let mut lab = seeding();
     assert!(!forsaken(&lab.pass(9000)));
-    assert!(forsaken(&lab.pass(4000)));
+    assert!(forsaken(&lab.pass(5000)));
 
     let mut lab = seeding();
     lab.handle(Event::LinkUp(host(1)));
-    super::offers::subscribe(&mut lab, 1);
+    subscribe(&mut lab, 1);
     assert!(!forsaken(&lab.pass(30_000)), "a child waits");
     let unsubscribe = LinkMessage::Unsubscribe { task: task() };
     let (host, message) = (host(1), unsubscribe);
     let mut said = lab.handle(Event::Link { host, message });
-    said.extend(lab.pass(1500));
-    assert!(!forsaken(&said) && !stops(&said));
+    said.extend(lab.pass(2500));
+    assert!(!forsaken(&said) && !stops(&said), "it leaves first");
     assert!(forsaken(&lab.pass(1000)));
     let said = lab.handle(Event::Stop { task: task() });
     assert!(stops(&said) && says(&said, &PeerMessage::Leave { task: task() }));
     lab.handle(Event::LinkDown(host));
     assert_eq!(lab.node.next_deadline(lab.now), None);
+}
+
+#[test]
+fn who_reads_for_others_keeps_nobody_reading() {
+    let mut lab = seeding(&[1, 2]);
+    for (name, waits) in [(1, true), (2, false)] {
+        lab.handle(Event::LinkUp(host(name)));
+        subscribes(&mut lab, name, waits);
+    }
+    assert!(!forsaken(&lab.pass(30_000)), "a child waits");
+    lab.handle(Event::Link {
+        host: host(1),
+        message: LinkMessage::Unsubscribe { task: task() },
+    });
+    assert!(
+        forsaken(&lab.pass(3500)),
+        "another seed is left, and waits for this one"
+    );
+
+    let mut lab = seeding(&[1]);
+    lab.handle(Event::LinkUp(host(1)));
+    subscribe(&mut lab, 1);
+    lab.handle(have(1, PieceSet::full(PIECES)));
+    assert!(forsaken(&lab.pass(3500)), "a child that has all of it");
+}
+
+#[test]
+fn who_is_left_by_its_clients_reads_on_only_for_who_waits() {
+    for waits in [true, false] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::new()));
+        lab.handle(neighbours(&[1], &[]));
+        lab.handle(grant(0..PIECES));
+        lab.handle(Event::LinkUp(host(1)));
+        subscribe(&mut lab, 1);
+        subscribes(&mut lab, 1, waits);
+        lab.handle(Event::Stop { task: task() });
+        let left = says(&lab.pass(2500), &PeerMessage::Leave { task: task() });
+        assert_eq!(left, !waits);
+    }
+}
+
+/// Whether somebody waits here, as neighbours are told.
+fn told_to_wait(said: &[Command]) -> Vec<bool> {
+    let told = said.iter().filter_map(|command| match command {
+        Command::Link {
+            message: LinkMessage::Subscribe { waits, .. },
+            ..
+        } => Some(*waits),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn neighbours_hear_whether_somebody_waits_here() {
+    let mut lab = seeding(&[1]);
+    let said = lab.handle(Event::LinkUp(host(1)));
+    assert_eq!(told_to_wait(&said), [false]);
+    let read = |reader| Event::Reader {
+        task: task(),
+        reader: ReaderId(reader),
+        wants: 0..PIECES,
+    };
+    assert_eq!(told_to_wait(&lab.handle(read(1))), [true]);
+    assert_eq!(told_to_wait(&lab.handle(read(2))), [true; 0], "they know");
+
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1, 2], &[]));
+    let said = lab.handle(Event::LinkUp(host(1)));
+    assert_eq!(told_to_wait(&said), [true]);
+    subscribe(&mut lab, 1);
+    lab.handle(grant(0..PIECES));
+    lab.handle(Event::SourcePiece {
+        task: task(),
+        piece: PieceIndex(0),
+    });
+    let said = lab.handle(Event::Stop { task: task() });
+    assert_eq!(
+        told_to_wait(&said),
+        [false],
+        "it still gives out what it read"
+    );
+    let said = lab.handle(start(PieceSet::from_range(0..1)));
+    assert_eq!(told_to_wait(&said), [true]);
 }
 
 #[test]
@@ -516,10 +606,7 @@ fn a_host_that_does_not_share_announces_nothing() {
     lab.handle(start(PieceSet::from_range(0..4)));
     lab.handle(neighbours(&[1], &[]));
     lab.handle(Event::LinkUp(host(1)));
-    let (task, lengths) = (task(), lengths());
-    let message = LinkMessage::Subscribe { task, lengths };
-    let host = host(1);
-    let mut said = lab.handle(Event::Link { host, message });
+    let mut said = subscribe(&mut lab, 1);
     said.extend(lab.pass(1000));
     let has = |command: &Command| {
         matches!(command, Command::Link { message, .. }
