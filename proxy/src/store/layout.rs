@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -17,6 +18,21 @@ pub(super) struct Layout {
     root: PathBuf,
     /// Names what is put to the trash.
     removals: Arc<AtomicU64>,
+}
+
+/// Makes a directory into which nobody else on this host may look, and one that is there such a
+/// one: who may read a content is not for its file's mode to say. Where this process may not (the
+/// directory is another user's, or on a file system without modes), others are warned of.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let mode = fs::metadata(directory)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    if let Err(cause) = fs::set_permissions(directory, fs::Permissions::from_mode(0o700)) {
+        tracing::warn!(directory = %directory.display(), %cause, "others on this host may read what is stored: chmod 700 it");
+    }
+    Ok(())
 }
 
 /// The two files of one content.

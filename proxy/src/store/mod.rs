@@ -61,6 +61,7 @@ pub use upkeep::upkeep;
 
 use blob::Whole;
 use layout::Layout;
+pub(crate) use layout::make_private;
 use partial::Growing;
 use pins::Pins;
 use room::Room;

@@ -14,8 +14,15 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::{
-    Entry, Found, Inner, Metrics, Options, Store, blob::Whole, is_manifest, journal::Ledger,
-    layout::Layout, partial::Growing, pins::Pins, room::Room, unix_seconds,
+    Entry, Found, Inner, Metrics, Options, Store,
+    blob::Whole,
+    is_manifest,
+    journal::Ledger,
+    layout::{Layout, make_private},
+    partial::Growing,
+    pins::Pins,
+    room::Room,
+    unix_seconds,
 };
 
 /// Says which boot of the machine the files are from.
@@ -55,7 +62,7 @@ pub(super) fn open(
         path: directory.to_owned(),
         cause,
     };
-    fs::create_dir_all(directory).map_err(io)?;
+    make_private(directory).map_err(io)?;
     let lock = lock(directory)?;
     let layout = Layout::create(directory).map_err(io)?;
     let same_boot = last_boot(directory) == boot_id;

@@ -44,6 +44,23 @@ fn seal_piece(partial: &Partial, bytes: &[u8], index: u32) -> io::Result<()> {
     partial.seal(index, &groups, Some(&proof))
 }
 
+/// As an older version, or somebody's umask, has left it.
+#[test]
+fn nobody_else_may_look_into_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    fs::create_dir(&path).unwrap();
+    for directory in [dir.path(), &path] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (store, _) = open(&path);
+    store_whole(&store, &content(70_000));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    assert_eq!(mode(dir.path()), 0o755, "what is above is others', too");
+}
+
 /// Stores all of it.
 fn store_whole(store: &Store, bytes: &[u8]) -> TaskId {
     let (task, partial) = begin(store, bytes);

@@ -31,6 +31,7 @@ use crate::{
     content::{MAX_MANIFEST_BYTES, OpenError, Want},
     limits::Direction,
     source::SourceError,
+    store::make_private,
     swarm::core::event::Event,
 };
 
@@ -158,7 +159,7 @@ impl Drop for Spooled {
 
 fn spool(path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> io::Result<Spooled> {
     if let Some(spool) = path.parent() {
-        std::fs::create_dir_all(spool)?;
+        make_private(spool)?;
     }
     let mut file = File::create_new(&path)?;
     let mut spooled = Spooled {

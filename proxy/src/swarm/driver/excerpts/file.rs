@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::way::Known;
+use crate::store::make_private;
 
 /// Groups that one reader gets at once: 4 MiB.
 const MOST_CLAIMED: u32 = 64;
@@ -56,7 +57,7 @@ impl GroupFile {
     /// An empty one; `path` is taken for a moment. Blocks on the disk.
     pub(super) fn create(path: &Path, task: TaskId, lengths: Lengths) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
+            make_private(directory)?;
         }
         let mut options = File::options();
         let file = options.read(true).write(true).create_new(true).open(path)?;
