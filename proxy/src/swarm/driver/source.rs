@@ -299,6 +299,10 @@ impl SourceRun {
             let end = at + part.len() as u64;
             if self.order.wants(piece) {
                 if at == range.start && self.download.holds(piece) {
+                    // Whoever brought it may have been cut off before the core heard of it.
+                    let task = self.download.task;
+                    let read = Input::Event(Event::SourcePiece { task, piece });
+                    let _ = self.inbox.send(read).await;
                     self.order.read(piece);
                 } else {
                     let chunk = Chunk {

@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use darter_api::{
-    HostId, NodeKey, SchedulerName, TaskId, UpstreamName,
+    HostId, NodeKey, PieceIndex, PieceSet, SchedulerName, TaskId, UpstreamName,
     session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
     wire::v1,
 };
@@ -27,7 +27,12 @@ use crate::{
     store::{self, Store},
     swarm::{
         core,
-        driver::{Metrics, Parts, Policy, Prefetch, Swarm, Trust, excerpts_router},
+        driver::{
+            Metrics, Parts, Policy, Prefetch, Swarm, Trust,
+            cutter::{Chunk, Cutter, self_lease},
+            excerpts_router,
+            source::Order,
+        },
     },
     transfer::{self, Links, server::PieceServer},
 };
@@ -378,6 +383,22 @@ impl Swarm {
     /// As after a write that found no space.
     pub(super) fn pretend_full(&self) {
         self.0.store.close_for(Duration::from_secs(60));
+    }
+
+    /// As when a piece is sealed, and its worker is cut off before it says so.
+    pub(super) fn pretend_sealed(&self, task: &TaskId, piece: u32, content: &Bytes) {
+        let download = self.0.live.download(task).unwrap();
+        let range = download.lengths.piece_range(PieceIndex(piece));
+        let grant = Arc::new(self_lease(&self.0.key, &download, piece..piece + 1));
+        let order = Order::new(PieceSet::from_iter([piece]), grant);
+        let limits = self.0.limits.clone();
+        let key = Arc::clone(&self.0.key);
+        let mut cutter = Cutter::new(download, Arc::new(order), key, limits);
+        let chunk = Chunk {
+            offset: range.start,
+            bytes: content.slice(range.start as usize..range.end as usize),
+        };
+        assert_eq!(cutter.take(&chunk).unwrap(), Some(PieceIndex(piece)));
     }
 
     /// As when a write in mid-blob finds no space.

@@ -166,6 +166,27 @@ async fn a_restart_asks_only_for_what_is_missing() {
 }
 
 #[tokio::test]
+async fn what_was_sealed_unheard_counts_all_the_same() {
+    let bytes = content(SIZE, 16);
+    let task = task_of(&bytes);
+    let (source, dir) = (
+        Arc::new(TestSource::new([bytes.clone()])),
+        tempdir().unwrap(),
+    );
+    source.fault(Fault::Stall(400_000));
+    let host = Host::alone(dir.path(), &source).await;
+    let content = host.open(task).await.unwrap();
+    let first = content.reader.read(0..content.size).next().await;
+    assert!(first.unwrap().is_ok());
+    host.swarm.pretend_sealed(&task, 5, &bytes);
+    source.flowing.send_replace(true);
+    assert!(read(&content).await.0.unwrap() == bytes);
+    until("it is committed", || host.store.whole(&task).is_some()).await;
+    drop(content);
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_stops_its_download() {
     let bytes = content(SIZE, 7);
     let task = task_of(&bytes);
