@@ -159,7 +159,7 @@ impl Live {
         } else {
             slots.by_task.remove(task);
         }
-        drop(slots);
+        // Before anybody can let go of the slot: the actor is told of the end of what has begun.
         entry.phase.send_replace(phase);
     }
 
