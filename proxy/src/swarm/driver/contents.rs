@@ -189,8 +189,8 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
         return match phase {
             Phase::Opening => Err(OpenError::ShuttingDown),
             Phase::Open(download) => {
-                download.raise(want.purpose, &shared.turns);
-                Ok(Joined::Growing(hold, download))
+                let waiter = download.join(want.purpose, &shared.turns);
+                Ok(Joined::Growing(hold.with(waiter), download))
             }
             Phase::Through(through) => Ok(Joined::Through(through)),
             Phase::Failed(error) if rejoined < REJOINS && is_others(&error, &hold, &want) => {

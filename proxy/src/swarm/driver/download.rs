@@ -10,10 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,8 +23,9 @@ use super::{
     attempts::Attempts,
     runs::ByteRuns,
     signers::Signers,
-    turns::{Turns, Urgent},
+    turns::Turns,
     verify::Verifier,
+    waits::{Waiter, Waits},
 };
 use crate::{
     content::{Progress, ReadError},
@@ -49,10 +47,7 @@ pub(super) struct Download {
     pub(super) askers: Arc<Askers>,
     pub(super) verifier: Verifier,
     pub(super) signers: Signers,
-    /// Nobody waits for it yet.
-    ahead: AtomicBool,
-    /// Somebody waits for it, and it is not whole.
-    urgent: Mutex<Option<Urgent>>,
+    waits: Arc<Waits>,
     growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
     forsaken: Notify,
@@ -200,6 +195,10 @@ impl Download {
         for run in held.runs() {
             readable.insert(bytes_of(&lengths, run.start..run.end));
         }
+        let waits = Waits::new(purpose);
+        if held.len() == lengths.pieces() {
+            waits.over();
+        }
         let growths = u64::from(held.len());
         let growth = Growth {
             readable,
@@ -226,37 +225,21 @@ impl Download {
             askers,
             verifier: Verifier::new(&task),
             signers: Signers::default(),
-            ahead: AtomicBool::new(class_of(purpose) == Class::Background),
-            urgent: Mutex::default(),
+            waits: Arc::new(waits),
             growth: Mutex::new(growth),
             attempts: Mutex::new(Attempts::new()),
             forsaken: Notify::new(),
         }
     }
 
-    /// Somebody joins it: from now on it is as urgent as this at least.
-    pub(super) fn raise(&self, purpose: Purpose, turns: &Turns) {
-        if class_of(purpose) == Class::Background {
-            return;
-        }
-        self.ahead.store(false, Ordering::Relaxed);
-        let mut urgent = self.urgent.lock();
-        if urgent.is_none() && !self.is_whole() && self.ended().is_none() {
-            *urgent = Some(turns.urgent());
-        }
-    }
-
-    fn relax(&self) {
-        *self.urgent.lock() = None;
+    /// Somebody joins it: it is as urgent as this at least, until the guard drops.
+    pub(super) fn join(&self, purpose: Purpose, turns: &Turns) -> Option<Waiter> {
+        self.waits.join(purpose, turns)
     }
 
     /// Whether somebody waits for it.
     pub(super) fn class(&self) -> Class {
-        if self.ahead.load(Ordering::Relaxed) {
-            Class::Background
-        } else {
-            Class::Foreground
-        }
+        self.waits.class()
     }
 
     /// Watches it from now on.
@@ -313,7 +296,7 @@ impl Download {
             growth.grow(self.lengths.piece_range(piece));
         }
         if self.is_whole() {
-            self.relax();
+            self.waits.over();
         }
     }
 
@@ -375,7 +358,7 @@ impl Download {
             growth.end.get_or_insert(why);
             growth.wake_all();
         }
-        self.relax();
+        self.waits.over();
     }
 
     pub(super) fn ended(&self) -> Option<ReadError> {
@@ -455,14 +438,6 @@ impl Download {
 
     pub(super) fn source_error(&self) -> Option<Arc<SourceError>> {
         self.growth.lock().source_error.clone()
-    }
-}
-
-/// For a seed others wait, so that only what was asked for ahead of time can wait.
-pub(super) const fn class_of(purpose: Purpose) -> Class {
-    match purpose {
-        Purpose::Pull | Purpose::Seed => Class::Foreground,
-        Purpose::Preheat => Class::Background,
     }
 }
 

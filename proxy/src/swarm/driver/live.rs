@@ -22,6 +22,7 @@ use super::{
     download::{Download, is_recent},
     mailbox::{Letter, Mailbox},
     through::Through,
+    waits::Waiter,
 };
 use crate::content::{OpenError, Progress};
 
@@ -79,6 +80,8 @@ pub(super) struct Hold {
     live: Arc<Live>,
     task: TaskId,
     entry: Arc<Entry>,
+    /// Its holder waits for the download.
+    waiter: Option<Waiter>,
 }
 
 impl Live {
@@ -123,6 +126,7 @@ impl Live {
             live: Arc::clone(self),
             task,
             entry,
+            waiter: None,
         };
         (hold, first)
     }
@@ -233,6 +237,12 @@ impl Live {
 impl Hold {
     pub(super) fn entry(&self) -> &Arc<Entry> {
         &self.entry
+    }
+
+    /// Of one who waits.
+    pub(super) fn with(mut self, waiter: Option<Waiter>) -> Self {
+        self.waiter = waiter;
+        self
     }
 }
 

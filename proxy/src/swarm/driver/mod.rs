@@ -34,6 +34,7 @@ mod through;
 mod trust;
 mod turns;
 mod verify;
+mod waits;
 
 use std::{
     collections::HashMap,

@@ -22,10 +22,11 @@ use tokio::sync::mpsc;
 use super::{
     Input, Shared,
     cutter::{Chunk, Cutter, self_lease},
-    download::{Download, class_of},
+    download::Download,
     live::{Entry, Phase},
     metrics::From,
     source::{Order, begin, skip_to},
+    waits::class_of,
 };
 use crate::{
     content::{MAX_MANIFEST_BYTES, OpenError, Want},
