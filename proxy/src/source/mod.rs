@@ -115,6 +115,14 @@ impl SourceError {
         }
     }
 
+    /// How long the source wants not to be asked again, if it says so.
+    pub fn asks_for(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the same read may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match self {

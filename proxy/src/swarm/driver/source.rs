@@ -40,7 +40,7 @@ use crate::{
 /// When they are full the source is read no faster than the disk is written.
 const CHUNKS: usize = 8;
 /// No byte for so long: the stream counts as broken.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Grants remembered by one reading.
 const MOST_GRANTS: usize = 16;
 
@@ -328,10 +328,7 @@ impl SourceRun {
     async fn pause_after(&self, error: SourceError) -> Result<(), RunError> {
         let retryable = error.is_retryable();
         let end = lease_end(&error);
-        let asked = match &error {
-            SourceError::Throttled { retry_after, .. } => *retry_after,
-            _ => None,
-        };
+        let asked = error.asks_for();
         tracing::debug!(task = %self.download.task, %error, "reading the source was interrupted");
         self.download.source_failed(Arc::new(error));
         let growths = self.download.growths();
@@ -365,7 +362,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-fn cut(what: &'static str) -> SourceError {
+/// What a body that does not come whole amounts to.
+pub(super) fn cut(what: &'static str) -> SourceError {
     SourceError::broken(what, io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 

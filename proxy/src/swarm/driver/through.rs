@@ -4,6 +4,8 @@
 //! the start, so that the digest can be computed on the way and the last 64 KiB be
 //! withheld until it matched; one that ends before is passed on as it comes. One that the
 //! store failed in mid-content goes on from where it is: what was stored has been hashed.
+//! Failure: a source that breaks off is asked again from the next byte on, as for a download
+//! ([`super::attempts`]); what stays away ends the body short.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -13,10 +15,11 @@ use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
     askers::Askers,
+    attempts::Attempts,
     download::Download,
     metrics::{From, Metrics},
     proven::Proven,
-    source::{begin, skip_to},
+    source::{STALL, begin, cut, skip_to},
 };
 use crate::{
     content::ReadError,
@@ -47,13 +50,18 @@ impl fmt::Debug for Through {
 /// Bytes hashed before a reader goes on: what the digest usually is behind by, some times over.
 const MOST_HASHED: u64 = 64 << 20;
 
+type Stream = BoxStream<'static, Result<Bytes, SourceError>>;
+
 struct Pass {
     through: Through,
     wants: Range<u64>,
     /// Where the next byte of the source lies in the content.
     at: u64,
     hasher: Option<Hasher>,
-    body: Option<BoxStream<'static, Result<Bytes, SourceError>>>,
+    body: Option<Stream>,
+    attempts: Attempts,
+    /// How often bytes came.
+    growths: u64,
     /// Bytes of the end that wait for the verdict.
     withheld: Vec<Bytes>,
     judged: bool,
@@ -85,6 +93,8 @@ impl Through {
             through: self,
             wants,
             body: None,
+            attempts: Attempts::new(),
+            growths: 0,
             withheld: Vec::new(),
             judged: false,
             done: false,
@@ -162,45 +172,63 @@ impl Pass {
 
     /// The source's next bytes, opened or resumed where needed.
     async fn pull(&mut self, end: u64) -> Result<Bytes, SourceError> {
-        let mut attempts = 0;
         loop {
-            if self.body.is_none() {
-                attempts += 1;
-                if attempts > 3 {
-                    return Err(SourceError::Protocol("it ends before its size"));
+            let error = match self.next_bytes(end).await {
+                Ok(bytes) => {
+                    self.growths += 1;
+                    return Ok(bytes);
                 }
+                Err(error) => error,
+            };
+            self.body = None;
+            let pause = self.attempts.next_pause(self.growths, error.asks_for());
+            match pause {
+                Some(pause) if error.is_retryable() => tokio::time::sleep(pause).await,
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn next_bytes(&mut self, end: u64) -> Result<Bytes, SourceError> {
+        let mut bytes = loop {
+            let next = self.body(end).await?.next();
+            match tokio::time::timeout(STALL, next).await {
+                Ok(Some(bytes)) => match bytes? {
+                    bytes if bytes.is_empty() => {}
+                    bytes => break bytes,
+                },
+                Ok(None) => return Err(cut("the body ended early")),
+                Err(_) => return Err(cut("the body stalled")),
+            }
+        };
+        bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+        let length = bytes.len() as u64;
+        let limits = &self.through.limits;
+        limits
+            .pass(Direction::Source, Class::Foreground, length)
+            .await;
+        self.through.metrics.bytes(From::Source, length);
+        Ok(bytes)
+    }
+
+    /// What of the source is being read.
+    async fn body(&mut self, end: u64) -> Result<&mut Stream, SourceError> {
+        let body = match self.body.take() {
+            Some(body) => body,
+            None => {
                 let range = (self.at > 0 || end < self.through.size).then_some(self.at..end);
-                let body = begin(
+                let begun = begin(
                     &*self.through.source,
                     self.through.task.digest(),
                     range,
                     Some(self.through.size),
                     &self.through.askers,
                     &self.through.proven,
-                )
-                .await?;
-                self.body = Some(skip_to(body, self.at));
+                );
+                skip_to(begun.await?, self.at)
             }
-            let next = match &mut self.body {
-                Some(body) => body.next().await,
-                None => None,
-            };
-            match next {
-                Some(Ok(bytes)) if bytes.is_empty() => {}
-                Some(Ok(mut bytes)) => {
-                    bytes.truncate(usize::try_from(end - self.at).unwrap_or(usize::MAX));
-                    let length = bytes.len() as u64;
-                    let limits = &self.through.limits;
-                    limits
-                        .pass(Direction::Source, Class::Foreground, length)
-                        .await;
-                    self.through.metrics.bytes(From::Source, length);
-                    return Ok(bytes);
-                }
-                Some(Err(error)) if !error.is_retryable() => return Err(error),
-                Some(Err(_)) | None => self.body = None,
-            }
-        }
+        };
+        Ok(self.body.insert(body))
     }
 
     /// Hashes the bytes, and gives or withholds what of them is wanted.

@@ -388,6 +388,7 @@ async fn a_full_disk_streams_through_and_withholds_the_end() {
     let host = Host::alone(dir.path(), &source).await;
     host.swarm.pretend_full();
     source.fault(Fault::Cut(500_000));
+    source.fault(Fault::Unreachable);
     assert!(host.pull(task).await.unwrap() == bytes);
     let content = host.open(task).await.unwrap();
     let ranges = [
