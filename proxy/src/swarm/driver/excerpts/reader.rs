@@ -22,7 +22,7 @@ use crate::{
     content::{OpenError, ReadError, Reader, Want},
     limits::{Class, Direction},
     source::SourceError,
-    swarm::driver::{Shared, askers::Askers, contents},
+    swarm::driver::{Shared, askers::Askers, blocking, contents},
 };
 
 /// Bytes of a stored piece given at once.
@@ -58,8 +58,12 @@ impl Context {
         } = self;
         let run = claim.left();
         let bytes = run.len() as u64 * GROUP_BYTES;
-        shared.excerpts.make_room(bytes).ok()?;
-        shared.store.spare(bytes).ok()?;
+        let evicting = Arc::clone(shared);
+        let room = blocking(&shared.tasks, "room", move || {
+            evicting.excerpts.make_room(bytes)?;
+            evicting.store.spare(bytes)
+        });
+        room.await.ok()?;
         let asks = if *serves {
             Way::Source
         } else {
