@@ -6,6 +6,7 @@ use darter_api::{
     Digest, Lengths, Origin, OriginKind, Repository, TaskId, UpstreamName,
     session::{Observation, PeerMessage, Purpose, Reference},
 };
+use darter_runtime::server::span::FileSpan;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
@@ -15,7 +16,8 @@ use super::{
     download::{Download, Verdict},
     excerpts,
     live::{Entry, Hold, Phase},
-    reader::{EmptyReader, GrowingReader, StoredReader, ThroughReader},
+    reader::{EmptyReader, GrowingReader, SpooledReader, StoredReader, ThroughReader},
+    solo::Spooled,
     through::Through,
 };
 use crate::{
@@ -40,6 +42,7 @@ pub(super) enum Joined {
     Stored(Blob, Provenance),
     Growing(Hold, Arc<Download>),
     Through(Through),
+    Spooled(Spooled),
 }
 
 impl Contents for Swarm {
@@ -110,6 +113,10 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
                 reader: Arc::new(ThroughReader(through)),
             })
         }
+        Joined::Spooled(spooled) => {
+            shared.metrics.streamed_through.inc();
+            Ok(from_spool(spooled, manifest))
+        }
     }
 }
 
@@ -126,6 +133,21 @@ fn stored(shared: &Arc<Shared>, blob: Blob, provenance: Provenance, manifest: bo
             blob,
             shared: Arc::clone(shared),
         }),
+    }
+}
+
+fn from_spool(spooled: Spooled, manifest: bool) -> Content {
+    let size = spooled.lengths.size();
+    let mut media_type = spooled.media_type.clone();
+    if manifest && media_type.is_none() {
+        let whole = FileSpan::new(Arc::clone(&spooled.file), 0..size.min(MAX_MANIFEST_BYTES));
+        media_type = sniff(|| whole.read());
+    }
+    Content {
+        size,
+        media_type,
+        provenance: Provenance::Download,
+        reader: Arc::new(SpooledReader(spooled)),
     }
 }
 
@@ -193,6 +215,7 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
                 Ok(Joined::Growing(hold.with(waiter), download))
             }
             Phase::Through(through) => Ok(Joined::Through(through)),
+            Phase::Spooled(spooled) => Ok(Joined::Spooled(spooled)),
             Phase::Failed(error) if rejoined < REJOINS && is_others(&error, &hold, &want) => {
                 rejoined += 1;
                 continue;
@@ -285,18 +308,12 @@ impl Shared {
         if lengths.pieces() == 0 {
             return Err(wrong("it is empty, which its digest is not"));
         }
-        let through = Through {
-            source: Arc::clone(&self.source),
-            task,
-            size,
-            media_type: stat.media_type.clone(),
-            askers: Arc::clone(&entry.askers),
-            proven: self.proven.clone(),
-            limits: self.limits.clone(),
-            metrics: Arc::new(self.metrics.clone()),
+        let through = || {
+            let (media_type, askers) = (stat.media_type.clone(), Arc::clone(&entry.askers));
+            Phase::Through(self.through(task, size, media_type, askers))
         };
         if self.store.is_closed() {
-            return Ok(Phase::Through(through));
+            return Ok(through());
         }
         let (store, origin, media_type) = (
             self.store.clone(),
@@ -313,7 +330,7 @@ impl Shared {
             }
             Err(cause) => {
                 tracing::warn!(%task, %cause, "the store takes no more; streaming without it");
-                return Ok(Phase::Through(through));
+                return Ok(through());
             }
         };
         let download = Download::new(
@@ -457,7 +474,7 @@ impl Swarm {
         let ended = match join(shared, want).await? {
             Joined::Empty => return Ok(()),
             Joined::Stored(..) => None,
-            Joined::Through(_) => return Err(HaveError::NotStored),
+            Joined::Through(_) | Joined::Spooled(_) => return Err(HaveError::NotStored),
             Joined::Growing(hold, download) => {
                 download.settled().await;
                 drop(hold);

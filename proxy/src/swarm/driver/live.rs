@@ -21,6 +21,7 @@ use super::{
     askers::Askers,
     download::{Download, is_recent},
     mailbox::{Letter, Mailbox},
+    solo::Spooled,
     through::Through,
     waits::Waiter,
 };
@@ -37,6 +38,8 @@ pub(super) enum Phase {
     Stored,
     /// The store takes no more: every reader asks the source.
     Through(Through),
+    /// Nor did it take what is all here: those who waited have it from the spool.
+    Spooled(Spooled),
     /// It can't be had.
     Failed(OpenError),
 }

@@ -70,6 +70,7 @@ use crate::{
     },
     transfer::{self, LinkEvent, Links, PieceClient},
 };
+use askers::Askers;
 use claims::Claims;
 use download::Download;
 use excerpts::Excerpts;
@@ -259,13 +260,20 @@ impl Shared {
         ReaderId(self.next_id())
     }
 
-    fn through(&self, download: &Download) -> Through {
+    /// A content of this size, from its source alone.
+    fn through(
+        &self,
+        task: TaskId,
+        size: u64,
+        media_type: Option<String>,
+        askers: Arc<Askers>,
+    ) -> Through {
         Through {
             source: Arc::clone(&self.source),
-            task: download.task,
-            size: download.lengths.size(),
-            media_type: download.media_type(),
-            askers: Arc::clone(&download.askers),
+            task,
+            size,
+            media_type,
+            askers,
             proven: self.proven.clone(),
             limits: self.limits.clone(),
             metrics: Arc::new(self.metrics.clone()),

@@ -7,7 +7,7 @@
 use std::{io, ops::Range, sync::Arc};
 
 use darter_api::TaskId;
-use darter_runtime::server::span::Span;
+use darter_runtime::server::span::{FileSpan, Span};
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
     live::Hold,
     mailbox::Letter,
     metrics::From,
+    solo::Spooled,
     through::{Through, hashed},
 };
 use crate::{
@@ -84,6 +85,26 @@ pub(super) struct ThroughReader(pub(super) Through);
 impl Reader for ThroughReader {
     fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
         self.0.clone().read(range).map_ok(Span::Bytes).boxed()
+    }
+}
+
+/// A content that the store did not take, from where it was spooled.
+pub(super) struct SpooledReader(pub(super) Spooled);
+
+impl Reader for SpooledReader {
+    fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
+        let end = range.end.min(self.0.lengths.size());
+        let file = Arc::clone(&self.0.file);
+        let starts = (range.start..end).step_by(TAIL_CHUNK as usize);
+        let spans = starts.map(move |start| {
+            let part = start..(start + TAIL_CHUNK).min(end);
+            Ok(Span::File(FileSpan::new(Arc::clone(&file), part)))
+        });
+        futures::stream::iter(spans).boxed()
+    }
+
+    fn is_here(&self) -> bool {
+        true
     }
 }
 
@@ -196,7 +217,7 @@ impl Tail {
                 View::Ended(why) => return Some(Err(why)),
                 View::Through => {
                     self.shared.metrics.streamed_through.inc();
-                    let through = self.shared.through(&self.download);
+                    let through = self.through_source();
                     let hashed = hashed(&self.download).await;
                     let read = through.read_on(self.at..self.end, hashed);
                     self.through = Some(read.map_ok(Span::Bytes).boxed());
@@ -212,6 +233,13 @@ impl Tail {
                 }
             }
         }
+    }
+
+    fn through_source(&self) -> Through {
+        let Download { task, askers, .. } = &*self.download;
+        let (size, media_type) = (self.download.lengths.size(), self.download.media_type());
+        self.shared
+            .through(*task, size, media_type, Arc::clone(askers))
     }
 
     fn take(&mut self, until: u64) -> Span {

@@ -4,12 +4,15 @@
 //! the others get it from there.
 //! The body goes to a file of the spool directory while it is hashed. Only when it matched
 //! its digest does it become a content like others, stated by this host, so that peers
-//! can have it. Failure: nothing of it is kept; the next client tries afresh.
+//! can have it. Its size is remembered then. Failure: what the store has no room for is given
+//! to those who wait from the spool; what the spool has no room for is hashed to its end, and
+//! given from the source. Nothing of what is wrong is kept; the next client tries afresh.
 
 use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
-    path::PathBuf,
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -20,7 +23,7 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::{
-    Input, Shared,
+    FULL_FOR, Input, Shared,
     cutter::{Chunk, Cutter, self_lease},
     download::Download,
     live::{Entry, Phase},
@@ -32,15 +35,17 @@ use crate::{
     content::{MAX_MANIFEST_BYTES, OpenError, Want},
     limits::Direction,
     source::SourceError,
-    store::make_private,
+    store::{Store, make_private},
     swarm::core::event::Event,
 };
 
 /// Chunks between the network and the disk.
 const CHUNKS: usize = 8;
+/// The disk is asked for room for so many bytes at a time.
+const ROOM: u64 = 4 << 20;
 
 impl Shared {
-    /// Reads all of a content; [`Phase::Stored`] when it is right.
+    /// Reads all of a content; [`Phase::Stored`] when it is right and there is room for it.
     pub(super) async fn read_alone(
         self: &Arc<Self>,
         want: &Want,
@@ -66,7 +71,8 @@ impl Shared {
             .spool
             .join(format!("{}-{}", digest.hex(), self.next_id()));
         let hasher = Hasher::new(digest.algorithm());
-        let spooling = tokio::task::spawn_blocking(move || spool(path, hasher, queue));
+        let store = self.store.clone();
+        let spooling = tokio::task::spawn_blocking(move || spool(&store, path, hasher, queue));
         let mut stream = skip_to(body, 0);
         let class = class_of(want.purpose);
         let mut left = match want.origin.kind {
@@ -89,13 +95,34 @@ impl Shared {
             }
         }
         drop(chunks);
-        let spooled = spooling.await.map_err(io::Error::other).flatten();
+        let spooled = spooling.await.map_err(io::Error::other);
         let spooled = spooled.map_err(|cause| OpenError::Store(Arc::new(cause)))?;
-        if spooled.hasher.clone().finish() != digest {
+        if spooled.hasher.finish() != digest {
             let what = "the body does not match its digest";
             return Err(source(SourceError::Protocol(what)));
         }
-        self.keep(want, entry, media_type, spooled).await
+        let lengths = Lengths::of(spooled.size);
+        let lengths = lengths.map_err(|_| source(SourceError::Protocol("it is too large")))?;
+        // Who comes next need not wait for all of it.
+        self.claims.put(want.task, &want.origin, lengths.size());
+        let Some(file) = spooled.file else {
+            let askers = Arc::clone(&entry.askers);
+            let through = self.through(want.task, lengths.size(), media_type, askers);
+            return Ok(Phase::Through(through));
+        };
+        let content = Spooled {
+            file: Arc::new(file),
+            lengths,
+            media_type,
+        };
+        match self.keep(want, entry, content.clone()).await {
+            Ok(()) => Ok(Phase::Stored),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(Phase::Stored),
+            Err(cause) => {
+                tracing::warn!(task = %want.task, %cause, "the store does not take a content; it is given without");
+                Ok(Phase::Spooled(content))
+            }
+        }
     }
 
     /// Makes a spooled content one of the store's.
@@ -103,15 +130,13 @@ impl Shared {
         self: &Arc<Self>,
         want: &Want,
         entry: &Entry,
-        media_type: Option<String>,
         spooled: Spooled,
-    ) -> Result<Phase, OpenError> {
-        let wrong = |_| OpenError::Source(Arc::new(SourceError::Protocol("it is too large")));
-        let lengths = Lengths::of(spooled.size).map_err(wrong)?;
+    ) -> io::Result<()> {
         let (shared, want) = (Arc::clone(self), want.clone());
-        let (task, origin) = (want.task, want.origin.clone());
+        let (task, origin, lengths) = (want.task, want.origin.clone(), spooled.lengths);
         let askers = Arc::clone(&entry.askers);
         let copy = tokio::task::spawn_blocking(move || {
+            let media_type = spooled.media_type.clone();
             let partial =
                 shared
                     .store
@@ -126,11 +151,11 @@ impl Shared {
                 media_type,
             );
             let download = Arc::new(download);
-            copy(&shared, &download, &spooled)?;
+            let written = copy(&shared, &download, &spooled);
+            written.inspect_err(|_| shared.store.close_for(FULL_FOR))?;
             download.partial.clone().commit()
         });
-        let copied = copy.await.map_err(io::Error::other).flatten();
-        copied.map_err(|cause| OpenError::Store(Arc::new(cause)))?;
+        copy.await.map_err(io::Error::other).flatten()?;
         self.metrics.completed.inc();
         let stored = Event::Stored {
             task,
@@ -139,41 +164,78 @@ impl Shared {
             origin: Some(origin),
         };
         let _ = self.inbox.send(Input::Event(stored)).await;
-        Ok(Phase::Stored)
+        Ok(())
     }
 }
 
-/// A body on disk.
-struct Spooled {
-    path: PathBuf,
+/// A content that matches its digest, in a file without a name.
+#[derive(Debug, Clone)]
+pub(super) struct Spooled {
+    pub(super) file: Arc<File>,
+    pub(super) lengths: Lengths,
+    pub(super) media_type: Option<String>,
+}
+
+/// A body that came.
+struct Body {
+    /// Without a name; none, if the disk had no room for all of it.
+    file: Option<File>,
     size: u64,
     hasher: Hasher,
 }
 
-impl Drop for Spooled {
-    fn drop(&mut self) {
-        if let Err(cause) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %cause, "a spooled body remains");
-        }
-    }
-}
-
-fn spool(path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> io::Result<Spooled> {
-    if let Some(spool) = path.parent() {
-        make_private(spool)?;
-    }
-    let mut file = File::create_new(&path)?;
-    let mut spooled = Spooled {
-        path,
+/// Writes a body as long as there is room, and hashes all of it. Blocks on the disk.
+fn spool(store: &Store, path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> Body {
+    let file = if store.is_closed() {
+        Err(io::ErrorKind::StorageFull.into())
+    } else {
+        create(&path)
+    };
+    let (mut file, mut room) = (file.inspect_err(say).ok(), 0);
+    let mut body = Body {
+        file: None,
         size: 0,
         hasher,
     };
     while let Some(bytes) = queue.blocking_recv() {
-        file.write_all(&bytes)?;
-        spooled.hasher.update(&bytes);
-        spooled.size += bytes.len() as u64;
+        if let Some(spool) = &file
+            && let Err(cause) = write(store, spool, body.size, &bytes, &mut room)
+        {
+            say(&cause);
+            file = None;
+        }
+        body.hasher.update(&bytes);
+        body.size += bytes.len() as u64;
     }
-    Ok(spooled)
+    body.file = file;
+    body
+}
+
+fn say(cause: &io::Error) {
+    tracing::warn!(%cause, "no room for a content of untold size; it is read to its end, and then once more");
+}
+
+/// A new file, whose name is gone at once.
+fn create(path: &Path) -> io::Result<File> {
+    if let Some(spool) = path.parent() {
+        make_private(spool)?;
+    }
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(path)?;
+    fs::remove_file(path)?;
+    Ok(file)
+}
+
+/// Writes where there is room: up to `room`, which grows.
+fn write(store: &Store, file: &File, at: u64, bytes: &[u8], room: &mut u64) -> io::Result<()> {
+    let end = at + bytes.len() as u64;
+    if end > *room {
+        let more = (end - *room).max(ROOM);
+        store.spare(more)?;
+        *room += more;
+    }
+    let written = file.write_all_at(bytes, at);
+    written.inspect_err(|_| store.close_for(FULL_FOR))
 }
 
 fn copy(shared: &Shared, download: &Arc<Download>, spooled: &Spooled) -> io::Result<()> {
@@ -186,13 +248,12 @@ fn copy(shared: &Shared, download: &Arc<Download>, spooled: &Spooled) -> io::Res
         Arc::clone(&shared.key),
         shared.limits.clone(),
     );
-    let mut file = File::open(&spooled.path)?;
-    let mut offset = 0;
+    let (mut offset, size) = (0, spooled.lengths.size());
     // Pieces are a multiple of this, so that no chunk crosses a piece's end.
     let mut buffer = vec![0; 64 * 1024];
-    while offset < spooled.size {
-        let length = (spooled.size - offset).min(buffer.len() as u64) as usize;
-        file.read_exact(&mut buffer[..length])?;
+    while offset < size {
+        let length = (size - offset).min(buffer.len() as u64) as usize;
+        spooled.file.read_exact_at(&mut buffer[..length], offset)?;
         cutter.take(&Chunk {
             offset,
             bytes: Bytes::copy_from_slice(&buffer[..length]),

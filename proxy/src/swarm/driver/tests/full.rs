@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use tempfile::tempdir;
 
 use super::{
-    host::{Host, until},
+    host::{Host, read, until},
     origin::{Fault, TestSource, content, task_of},
 };
 use crate::store::tests::disk::SmallDisk;
@@ -67,5 +67,41 @@ async fn what_does_not_fit_is_passed_on_without_the_store() {
         host.store.whole(&task_of(&small)).is_some()
     })
     .await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_tells_no_size_is_given_from_the_spool_where_the_store_is_too_small() {
+    let bytes = content(3_000_001, 3);
+    let task = task_of(&bytes);
+    let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+    let dir = tempdir().unwrap();
+    let host = Host::bounded(dir.path(), &source, 1_000_000).await;
+    let (one, two) = tokio::join!(host.pull(task), host.pull(task));
+    assert!(one.unwrap() == bytes && two.unwrap() == bytes);
+    assert_eq!(source.reads(), [None]);
+    let spool = std::fs::read_dir(dir.path().join("spool")).unwrap();
+    assert_eq!(spool.count(), 0);
+    // Its size is known now: nobody waits for its end.
+    source.fault(Fault::Stall(1_000_000));
+    let content = host.open(task).await.unwrap();
+    source.flowing.send_replace(true);
+    assert!(read(&content).await.0.unwrap() == bytes);
+    drop(content);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_tells_no_size_is_read_twice_where_the_disk_has_no_room() {
+    let Some(disk) = SmallDisk::mount(16 << 20) else {
+        return;
+    };
+    let bytes = content(3_000_001, 4);
+    let task = task_of(&bytes);
+    let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+    let host = Host::alone(disk.path(), &source).await;
+    disk.fill();
+    assert!(host.pull(task).await.unwrap() == bytes);
+    assert_eq!(source.reads(), [None, None]);
     host.stop().await;
 }
