@@ -3,7 +3,8 @@
 //! Owner of state: one task a node. A certificate is renewed after two thirds of its life,
 //! give or take, so that nodes that joined together don't come together. A renewal that fails
 //! is tried again until it succeeds; the old certificate is shown meanwhile, and when it has
-//! ended, new connections fail at the other end.
+//! ended, new connections fail at the other end. Certificates end by the wall clock, which goes
+//! on while a machine sleeps and which may be set: it is looked at once a minute.
 
 use std::{
     error::Error,
@@ -27,6 +28,10 @@ const DUE: std::ops::Range<f64> = 0.6..0.7;
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(600));
 /// Between looks at a file that somebody else renews.
 const LOOK: Duration = Duration::from_secs(2);
+/// Before a file that was of no use is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Between looks at the wall clock.
+const TICK: Duration = Duration::from_secs(60);
 
 /// Where a node's next certificate comes from.
 #[derive(Debug)]
@@ -92,16 +97,36 @@ impl Source {
         }
     }
 
-    /// How long to wait before the certificate that is shown now is to be replaced.
-    fn due(&self, shown: &Certificate) -> Duration {
+    /// Waits until the certificate that is shown now is to be replaced.
+    async fn due(&self, shown: &Certificate) {
         match self {
-            Self::File(_) => LOOK,
+            Self::File(_) => tokio::time::sleep(LOOK).await,
             _ => {
                 let at = shown.life().mul_f64(rand::random_range(DUE));
-                let due = (shown.issued + at).duration_since(SystemTime::now());
-                due.unwrap_or_default()
+                until(shown.issued + at, SystemTime::now).await;
             }
         }
+    }
+
+    /// Waits before it is asked again after a failure.
+    async fn pause(&self, shown: &Certificate) {
+        let few = rand::random_range(0.8..1.2);
+        match self {
+            Self::File(_) => tokio::time::sleep(LOOK_AGAIN.mul_f64(few)).await,
+            _ => {
+                let wait = (shown.life() / 20).clamp(AGAIN.0, AGAIN.1);
+                until(SystemTime::now() + wait.mul_f64(few), SystemTime::now).await;
+            }
+        }
+    }
+}
+
+/// Waits until the clock says so.
+async fn until(at: SystemTime, now: impl Fn() -> SystemTime) {
+    while let Ok(left) = at.duration_since(now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(TICK)).await;
     }
 }
 
@@ -111,7 +136,7 @@ pub fn keep(credentials: &Credentials, shown: Certificate, source: Source, tasks
     tasks.spawn("certificate", async move {
         let mut shown = shown;
         loop {
-            tokio::time::sleep(source.due(&shown)).await;
+            source.due(&shown).await;
             shown = renew(&credentials, &shown, &source).await;
         }
     });
@@ -119,7 +144,6 @@ pub fn keep(credentials: &Credentials, shown: Certificate, source: Source, tasks
 
 /// The next certificate, once it is shown.
 async fn renew(credentials: &Credentials, shown: &Certificate, source: &Source) -> Certificate {
-    let wait = (shown.life() / 20).clamp(AGAIN.0, AGAIN.1);
     loop {
         match fresh(credentials, shown, source).await {
             Ok(None) => return shown.clone(),
@@ -133,7 +157,7 @@ async fn renew(credentials: &Credentials, shown: &Certificate, source: &Source) 
                 tracing::warn!(cause, left = ?left.unwrap_or_default(), "the node's certificate can't be renewed");
             }
         }
-        tokio::time::sleep(wait.mul_f64(rand::random_range(0.8..1.2))).await;
+        source.pause(shown).await;
     }
 }
 
@@ -149,4 +173,26 @@ async fn fresh(
     }
     credentials.replace(&next)?;
     Ok(Some(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// Days pass for the wall clock, of which the process's own clock knows nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_slept_is_noticed_within_a_minute() {
+        let begin = tokio::time::Instant::now();
+        let (wall, slept) = (SystemTime::now(), AtomicU64::default());
+        let now = || wall + begin.elapsed() + Duration::from_secs(slept.load(Ordering::Relaxed));
+        let day = Duration::from_secs(86_400);
+        let mut waits = std::pin::pin!(until(wall + 2 * day, now));
+        let hour = tokio::time::timeout(Duration::from_secs(3_600), waits.as_mut());
+        assert!(hour.await.is_err());
+        slept.store(3 * day.as_secs(), Ordering::Relaxed);
+        let woke = tokio::time::timeout(TICK, waits).await;
+        assert!(woke.is_ok());
+    }
 }

@@ -233,6 +233,31 @@ async fn a_file_that_changes_is_shown() {
     assert!(credentials.expires() > first);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_of_no_use_is_looked_at_again_within_a_minute() {
+    let (dir, authority) = authority();
+    let path = dir.path().join("node.crt");
+    let shown = issue(&authority, 1, 100 * HOUR);
+    let roots = authority.pem().as_bytes();
+    let credentials = Credentials::new(&key(1), &shown, roots).unwrap();
+    let first = credentials.expires();
+    std::fs::write(&path, "half of a certifi").unwrap();
+    let tasks = Tasks::new();
+    renewal::keep(
+        &credentials,
+        shown,
+        renewal::Source::File(path.clone()),
+        &tasks,
+    );
+    // It has been looked at by then.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let pem = authority.issue(&key(1).id(), 200 * HOUR).unwrap();
+    std::fs::write(&path, pem).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(credentials.expires() > first);
+    assert!(tasks.stop(Duration::from_secs(5)).await);
+}
+
 #[test]
 fn an_authority_is_made_once() {
     let (dir, first) = authority();
