@@ -1,6 +1,7 @@
 //! The node's key on disk: made at first start, mode 0600.
 
 use std::{
+    fs::File,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -60,7 +61,7 @@ pub fn load_or_create(dir: &Path) -> Result<NodeKey, IdentityError> {
     Ok(made)
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
+/// Writes a file that only its owner can read, whole or not at all; it is durable then.
 ///
 /// # Errors
 /// When the directory can't be written to.
@@ -74,7 +75,11 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         .open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    std::fs::rename(&temporary, path)?;
+    match path.parent() {
+        Some(directory) if directory != Path::new("") => File::open(directory)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
 }
 
 /// The system's host name, for people; empty where there is none.
