@@ -35,6 +35,7 @@ use darter_runtime::{
 };
 use dashmap::DashMap;
 use futures::Stream;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 const YIELD: Duration = Duration::from_millis(250);
 /// Links at the same time; more are refused.
 const MAX_LINKS: usize = 4096;
+/// Hosts whose addresses are remembered; the one that was asked for longest ago goes.
+const MOST_ADDRESSES: u64 = 4 * MAX_LINKS as u64;
 
 /// What happened to a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,8 +72,9 @@ pub struct Links(Arc<Inner>);
 struct Inner {
     key: Arc<NodeKey>,
     connector: Connector,
-    addresses: DashMap<HostId, SocketAddr>,
+    addresses: Cache<HostId, SocketAddr>,
     live: DashMap<HostId, Live>,
+    most: usize,
     next: AtomicU64,
     events: mpsc::Sender<LinkEvent>,
     tasks: Tasks,
@@ -97,6 +101,8 @@ enum LinkError {
     Unproven,
     #[error("the handshake took too long")]
     Timeout,
+    #[error("this host has as many links as it may")]
+    Full,
 }
 
 impl Links {
@@ -108,11 +114,27 @@ impl Links {
         tasks: Tasks,
         metrics: Metrics,
     ) -> Self {
+        Self::bounded(key, connector, events, tasks, metrics, MAX_LINKS)
+    }
+
+    /// The same, with so many links at most.
+    pub(super) fn bounded(
+        key: Arc<NodeKey>,
+        connector: Connector,
+        events: mpsc::Sender<LinkEvent>,
+        tasks: Tasks,
+        metrics: Metrics,
+        most: usize,
+    ) -> Self {
+        let addresses = Cache::builder()
+            .max_capacity(MOST_ADDRESSES)
+            .eviction_policy(EvictionPolicy::lru());
         Self(Arc::new(Inner {
             key,
             connector,
-            addresses: DashMap::new(),
+            addresses: addresses.build(),
             live: DashMap::new(),
+            most,
             next: AtomicU64::new(1),
             events,
             tasks,
@@ -132,7 +154,7 @@ impl Links {
 
     /// Where a host's peer port is, as far as was told.
     pub fn address(&self, host: &HostId) -> Option<SocketAddr> {
-        self.0.addresses.get(host).map(|address| *address)
+        self.0.addresses.get(host)
     }
 
     /// Notes where hosts' peer ports are.
@@ -222,8 +244,7 @@ impl Links {
         let inbound = tokio::time::timeout(HANDSHAKE_TIMEOUT, open)
             .await
             .map_err(|_| LinkError::Timeout)??;
-        self.run(host, self.own(), inbound, outbox).await;
-        Ok(())
+        self.run(host, self.own(), inbound, outbox).await
     }
 
     fn greet(&self, outbox: &mpsc::Sender<LinkFrame>) -> Result<[u8; 32], LinkError> {
@@ -275,9 +296,9 @@ impl Links {
         dialled_by: HostId,
         mut inbound: Streaming<LinkFrame>,
         outbox: mpsc::Sender<LinkFrame>,
-    ) {
-        let Some((generation, end)) = self.enlist(host, dialled_by, outbox) else {
-            return;
+    ) -> Result<(), LinkError> {
+        let Some((generation, end)) = self.enlist(host, dialled_by, outbox)? else {
+            return Ok(());
         };
         self.tell(LinkEvent::Up(host)).await;
         let read = async {
@@ -300,16 +321,19 @@ impl Links {
             self.0.metrics.links.dec();
             self.tell(LinkEvent::Down(host)).await;
         }
+        Ok(())
     }
 
+    /// Takes a link among those that stand; `None` if another one to the same host must stay.
     fn enlist(
         &self,
         host: HostId,
         dialled_by: HostId,
         outbox: mpsc::Sender<LinkFrame>,
-    ) -> Option<(u64, CancellationToken)> {
-        if self.0.live.len() >= MAX_LINKS {
-            return None;
+    ) -> Result<Option<(u64, CancellationToken)>, LinkError> {
+        if self.0.live.len() >= self.0.most && !self.stands(&host) {
+            self.0.metrics.links_refused.inc();
+            return Err(LinkError::Full);
         }
         let generation = self.0.next.fetch_add(1, Ordering::Relaxed);
         let end = self.0.tasks.token().child_token();
@@ -328,12 +352,12 @@ impl Links {
                 let standing = occupied.get();
                 // The same dialler again means that it lost the old link before we did.
                 if standing.dialled_by < dialled_by {
-                    return None;
+                    return Ok(None);
                 }
                 occupied.insert(live).end.cancel();
             }
         }
-        Some((generation, end))
+        Ok(Some((generation, end)))
     }
 }
 
@@ -374,7 +398,11 @@ impl Peer for Accept {
                         "an incoming link is refused: the certificate is another host's"
                     );
                 }
-                Ok(Ok(host)) => links.run(host, host, inbound, outbox).await,
+                Ok(Ok(host)) => {
+                    if let Err(cause) = links.run(host, host, inbound, outbox).await {
+                        tracing::debug!(?host, %cause, "an incoming link is refused");
+                    }
+                }
                 Ok(Err(cause)) => tracing::debug!(%cause, "an incoming link is refused"),
                 Err(_) => tracing::debug!("an incoming link did not shake hands in time"),
             }

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub uploading: Gauge<i64, AtomicI64>,
     /// Links that stand.
     pub links: Gauge<i64, AtomicI64>,
+    /// Links that were not made because too many stand.
+    pub links_refused: Counter,
     /// Sessions with schedulers that stand.
     pub sessions: Gauge<i64, AtomicI64>,
     /// Attempts to open a session.
@@ -54,6 +56,11 @@ impl Metrics {
             "peer_links",
             "Links to other peers that stand",
             self.links.clone(),
+        );
+        registry.register(
+            "peer_links_refused",
+            "Links that were not made because too many stand",
+            self.links_refused.clone(),
         );
         registry.register(
             "peer_sessions",

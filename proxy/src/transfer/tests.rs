@@ -342,15 +342,20 @@ async fn end(seed: u8) -> End {
 }
 
 async fn end_as(seed: u8, security: &Security) -> End {
+    end_with(seed, security, 100).await
+}
+
+async fn end_with(seed: u8, security: &Security, most: usize) -> End {
     let key = Arc::new(NodeKey::from_seed([seed; 32]));
     let (sender, events) = mpsc::channel(100);
     let tasks = Tasks::new();
-    let links = Links::new(
+    let links = Links::bounded(
         Arc::clone(&key),
         security.connector(),
         sender,
         tasks.clone(),
         Metrics::default(),
+        most,
     );
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let neighbour = Neighbour {
@@ -420,4 +425,23 @@ async fn who_is_not_there_or_somebody_else_is_no_link() {
     };
     one.links.dial(&gone);
     expect(&mut one, LinkEvent::Down(gone.host)).await;
+}
+
+#[tokio::test]
+async fn one_link_too_many_is_said_at_both_ends() {
+    let mut full = end_with(1, &Security::Plain, 1).await;
+    let (mut two, mut three) = (end(2).await, end(3).await);
+    full.links.dial(&two.neighbour);
+    expect(&mut full, LinkEvent::Up(two.neighbour.host)).await;
+    expect(&mut two, LinkEvent::Up(full.neighbour.host)).await;
+    full.links.dial(&three.neighbour);
+    expect(&mut full, LinkEvent::Down(three.neighbour.host)).await;
+    three.links.dial(&full.neighbour);
+    expect(&mut three, LinkEvent::Down(full.neighbour.host)).await;
+    let message = LinkMessage::Have {
+        task: TaskId::from(Digest::sha256(b"x")),
+        pieces: PieceSet::from_range(0..3),
+    };
+    two.links.send(&full.neighbour.host, &message);
+    expect(&mut full, LinkEvent::Message(two.neighbour.host, message)).await;
 }
