@@ -63,7 +63,8 @@ pub enum UsersError {
 pub(super) struct Users {
     path: PathBuf,
     state: Mutex<State>,
-    answers: Cache<[u8; 32], bool>,
+    /// By the file's edition and the header.
+    answers: Cache<(u64, [u8; 32]), bool>,
     turns: Arc<Semaphore>,
     waiting: Semaphore,
     guesses: Attempts,
@@ -81,6 +82,8 @@ pub(super) enum NotNow {
 
 struct State {
     hashes: Arc<HashMap<String, String>>,
+    /// Grows when the file has changed: what was asked of the one before is no answer of this.
+    edition: u64,
     changed: Option<Stamp>,
     looked: Instant,
 }
@@ -96,6 +99,7 @@ impl Users {
             path: path.to_owned(),
             state: Mutex::new(State {
                 hashes,
+                edition: 0,
                 changed,
                 looked: Instant::now(),
             }),
@@ -108,7 +112,7 @@ impl Users {
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.hashes().contains_key(name)
+        self.hashes().1.contains_key(name)
     }
 
     /// Whether the password is the user's, as somebody at that address says. One computation a
@@ -120,11 +124,12 @@ impl Users {
         password: String,
         from: IpAddr,
     ) -> Result<bool, NotNow> {
-        let hashes = self.hashes();
+        let (edition, hashes) = self.hashes();
+        let shown_to = (edition, shown);
         let known = hashes.contains_key(&name);
         let hash = hashes.get(&name).or_else(|| stand_in(&hashes, &shown));
         let hash = hash.map_or_else(|| NOBODY.to_owned(), String::clone);
-        if self.answers.get(&shown).await == Some(false) {
+        if self.answers.get(&shown_to).await == Some(false) {
             return Ok(false);
         }
         // Also what is remembered to be right: else it could be guessed meanwhile.
@@ -143,7 +148,7 @@ impl Users {
             }
             Ok(is_right)
         };
-        let answer = self.answers.try_get_with(shown, compute).await;
+        let answer = self.answers.try_get_with(shown_to, compute).await;
         answer.map_err(|not_now| *not_now)
     }
 
@@ -158,7 +163,8 @@ impl Users {
         matches!(computed.await, Ok(Ok(true)))
     }
 
-    fn hashes(&self) -> Arc<HashMap<String, String>> {
+    /// The file's edition, and what is in it.
+    fn hashes(&self) -> (u64, Arc<HashMap<String, String>>) {
         let mut state = self.state.lock();
         if state.looked.elapsed() >= LOOK {
             state.looked = Instant::now();
@@ -167,6 +173,7 @@ impl Users {
                 match read(&self.path) {
                     Ok(hashes) => {
                         state.hashes = Arc::new(hashes);
+                        state.edition += 1;
                         state.changed = changed;
                         self.answers.invalidate_all();
                     }
@@ -176,7 +183,7 @@ impl Users {
                 }
             }
         }
-        Arc::clone(&state.hashes)
+        (state.edition, Arc::clone(&state.hashes))
     }
 }
 
@@ -296,6 +303,28 @@ mod tests {
         tokio::time::advance(LOOK).await;
         assert!(admit("two").await);
         assert!(Users::load(&path).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_the_file_before_is_no_answer_of_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        let write = |password: &str, cost: u32| {
+            let hash = bcrypt::hash(password, cost).unwrap();
+            std::fs::write(&path, format!("me:{hash}\n")).unwrap();
+        };
+        write("old", 10);
+        let users = Users::load(&path).unwrap();
+        let admit = || users.admit([1; 32], "me".to_owned(), "old".to_owned(), HERE);
+        let mut early = Box::pin(admit());
+        while users.turns.available_permits() == AT_A_TIME {
+            assert!(futures::poll!(early.as_mut()).is_pending());
+        }
+        write("new", 4);
+        tokio::time::advance(LOOK).await;
+        assert_eq!(admit().await, Ok(false));
+        assert_eq!(early.await, Ok(true), "it was when it was asked");
+        assert_eq!(admit().await, Ok(false));
     }
 
     #[tokio::test(start_paused = true)]
