@@ -177,6 +177,10 @@ impl Failure {
         );
         match self {
             Self::Refused(refusal) => {
+                let kind = refusal.headers.get(header::CONTENT_TYPE);
+                if let Some(kind) = kind.filter(|_| !refusal.body.is_empty()) {
+                    headers.insert(header::CONTENT_TYPE, kind.clone());
+                }
                 for value in refusal.headers.get_all(header::WWW_AUTHENTICATE) {
                     headers.append(header::WWW_AUTHENTICATE, value.clone());
                 }
@@ -213,4 +217,27 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn a_registrys_own_words_come_with_their_kind() {
+        let kind_of = |body: &'static str| {
+            let kind = HeaderValue::from_static("text/html");
+            let refusal = Refusal {
+                status: StatusCode::FORBIDDEN,
+                headers: HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]),
+                body: body.into(),
+            };
+            let response = Failure::Refused(Box::new(refusal)).response(&Method::GET);
+            response.headers()[header::CONTENT_TYPE].clone()
+        };
+        assert_eq!(kind_of("<p>No.</p>"), "text/html");
+        assert_eq!(kind_of(""), "application/json");
+    }
 }
