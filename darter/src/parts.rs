@@ -165,7 +165,8 @@ pub(crate) async fn serve_operations(
     Ok(address)
 }
 
-/// Waits for Ctrl-C or SIGTERM, then drains. A second signal ends at once.
+/// Waits for Ctrl-C or SIGTERM, then drains; what has not ended in time is a failure. A second
+/// signal ends at once.
 pub(crate) async fn until_signal(tasks: &Tasks, exit_with_stdin: bool) -> Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -176,7 +177,12 @@ pub(crate) async fn until_signal(tasks: &Tasks, exit_with_stdin: bool) -> Result
     }
     tracing::info!("stopping");
     tokio::select! {
-        _ = tasks.stop(DRAIN) => Ok(ExitCode::SUCCESS),
+        in_time = tasks.stop(DRAIN) => Ok(if in_time {
+            ExitCode::SUCCESS
+        } else {
+            tracing::error!(after = ?DRAIN, "not all had ended in time");
+            ExitCode::FAILURE
+        }),
         _ = interrupt.recv() => Ok(ExitCode::FAILURE),
         _ = terminate.recv() => Ok(ExitCode::FAILURE),
     }
