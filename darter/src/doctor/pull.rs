@@ -57,13 +57,15 @@ pub(super) async fn check(patient: &Patient) -> Finding {
     };
     let mirror = Mirror::at(patient.config.proxy.listen).to_string();
     let pull = timeout(LIMIT, pull(&mirror, &image)).await;
-    let failed = match pull {
+    let (failed, is_private) = match pull {
         Ok(Ok(found)) => return Finding::ok(CHECK, found),
-        Ok(Err(cause)) => format!("{image:?} can't be pulled: {cause:#}"),
-        Err(_) => format!("{image:?} was not there after {LIMIT:?}"),
+        Ok(Err(cause)) => {
+            let failed = format!("{image:?} can't be pulled: {cause:#}");
+            (failed, is_private(&cause))
+        }
+        Err(_) => (format!("{image:?} was not there after {LIMIT:?}"), false),
     };
-    let private = failed.contains("401") || failed.contains("404");
-    if private && !is_asked {
+    if is_private && !is_asked {
         let todo = "say of which image, a public one: --image REGISTRY/REPOSITORY:TAG";
         return Finding::warning(CHECK, failed, todo);
     }
@@ -72,6 +74,22 @@ pub(super) async fn check(patient: &Patient) -> Finding {
         failed,
         "see what is wrong above, and the proxy's log",
     )
+}
+
+/// The mirror answers otherwise than with what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the mirror answers {status}: {text}")]
+struct Answer {
+    status: StatusCode,
+    /// What it says.
+    text: String,
+}
+
+/// Whether the image is not there, or not for everybody.
+fn is_private(cause: &anyhow::Error) -> bool {
+    let answer = cause.downcast_ref::<Answer>();
+    let told = [StatusCode::UNAUTHORIZED, StatusCode::NOT_FOUND];
+    answer.is_some_and(|answer| told.contains(&answer.status))
 }
 
 struct Image {
@@ -199,7 +217,8 @@ async fn fetch(client: &HttpClient, url: &str, most: usize) -> Result<Bytes> {
         .to_bytes();
     if status != StatusCode::OK {
         let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-        bail!("the mirror answers {status}: {}", text.trim());
+        let text = text.trim().to_owned();
+        bail!(Answer { status, text });
     }
     Ok(body)
 }
@@ -213,6 +232,17 @@ fn verify(bytes: &[u8], descriptor: &Descriptor) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_no_digits_in_a_digest() {
+        let answer = |status, text: &str| {
+            let text = text.to_owned();
+            is_private(&anyhow::Error::new(Answer { status, text }))
+        };
+        assert!(answer(StatusCode::UNAUTHORIZED, "") && answer(StatusCode::NOT_FOUND, ""));
+        assert!(!answer(StatusCode::BAD_GATEWAY, "sha256:4014040"));
+        assert!(!is_private(&anyhow::anyhow!("sha256:401 is sha256:404")));
+    }
 
     #[test]
     fn names_of_images() {
