@@ -187,7 +187,41 @@ pub(crate) struct Common {
     pub(crate) exit_with_stdin: bool,
 }
 
+/// A part that not every flag says something to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// It is a cluster of its own.
+    Standalone,
+    Scheduler,
+    Manager,
+}
+
 impl Common {
+    /// Flags that were given and say nothing to this part.
+    pub(crate) fn useless(&self, part: Part) -> Vec<&'static str> {
+        use Part::{Manager, Scheduler, Standalone};
+        let flags: [(&str, bool, &[Part]); 6] = [
+            (
+                "--upstream",
+                !self.upstream.is_empty(),
+                &[Scheduler, Manager],
+            ),
+            (
+                "--scheduler",
+                !self.scheduler.is_empty(),
+                &[Standalone, Scheduler, Manager],
+            ),
+            ("--manager", self.manager.is_some(), &[Standalone, Manager]),
+            ("--seed", self.seed, &[Scheduler, Manager]),
+            ("--join", self.join.is_some(), &[Standalone]),
+            ("--token-file", self.token_file.is_some(), &[Standalone]),
+        ];
+        let useless = flags
+            .iter()
+            .filter(|(_, given, parts)| *given && parts.contains(&part));
+        useless.map(|(flag, ..)| *flag).collect()
+    }
+
     fn shared(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         for text in &self.set {
@@ -340,4 +374,33 @@ pub(crate) struct DemoRegistry {
     /// The image's directory.
     #[arg(long)]
     pub(crate) image: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_that_say_nothing_to_a_part_are_told() {
+        let told = |arguments: &[&str]| {
+            let cli = Cli::parse_from([&["darter"], arguments].concat());
+            match cli.command {
+                Command::Standalone(common) => common.useless(Part::Standalone),
+                Command::Scheduler(common) => common.useless(Part::Scheduler),
+                Command::Manager(common) => common.useless(Part::Manager),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(&["standalone", "--join", "a:1", "--seed"]), ["--join"]);
+        assert!(told(&["scheduler", "--join", "a:1", "--manager", "http://a"]).is_empty());
+        assert_eq!(told(&["scheduler", "--seed"]), ["--seed"]);
+        let manager = [
+            "manager",
+            "--scheduler",
+            "http://a",
+            "--upstream",
+            "docker.io",
+        ];
+        assert_eq!(told(&manager), ["--upstream", "--scheduler"]);
+    }
 }

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Part};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -71,11 +71,11 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Bench(options) => bench::run(options).await,
         Command::Simulate(options) => simulate::run(*options).await,
         Command::DemoRegistry(options) => demo::registry::run(options).await,
-        Command::Standalone(common) => match settle(&common, true) {
+        Command::Standalone(common) => match settle_part(&common, Part::Standalone) {
             Ok(config) => standalone::run(config, &common).await,
             Err(code) => return code,
         },
-        Command::Proxy(common) => match settle(&common, false) {
+        Command::Proxy(common) => match settled(common.proxy_settings(false), &common) {
             Ok(config) => parts::run_proxy(config, &common).await,
             Err(code) => return code,
         },
@@ -86,11 +86,11 @@ async fn run(cli: Cli) -> ExitCode {
                 Err(code) => return code,
             }
         }
-        Command::Manager(common) => match settled(common.manager_settings(), &common) {
+        Command::Manager(common) => match settle_part(&common, Part::Manager) {
             Ok(config) => parts::run_manager(config, &common).await,
             Err(code) => return code,
         },
-        Command::Scheduler(common) => match settle_scheduler(&common) {
+        Command::Scheduler(common) => match settle_part(&common, Part::Scheduler) {
             Ok(config) => parts::run_scheduler(config, &common).await,
             Err(code) => return code,
         },
@@ -107,12 +107,22 @@ async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn settle(common: &cli::Common, standalone: bool) -> Result<config::Config, ExitCode> {
-    settled(common.proxy_settings(standalone), common)
-}
-
-fn settle_scheduler(common: &cli::Common) -> Result<config::Config, ExitCode> {
-    settled(common.scheduler_settings(), common)
+/// The same for a part that not every flag says something to: one that is ignored is a mistake.
+fn settle_part(common: &cli::Common, part: Part) -> Result<config::Config, ExitCode> {
+    let useless = common.useless(part);
+    if !useless.is_empty() {
+        let part = format!("{part:?}").to_lowercase();
+        for flag in useless {
+            eprintln!("darter: {flag} says nothing to `darter {part}`");
+        }
+        return Err(ExitCode::from(2));
+    }
+    let settings = match part {
+        Part::Standalone => common.proxy_settings(true),
+        Part::Scheduler => common.scheduler_settings(),
+        Part::Manager => common.manager_settings(),
+    };
+    settled(settings, common)
 }
 
 /// The configuration, or all that is wrong with it, said and exit code 2.
