@@ -68,7 +68,7 @@ impl Containerd {
     }
 
     /// A config.toml for a containerd of `major`, which keeps everything in `dir` and says
-    /// nothing of registries.
+    /// nothing of registries. NRI, whose socket all on the host would share, is off.
     pub fn configuration(dir: &Path, major: u32) -> String {
         let shown = dir.display();
         let places = format!(
@@ -86,6 +86,7 @@ impl Containerd {
         }
         format!(
             "version = 3\n{places}\
+             [plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n\
              [plugins.\"io.containerd.cri.v1.images\"]\nsnapshotter = \"native\"\n\
              [plugins.\"io.containerd.transfer.v1.local\"]\n\
              [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
