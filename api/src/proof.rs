@@ -257,6 +257,22 @@ impl Proof {
         index: PieceIndex,
         trusted: impl FnOnce(&Grant) -> bool,
     ) -> Result<PieceDigest, ProofError> {
+        self.verify_beside(task, lengths, index, trusted, Grant::is_authentic)
+    }
+
+    /// As [`Self::verify`], for who may know the grant's signature already from another piece:
+    /// `is_authentic` answers whether it is the granter's.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_beside(
+        &self,
+        task: &TaskId,
+        lengths: &Lengths,
+        index: PieceIndex,
+        trusted: impl FnOnce(&Grant) -> bool,
+        is_authentic: impl FnOnce(&Grant) -> bool,
+    ) -> Result<PieceDigest, ProofError> {
         let Self { grant, statement } = self;
         if grant.task != *task || grant.lengths != *lengths {
             return Err(ProofError::OtherTask);
@@ -273,7 +289,7 @@ impl Proof {
         if !trusted(grant) {
             return Err(ProofError::Untrusted(grant.granter));
         }
-        if !grant.is_authentic() {
+        if !is_authentic(grant) {
             return Err(ProofError::Signature(grant.granter));
         }
         let signed = Statement::signed_bytes(task, lengths, index, statement.digest);

@@ -26,6 +26,7 @@ mod groups;
 
 use super::{
     HOST_HEADER, MAX_PROOF_BYTES, PREHEAT, PURPOSE_HEADER,
+    grants::Grants,
     parents::{Connection, Head, Parents},
     piece_path,
 };
@@ -131,6 +132,7 @@ pub struct PieceClient {
     parents: Parents,
     own: String,
     limits: Limits,
+    grants: Grants,
 }
 
 impl PieceClient {
@@ -140,6 +142,7 @@ impl PieceClient {
             parents: Parents::new(connector),
             own: own.to_string(),
             limits,
+            grants: Grants::default(),
         }
     }
 
@@ -164,7 +167,7 @@ impl PieceClient {
             class: wanted.class,
         };
         sink.begun();
-        let (proof, groups) = match body.head(wanted, trusted).await? {
+        let (proof, groups) = match body.head(wanted, trusted, &self.grants).await? {
             Some((proof, groups)) => {
                 body.groups(wanted, &groups, sink).await?;
                 (Some(proof), groups)
@@ -273,6 +276,7 @@ impl Reply {
         &mut self,
         wanted: &Wanted,
         trusted: impl FnOnce(&Grant) -> bool,
+        grants: &Grants,
     ) -> Result<Option<(Proof, Vec<GroupDigest>)>, FetchError> {
         let rot = FetchError::Rot;
         let length = self.take(4).await?.get_u32() as usize;
@@ -285,8 +289,11 @@ impl Reply {
         let proof =
             v1::Proof::decode(proof).map_err(|_| rot(Rot::Wire(WireError::Invalid("proof"))))?;
         let proof = Proof::try_from(proof).map_err(|cause| rot(Rot::Wire(cause)))?;
+        let Wanted { task, lengths, .. } = wanted;
         let stated = proof
-            .verify(&wanted.task, &wanted.lengths, wanted.index, trusted)
+            .verify_beside(task, lengths, wanted.index, trusted, |grant| {
+                grants.is_authentic(grant)
+            })
             .map_err(|cause| rot(Rot::Proof(cause)))?;
         let raw = self
             .take(wanted.lengths.groups(wanted.index) as usize * 32)

@@ -8,6 +8,7 @@ pub mod client;
 pub mod fair;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod grants;
 pub mod link;
 mod metrics;
 mod parents;
