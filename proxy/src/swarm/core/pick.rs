@@ -32,6 +32,9 @@ const BUSY: Duration = Duration::from_millis(60);
 const BANISHED: Duration = Duration::from_secs(300);
 /// So many requests under way keep a downlink busy whatever the parents' queues are.
 const FEW: usize = 8;
+/// With fewer under way there is next to nothing to be had of what is wanted next, and a downlink
+/// idles: what lies further ahead is asked for as well, so that it is not with its reader alone.
+const BORED: usize = 4;
 /// Requests for what nobody waits for, while somebody waits for something else: enough to go on
 /// with, few enough to be in nobody's way.
 const BEHIND: usize = 2;
@@ -44,29 +47,65 @@ impl Node {
         if self.state.requests.len() >= self.most_requests() {
             return;
         }
-        if let Some(mut view) = self.view_of_offered(now, id) {
-            let depth = self.depth();
-            let urgent = self.urgent(id);
-            for candidate in view.candidates(depth, &urgent, &mut self.rng) {
-                if self.state.requests.len() >= self.most_requests() || self.gives_way(id) {
-                    return;
-                }
-                let depth = self.depth();
-                if let Some(parent) = view.choose(&candidate, depth, &[], &mut self.rng) {
-                    self.request(now, id, candidate.piece, parent);
-                }
-            }
+        if !self.pick_from(now, id, Self::windows) {
+            return;
+        }
+        if self.state.requests.len() < BORED && !self.pick_from(now, id, Self::beyond) {
+            return;
         }
         self.hedge(now, id);
     }
 
+    /// Asks for what is to be had of these parts; whether more may be asked for.
+    fn pick_from(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        parts: impl Fn(&Self, &Task) -> Vec<Range<u32>>,
+    ) -> bool {
+        let Some(mut view) = self.view_of_offered(now, id, parts) else {
+            return true;
+        };
+        let depth = self.depth();
+        let urgent = self.urgent(id);
+        for candidate in view.candidates(depth, &urgent, &mut self.rng) {
+            if self.state.requests.len() >= self.most_requests() || self.gives_way(id) {
+                return false;
+            }
+            let depth = self.depth();
+            if let Some(parent) = view.choose(&candidate, depth, &[], &mut self.rng) {
+                self.request(now, id, candidate.piece, parent);
+            }
+        }
+        true
+    }
+
     /// What could be asked of whom now; `None` if nothing: most events come when all who
     /// have something are busy.
-    fn view_of_offered(&self, now: Timestamp, id: &TaskId) -> Option<View> {
+    fn view_of_offered(
+        &self,
+        now: Timestamp,
+        id: &TaskId,
+        parts: impl Fn(&Self, &Task) -> Vec<Range<u32>>,
+    ) -> Option<View> {
         let task = self.state.tasks.get(id)?;
         let download = Self::wanting(task)?;
-        let (windows, depth) = (self.windows(task), self.depth());
-        View::of_offered(now, task, download, &self.state.hosts, &windows, depth)
+        let (parts, depth) = (parts(self, task), self.depth());
+        View::of_offered(now, task, download, &self.state.hosts, &parts, depth)
+    }
+
+    /// What lies beyond the windows.
+    fn beyond(&self, task: &Task) -> Vec<Range<u32>> {
+        let mut rest = Vec::new();
+        let mut at = task.held.first_gap(0);
+        let end = task.lengths.pieces();
+        for window in self.windows(task) {
+            rest.push(at..window.start);
+            at = window.end;
+        }
+        rest.push(at..end);
+        rest.retain(|part| !part.is_empty());
+        rest
     }
 
     /// For a client that left, only what is under way is finished.

@@ -124,8 +124,12 @@ pub(super) struct Lab {
 
 impl Lab {
     pub(super) fn new(has_scheduler: bool) -> Self {
+        Self::of(Options::default(), has_scheduler)
+    }
+
+    fn of(options: Options, has_scheduler: bool) -> Self {
         Self {
-            node: with_scheduler(Node::new(Options::default(), host(100), 1), has_scheduler),
+            node: with_scheduler(Node::new(options, host(100), 1), has_scheduler),
             now: Timestamp::ZERO + Duration::from_secs(10),
         }
     }
@@ -498,6 +502,34 @@ fn a_reader_s_next_piece_is_asked_for_first() {
     let asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
     assert_eq!(asked[0].2, 5);
     assert_eq!(asked.len(), Options::default().pipeline as usize);
+}
+
+#[test]
+fn who_finds_next_to_nothing_in_its_window_looks_beyond_it() {
+    let window = 4;
+    let mut lab = Lab::of(
+        Options {
+            window,
+            ..Options::default()
+        },
+        true,
+    );
+    lab.handle(Event::SessionUp(scheduler()));
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1, 2, 3, 4, 5, 6], &[]));
+    for name in 1..=6 {
+        lab.handle(Event::LinkUp(host(name)));
+    }
+    let mut asked = |name, piece| {
+        let one = PieceSet::from_range(piece..piece + 1);
+        let asked = requests(&lab.handle(have(name, one)));
+        asked.iter().map(|(.., piece)| *piece).collect::<Vec<_>>()
+    };
+    assert_eq!(asked(1, 10), [10], "nothing else is to be had");
+    for (name, piece) in [(2, 0), (3, 1), (4, 2), (5, 3)] {
+        assert_eq!(asked(name, piece), [piece]);
+    }
+    assert!(asked(6, 12).is_empty(), "enough is under way");
 }
 
 #[test]
