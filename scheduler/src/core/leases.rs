@@ -280,9 +280,11 @@ impl Cluster {
             return;
         };
         let bytes = u64::from(gained) * u64::from(task.lengths.piece_length());
+        let mut pace = None;
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
             lease.pieces.subtract(&held);
-            lease.pace.read(now, bytes);
+            let read = lease.pace.read(now, bytes);
+            pace = read.filter(|_| lease.first_byte).or(pace);
             if gained > 0 {
                 lease.renewed = now;
                 task.failures = 0;
@@ -291,6 +293,9 @@ impl Cluster {
         let ended = |lease: &Lease| lease.holder == *host && lease.ending.is_some();
         task.leases
             .retain(|lease| !lease.pieces.is_empty() && !ended(lease));
+        if let Some(rate) = pace {
+            self.note_pace(now, id, rate);
+        }
     }
 
     pub(super) fn lease_returned(

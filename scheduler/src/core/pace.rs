@@ -22,10 +22,13 @@ use super::{
     task::{Lease, Task},
 };
 
-/// Between two looks at all holders: as often as hosts tell of their progress.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A holder is judged by what it has read within at least this, since its source's first byte.
-const FAIR: Duration = Duration::from_millis(1500);
+/// Between two looks at all holders.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A holder is judged by what it has read, by its own word, within at least this, since its
+/// source's first byte. Hosts tell of their progress once a second.
+const FAIR: Duration = Duration::from_millis(800);
+/// Who has said nothing for so long has read next to nothing.
+const SILENT: Duration = Duration::from_millis(1500);
 /// Less than this to go is not worth another request to the source.
 const WORTH_IT: Duration = Duration::from_secs(2);
 /// So many times slower than others is lagging: hosts share links, and pieces come in steps.
@@ -72,18 +75,20 @@ impl Pace {
         }
     }
 
-    /// So much more was read.
-    pub(super) fn read(&mut self, now: Timestamp, bytes: u64) {
+    /// So much more was read; bytes a second, if that was for long enough to tell.
+    pub(super) fn read(&mut self, now: Timestamp, bytes: u64) -> Option<f32> {
         self.bytes += bytes;
         let took = now.since(self.since);
-        if took >= FAIR && self.bytes > 0 {
-            let rate = self.bytes as f32 / took.as_secs_f32();
-            *self = Self {
-                before: Some(rate),
-                best: self.best.max(rate),
-                ..Self::new(now)
-            };
+        if took < FAIR || self.bytes == 0 {
+            return None;
         }
+        let rate = self.bytes as f32 / took.as_secs_f32();
+        *self = Self {
+            before: Some(rate),
+            best: self.best.max(rate),
+            ..Self::new(now)
+        };
+        Some(rate)
     }
 
     /// Bytes a second, once there is something to go by; `piece` bytes may have come that
@@ -92,9 +97,9 @@ impl Pace {
         let took = now.since(self.since);
         let most = (self.bytes as f32 + piece as f32) / took.as_secs_f32().max(1e-3);
         match self.before {
-            Some(before) if took < FAIR => Some(before),
+            Some(before) if took < SILENT => Some(before),
             Some(before) => Some(before.min(most)),
-            None => (took >= FAIR * 2).then_some(most),
+            None => (took >= SILENT * 2).then_some(most),
         }
     }
 }
@@ -167,6 +172,14 @@ impl Cluster {
             {
                 self.doubt(&id);
             }
+        }
+    }
+
+    /// A task's upstream brought one host so many bytes a second: that counts too where the lease is
+    /// over before the next look.
+    pub(super) fn note_pace(&mut self, now: Timestamp, id: &TaskId, rate: f32) {
+        if let Some(upstream) = self.upstream_of(id).cloned() {
+            self.paces.note(now, &upstream, rate);
         }
     }
 

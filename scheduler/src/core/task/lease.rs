@@ -25,14 +25,21 @@ pub(in crate::core) struct Lease {
     pub(in crate::core) ending: Option<Timestamp>,
 }
 
+/// Hosts tell so often of their progress: what they read since is not known.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
 impl Lease {
     /// How long the holder will need for the rest, as far as can be told.
     pub(in crate::core) fn time_left(&self, now: Timestamp) -> Duration {
-        let (left, took) = (self.pieces.len(), now.since(self.granted));
-        match self.size.saturating_sub(left) {
-            0 => took,
-            read => took * left / read,
+        let left = self.pieces.len();
+        let read = self.size.saturating_sub(left);
+        if read == 0 {
+            return now.since(self.granted);
         }
+        // Until its next word is late it reads on as before.
+        let untold = now.since(self.renewed).min(TOLD_EVERY);
+        let took = now.since(self.granted).saturating_sub(untold);
+        (took * left / read).saturating_sub(untold)
     }
 }
 
@@ -91,5 +98,30 @@ impl Task {
             all.union_with(&lease.pieces);
         }
         all.runs().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_said_nothing_for_a_moment_reads_on_as_before() {
+        let at = |millis: u64| Timestamp::from_micros(millis * 1000);
+        let host = HostId::from_bytes([1; 32]);
+        let mut task = Task::new(
+            darter_api::TaskId::of_content(darter_api::Digest::sha256(&[1])),
+            darter_api::Lengths::of(100 << 20).expect("a length"),
+        );
+        task.lease(at(0), host, 0..100);
+        let lease = &mut task.leases[0];
+        assert_eq!(lease.time_left(at(500)), Duration::from_millis(500));
+        lease.pieces.remove_range(0..20);
+        lease.renewed = at(200);
+        // 80 pieces at 100 a second.
+        assert_eq!(lease.time_left(at(200)), Duration::from_millis(800));
+        assert_eq!(lease.time_left(at(1100)), Duration::ZERO);
+        // Its word is late.
+        assert!(lease.time_left(at(5000)) >= Duration::from_secs(15));
     }
 }

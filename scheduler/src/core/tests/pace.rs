@@ -204,6 +204,48 @@ fn what_a_slow_holder_has_not_read_goes_to_another() {
 }
 
 #[test]
+fn what_a_source_brought_a_holder_that_was_soon_gone_counts() {
+    let mut field = swarm(12);
+    begins(&mut field, HOLDER);
+    field.pass(1000);
+    holds(&mut field, HOLDER, 0..16);
+    field.down(HOLDER);
+    let slow = reader(&field).unwrap();
+    let name = (0..12).find(|name| id(*name) == slow).unwrap();
+    begins(&mut field, name);
+    let found = seconds_until_moved(&mut field, 16, 3);
+    assert!(found.is_some_and(|found| found <= 4), "{found:?}");
+}
+
+#[test]
+fn of_two_readers_one_that_is_far_slower_is_found_by_their_first_words() {
+    let mut field = Field::new(Options {
+        source_holders: 2,
+        source_holders_from: 0,
+        ..Options::default()
+    });
+    for name in 0..12 {
+        field.up(Field::hello(name));
+        joins(&mut field, name, 1);
+    }
+    begins(&mut field, HOLDER);
+    field.pass(1000);
+    holds(&mut field, HOLDER, 0..8);
+    let leases = &field.cluster.tasks[&task(1)].leases;
+    let slow = leases.iter().find(|lease| lease.holder != id(HOLDER));
+    let (slow, part) = slow.map(|one| (one.holder, one.pieces.clone())).unwrap();
+    let name = (0..12).find(|name| id(*name) == slow).unwrap();
+    begins(&mut field, name);
+    field.pass(1000);
+    holds(&mut field, HOLDER, 0..20);
+    let at = part.first().unwrap();
+    holds(&mut field, name, at..at + 1);
+    let said = field.pass(500);
+    assert!(!revoked(&said, slow).is_empty());
+    assert_eq!(revoked(&said, id(HOLDER)), PieceSet::new());
+}
+
+#[test]
 fn what_a_slow_holder_has_read_is_not_read_again() {
     for tells in [true, false] {
         let mut field = swarm(12);
