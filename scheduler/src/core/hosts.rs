@@ -14,6 +14,7 @@ use darter_api::{
 use super::{
     Cluster,
     bad::{Record, is_rotten},
+    pace::Pace,
 };
 
 /// A load report is believed for so long; hosts send one a second.
@@ -60,6 +61,8 @@ pub(super) struct Host {
     pub(super) rot_seen_by: BTreeSet<HostId>,
     /// When it last could not read some source.
     pub(super) source_failed: Option<Timestamp>,
+    /// How fast it reads, since it last began to.
+    pub(super) pace: Option<Pace>,
     /// When it last read a source far slower than others.
     pub(super) lagged: Option<Timestamp>,
     /// How it does as a parent.
@@ -93,6 +96,7 @@ impl Host {
             round_trip: Duration::ZERO,
             rot_seen_by: BTreeSet::new(),
             source_failed: None,
+            pace: None,
             lagged: None,
             record: Record::default(),
             load: None,

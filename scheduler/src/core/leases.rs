@@ -10,7 +10,7 @@ use darter_api::{
 use super::{
     Cluster,
     deal::MAX_RUNS,
-    pace::{Pace, Standing},
+    pace::Standing,
     task::{Lease, Task},
 };
 
@@ -254,6 +254,7 @@ impl Cluster {
         id: &TaskId,
         ranges: bool,
     ) {
+        self.begins_to_read(now, &host);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -262,29 +263,23 @@ impl Cluster {
         }
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == host) {
             lease.accepted.get_or_insert(now);
-            if !std::mem::replace(&mut lease.first_byte, true) {
-                lease.pace = Pace::new(now);
-            }
+            lease.first_byte = true;
             lease.renewed = now;
         }
         self.ensure_source(now, id);
     }
 
-    /// What the holder has of its lease is read; the rest lives on while it gains. How fast
-    /// it gains counts all that came, since what comes from neighbours fills its link as well.
+    /// What the holder has of its lease is read; the rest lives on while it gains.
     pub(super) fn renew_lease(&mut self, now: Timestamp, id: &TaskId, host: &HostId, gained: u32) {
+        self.gained(now, id, host, gained);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
             return;
         };
-        let bytes = u64::from(gained) * u64::from(task.lengths.piece_length());
-        let mut pace = None;
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
             lease.pieces.subtract(&held);
-            let read = lease.pace.read(now, bytes);
-            pace = read.filter(|_| lease.first_byte).or(pace);
             if gained > 0 {
                 lease.renewed = now;
                 task.failures = 0;
@@ -293,9 +288,6 @@ impl Cluster {
         let ended = |lease: &Lease| lease.holder == *host && lease.ending.is_some();
         task.leases
             .retain(|lease| !lease.pieces.is_empty() && !ended(lease));
-        if let Some(rate) = pace {
-            self.note_pace(now, id, rate);
-        }
     }
 
     pub(super) fn lease_returned(
@@ -371,6 +363,10 @@ impl Cluster {
             }
         }
         if !own.is_empty() {
+            self.begins_to_read(now, &host);
+            let Some(task) = self.tasks.get_mut(id) else {
+                return;
+            };
             task.leases.push(Lease {
                 holder: host,
                 pieces: own,
@@ -380,7 +376,6 @@ impl Cluster {
                 accepted: Some(now),
                 first_byte: true,
                 renewed: now,
-                pace: Pace::new(now),
                 ending: None,
             });
             self.live.insert(*id);

@@ -1,6 +1,6 @@
 //! Whether somebody else had better read what a holder has not read yet.
 //!
-//! A holder lags behind when what it gains (in all tasks that it reads, from neighbours as
+//! A holder lags behind when what it gains (in all tasks while it reads any, from neighbours as
 //! well, since all of it shares a link) is four times slower than others read the same
 //! upstream now, or, unless the source is busy with all of them together or the holder has kept
 //! up since it has its lease, than one host read it lately; and when its children find it slow.
@@ -8,7 +8,10 @@
 //! slow shows in that nobody is faster: with each lease that moves for its upstream's past,
 //! that past counts for half.
 //!
-//! Owner of state: [`Paces`], bounded. What a host keeps is its standing as a reader.
+//! Of several tasks that it reads, a host may read some first and others hardly, as their streams
+//! share its link: only what it gains in all of them says how fast it is.
+//!
+//! Owner of state: [`Paces`], bounded, and of each host one [`Pace`] and when it lagged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -53,7 +56,7 @@ pub(super) enum Standing {
     Suspect,
 }
 
-/// How fast a lease is read.
+/// How fast a host reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     since: Timestamp,
@@ -61,31 +64,32 @@ pub(super) struct Pace {
     bytes: u64,
     /// Bytes a second before it.
     before: Option<f32>,
-    /// The most of them since the lease began.
-    best: f32,
+    /// The most of them lately, and when.
+    best: (f32, Timestamp),
 }
 
 impl Pace {
-    pub(super) const fn new(now: Timestamp) -> Self {
+    const fn new(now: Timestamp) -> Self {
         Self {
             since: now,
             bytes: 0,
             before: None,
-            best: 0.0,
+            best: (0.0, now),
         }
     }
 
     /// So much more was read; bytes a second, if that was for long enough to tell.
-    pub(super) fn read(&mut self, now: Timestamp, bytes: u64) -> Option<f32> {
+    fn read(&mut self, now: Timestamp, bytes: u64) -> Option<f32> {
         self.bytes += bytes;
         let took = now.since(self.since);
         if took < FAIR || self.bytes == 0 {
             return None;
         }
         let rate = self.bytes as f32 / took.as_secs_f32();
+        let is_best = rate >= self.best.0 || now.since(self.best.1) >= MEMORY;
         *self = Self {
             before: Some(rate),
-            best: self.best.max(rate),
+            best: if is_best { (rate, now) } else { self.best },
             ..Self::new(now)
         };
         Some(rate)
@@ -93,7 +97,7 @@ impl Pace {
 
     /// Bytes a second, once there is something to go by; `piece` bytes may have come that
     /// nobody has told of.
-    pub(super) fn rate(&self, now: Timestamp, piece: u32) -> Option<f32> {
+    fn rate(&self, now: Timestamp, piece: u32) -> Option<f32> {
         let took = now.since(self.since);
         let most = (self.bytes as f32 + piece as f32) / took.as_secs_f32().max(1e-3);
         match self.before {
@@ -175,10 +179,35 @@ impl Cluster {
         }
     }
 
-    /// A task's upstream brought one host so many bytes a second: that counts too where the lease is
-    /// over before the next look.
-    pub(super) fn note_pace(&mut self, now: Timestamp, id: &TaskId, rate: f32) {
-        if let Some(upstream) = self.upstream_of(id).cloned() {
+    /// The source's first byte of a task has come to a host. What it read before it last
+    /// stopped reading says nothing of now.
+    pub(super) fn begins_to_read(&mut self, now: Timestamp, host: &HostId) {
+        let reads = |lease: &Lease| lease.holder == *host && lease.first_byte;
+        let mut live = self.live.iter().filter_map(|id| self.tasks.get(id));
+        let goes_on = live.any(|task| task.leases.iter().any(reads));
+        if let Some(known) = self.hosts.get_mut(host) {
+            known.pace = known.pace.filter(|_| goes_on).or(Some(Pace::new(now)));
+        }
+    }
+
+    /// A host says that it has so many pieces more of a task. How fast it reads is noted for the
+    /// upstream as well, where it reads that: its lease may be over before the next look.
+    pub(super) fn gained(&mut self, now: Timestamp, id: &TaskId, host: &HostId, pieces: u32) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let bytes = u64::from(pieces) * u64::from(task.lengths.piece_length());
+        let known = self
+            .hosts
+            .get_mut(host)
+            .and_then(|known| known.pace.as_mut());
+        let Some(rate) = known.and_then(|pace| pace.read(now, bytes)) else {
+            return;
+        };
+        let reads = |lease: &Lease| lease.holder == *host && lease.first_byte;
+        if task.leases.iter().any(reads)
+            && let Some(upstream) = self.upstream_of(id).cloned()
+        {
             self.paces.note(now, &upstream, rate);
         }
     }
@@ -194,10 +223,12 @@ impl Cluster {
             let Some(origin) = task.origins.first() else {
                 continue;
             };
-            for lease in &task.leases {
-                if let Some(rate) = lease.pace.rate(now, task.lengths.piece_length()) {
+            for lease in task.leases.iter().filter(|lease| lease.first_byte) {
+                let pace = self.hosts.get(&lease.holder).and_then(|known| known.pace);
+                let rate = pace.and_then(|pace| pace.rate(now, task.lengths.piece_length()));
+                if let Some(rate) = rate {
                     let readers = upstreams.entry(origin.upstream.clone()).or_default();
-                    *readers.entry(lease.holder).or_default() += rate;
+                    readers.insert(lease.holder, rate);
                 }
             }
         }
@@ -227,15 +258,14 @@ impl Cluster {
         let (best, _) = *self.paces.best.get(self.upstream_of(id)?)?;
         let all: f32 = readers.values().sum();
         let by_the_past = lags(best) && all * 2.0 < best;
-        (by_the_past && !self.was_fast(id, holder, best)).then_some(Reason::Past)
+        (by_the_past && !self.was_fast(holder, best)).then_some(Reason::Past)
     }
 
-    /// Whether a holder has kept up with `best` since it has its lease: what slowed down then is
-    /// as likely the source, or what all hosts share, and nobody else would do better.
-    fn was_fast(&self, id: &TaskId, holder: &HostId, best: f32) -> bool {
-        let leases = self.tasks.get(id).into_iter().flat_map(|task| &task.leases);
-        let mut own = leases.filter(|lease| lease.holder == *holder);
-        own.any(|lease| lease.pace.best * LAGS >= best)
+    /// Whether a holder has kept up with `best` lately: what slowed down since is as likely the
+    /// source, or what all hosts share, and nobody else would do better.
+    fn was_fast(&self, holder: &HostId, best: f32) -> bool {
+        let pace = self.hosts.get(holder).and_then(|known| known.pace);
+        pace.is_some_and(|pace| pace.best.0 * LAGS >= best)
     }
 
     /// What a holder has not read goes to a better one, if there is one and it is worth it.

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use darter_api::{HostId, PieceSet, Timestamp};
 
-use super::{super::pace::Pace, Task};
+use super::Task;
 
 /// The right to read pieces.
 #[derive(Debug)]
@@ -19,7 +19,6 @@ pub(in crate::core) struct Lease {
     pub(in crate::core) accepted: Option<Timestamp>,
     pub(in crate::core) first_byte: bool,
     pub(in crate::core) renewed: Timestamp,
-    pub(in crate::core) pace: Pace,
     /// Since when it is to end with the holder's next word: what that has read by then is not
     /// read again.
     pub(in crate::core) ending: Option<Timestamp>,
@@ -62,7 +61,6 @@ impl Task {
             accepted: None,
             first_byte: false,
             renewed: now,
-            pace: Pace::new(now),
             ending: None,
         });
     }

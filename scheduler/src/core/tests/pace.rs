@@ -286,6 +286,35 @@ fn a_holder_that_kept_up_is_not_blamed_for_what_all_share() {
 }
 
 #[test]
+fn a_reader_of_two_tasks_may_read_one_of_them_first() {
+    let mut field = swarm(12);
+    for name in 0..12 {
+        joins(&mut field, name, 2);
+    }
+    // Both are read by the same host, whose link their streams share.
+    assert_eq!(field.cluster.tasks[&task(2)].leases[0].holder, id(HOLDER));
+    let says = |field: &mut Field, number: u8, pieces: u32| {
+        let (task, held) = (task(number), PieceSet::from_range(0..pieces));
+        field.says(HOLDER, PeerMessage::Progress { task, held });
+    };
+    for number in [1, 2] {
+        let task = task(number);
+        field.says(HOLDER, PeerMessage::LeaseAccepted { task });
+        field.says(HOLDER, PeerMessage::LeaseFirstByte { task, ranges: true });
+    }
+    for second in 1..=5 {
+        field.pass(1000);
+        says(&mut field, 1, second * 40);
+        says(&mut field, 2, second);
+    }
+    for second in 6..=10 {
+        field.pass(1000);
+        says(&mut field, 2, 5 + (second - 5) * 2);
+    }
+    assert_eq!(field.cluster.counts().moved, 0);
+}
+
+#[test]
 fn who_reads_for_a_preheat_gives_way_and_is_not_slow() {
     for (purpose, moves) in [(Purpose::Preheat, false), (Purpose::Pull, true)] {
         let mut field = Field::new(Options::default());
