@@ -7,9 +7,9 @@
 //!
 //! Owner of state: one [`Direct`] a connection. Failure: what can't be sent whole ends
 //! short, and the socket is closed as everywhere ([`super::socket`]); a body that waits
-//! notices when its client is gone.
+//! notices when its client is gone, and one whose client reads nothing for too long ends.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{BoxError, Router, body::Body};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -89,6 +89,7 @@ impl Direct {
                     &mut self.socket,
                     &mut self.read,
                     &mut self.read_ended,
+                    self.options.stall,
                     respond(&self.router, self.address, request),
                     &token,
                 ) => answered,
@@ -142,6 +143,7 @@ async fn answer(
     socket: &mut Socket,
     read: &mut BytesMut,
     read_ended: &mut bool,
+    stall: Duration,
     response: impl Future<Output = (Method, Response<Body>)>,
     stopping: &tokio_util::sync::CancellationToken,
 ) -> io::Result<After> {
@@ -157,6 +159,7 @@ async fn answer(
         spans: spans(offer.and_then(|offer| offer.take()), body),
         out,
         framing,
+        stall,
     };
     let whole = body.send(socket, &mut input).await?;
     Ok(if whole && !close {
@@ -224,6 +227,8 @@ struct Outgoing {
     /// To be written before anything else.
     out: BytesMut,
     framing: Framing,
+    /// For the client to take something of it.
+    stall: Duration,
 }
 
 impl Outgoing {
@@ -312,13 +317,13 @@ impl Outgoing {
             }
             Span::File(span) => {
                 socket.write_all_buf(&mut self.out).await?;
-                send_file(socket, span).await
+                send_file(socket, span, self.stall).await
             }
         }
     }
 }
 
-async fn send_file(socket: &mut Socket, mut span: FileSpan) -> io::Result<()> {
+async fn send_file(socket: &mut Socket, mut span: FileSpan, stall: Duration) -> io::Result<()> {
     while !span.is_empty() {
         let most = usize::try_from(span.len().min(SENDFILE)).unwrap_or(usize::MAX);
         let tcp = socket.get_ref();
@@ -327,7 +332,8 @@ async fn send_file(socket: &mut Socket, mut span: FileSpan) -> io::Result<()> {
             let sent = rustix::fs::sendfile(tcp, span.file(), Some(&mut at), most)?;
             Ok(sent)
         };
-        match tcp.async_io(Interest::WRITABLE, send).await {
+        let sent = timeout(stall, tcp.async_io(Interest::WRITABLE, send));
+        match sent.await.map_err(io::Error::from).flatten() {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(sent) => span.advance(sent as u64),
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}

@@ -83,6 +83,9 @@ pub struct ServerOptions {
     pub header_timeout: Duration,
     /// Of a request's headers, in bytes; more are answered 431.
     pub header_bytes: u32,
+    /// For a client to take something of what it is sent; who reads nothing for longer gives
+    /// its place back.
+    pub stall: Duration,
     /// For running requests to end after a stop.
     pub drain: Duration,
     /// Whether a client that speaks TLS to this plain port is told so by an HTTP 400,
@@ -110,6 +113,7 @@ impl Default for ServerOptions {
             handshakes: 128,
             header_timeout: Duration::from_secs(30),
             header_bytes: 64 * 1024,
+            stall: Duration::from_secs(600),
             drain: Duration::from_secs(10),
             answer_tls: true,
             unsent_bytes: None,
@@ -223,7 +227,7 @@ pub async fn serve_connection<S>(
         tasks: tasks.clone(),
         options,
     };
-    let socket = LingeringSocket::new(socket, tasks);
+    let socket = LingeringSocket::new(socket, tasks).patient_for(connection.options.stall);
     connection.serve(socket, Bytes::new()).await;
 }
 
@@ -262,8 +266,9 @@ impl Connection {
                 None => return,
             }
         }
+        let socket = LingeringSocket::new(socket, self.tasks.clone()).holding(Some(place));
         let direct = Direct {
-            socket: LingeringSocket::new(socket, self.tasks.clone()).holding(Some(place)),
+            socket: socket.patient_for(self.options.stall),
             address: self.address,
             router: self.router.clone(),
             tasks: self.tasks.clone(),
@@ -302,6 +307,7 @@ impl Connection {
                 self.identity = identity;
                 let stream = Box::new(stream);
                 let socket = LingeringSocket::new(stream, self.tasks.clone()).holding(Some(place));
+                let socket = socket.patient_for(self.options.stall);
                 self.serve(socket, Bytes::new()).await;
             }
             Some(Err(cause)) => {

@@ -19,7 +19,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     sync::OwnedSemaphorePermit,
-    time::timeout,
+    time::{Sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,10 @@ pub struct LingeringSocket<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     /// The connection's place among the server's: given back when the socket is closed,
     /// not when HTTP has ended on it.
     place: Option<OwnedSemaphorePermit>,
+    /// For the other end to take something of what is written.
+    patience: Option<Duration>,
+    /// Runs while it takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
     read_ended: bool,
     write_ended: bool,
 }
@@ -90,6 +94,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
             state: Arc::default(),
             tasks,
             place: None,
+            patience: None,
+            stalled: None,
             read_ended: false,
             write_ended: false,
         }
@@ -99,6 +105,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
     #[must_use]
     pub(super) fn holding(mut self, place: Option<OwnedSemaphorePermit>) -> Self {
         self.place = place;
+        self
+    }
+
+    /// Fails what is written when nothing of it is taken for so long.
+    #[must_use]
+    pub(super) const fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
         self
     }
 
@@ -112,6 +125,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> LingeringSocket<S> {
         self.socket
             .as_ref()
             .expect("the socket is there until the drop")
+    }
+
+    /// What came of writing, or that it took too long.
+    fn in_time<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        let Some(patience) = self.patience.filter(|_| written.is_pending()) else {
+            self.stalled = None;
+            return written;
+        };
+        let begin = || Box::pin(tokio::time::sleep(patience));
+        let stalled = self.stalled.get_or_insert_with(begin);
+        stalled
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn socket(&mut self) -> Pin<&mut S> {
@@ -147,7 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.socket().poll_write(context, bytes)
+        let written = self.socket().poll_write(context, bytes);
+        self.in_time(context, written)
     }
 
     fn poll_write_vectored(
@@ -155,7 +187,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.socket().poll_write_vectored(context, slices)
+        let written = self.socket().poll_write_vectored(context, slices);
+        self.in_time(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -169,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
         if polled.is_ready() {
             self.state.flushed();
         }
-        polled
+        self.in_time(context, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -304,6 +304,32 @@ mod spans {
     }
 
     #[tokio::test]
+    async fn who_reads_nothing_gives_its_place_back() {
+        let size = 64 << 20;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        let router = router(Arc::new(file), size, false, Arc::default());
+        let options = ServerOptions {
+            max_connections: 1,
+            stall: Duration::from_millis(100),
+            ..ServerOptions::default()
+        };
+        let (address, _tasks) = serve_with(router, options).await;
+        for request in [
+            "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        ] {
+            let mut idle = TcpStream::connect(address).await.unwrap();
+            idle.write_all(request.as_bytes()).await.unwrap();
+            let mut next = TcpStream::connect(address).await.unwrap();
+            next.write_all(request.as_bytes()).await.unwrap();
+            let answered = tokio::time::timeout(Duration::from_secs(20), next.read_u8());
+            assert!(answered.await.is_ok_and(|read| read.is_ok()), "{request:?}");
+            drop((idle, next));
+        }
+    }
+
+    #[tokio::test]
     async fn a_connection_goes_on_from_plain_requests_to_others() {
         let router = Router::new().fallback(|request: Request<Body>| async move {
             let body = axum::body::to_bytes(request.into_body(), 100)
