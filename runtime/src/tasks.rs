@@ -22,15 +22,6 @@ impl Tasks {
         Self::default()
     }
 
-    /// A group that ends with this one, or alone.
-    #[must_use]
-    pub fn child(&self) -> Self {
-        Self {
-            tracker: self.tracker.clone(),
-            token: self.token.child_token(),
-        }
-    }
-
     /// Cancelled when the group is to end.
     pub const fn token(&self) -> &CancellationToken {
         &self.token
@@ -81,11 +72,9 @@ mod tests {
     async fn a_group_ends_as_one() {
         let tasks = Tasks::new();
         let endless = tasks.spawn("endless", std::future::pending::<()>());
-        let nested = tasks.child().spawn("nested", std::future::pending::<()>());
         let done = tasks.spawn("done", async { 7 });
         assert_eq!(done.await.expect("no panic"), Some(7));
         assert!(tasks.stop(Duration::from_secs(5)).await);
         assert_eq!(endless.await.expect("no panic"), None);
-        assert_eq!(nested.await.expect("no panic"), None);
     }
 }

@@ -200,7 +200,8 @@ async fn certificates_of_seconds_are_renewed_over_the_network_until_the_member_i
     }
     let removed = cluster.join("one", None).await;
     assert!(refusal(removed).contains("no member"));
-    register.add_member(&node.host()).unwrap();
+    let secret = cluster.token(HOUR, 1).secret();
+    register.admit(&node.host(), Some(&secret)).unwrap();
     let back = cluster.join("one", None).await.unwrap();
     assert_eq!(back.host(), node.host());
 }

@@ -143,19 +143,6 @@ impl Register {
         self.write("members", &name, &member)
     }
 
-    /// Lets a host be a member that has its certificate from elsewhere.
-    ///
-    /// # Errors
-    /// When the files can't be written.
-    pub fn add_member(&self, host: &HostId) -> Result<(), RegisterError> {
-        let _lock = self.lock()?;
-        let member = MemberRecord {
-            joined: seconds(SystemTime::now()),
-            token: String::new(),
-        };
-        self.write("members", &host.to_string(), &member)
-    }
-
     /// A host gets no more certificates; the one it has counts until its end. Whether it was
     /// a member.
     ///
