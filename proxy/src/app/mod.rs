@@ -110,6 +110,9 @@ impl Proxy {
 
         let transfers = transfer::Metrics::default();
         transfers.register(registry);
+        transfers
+            .sessions_expected
+            .set(options.has_schedulers().into());
         let (link_sender, link_events) = mpsc::channel(EVENTS);
         let links = Links::new(
             Arc::clone(&key),

@@ -121,6 +121,11 @@ impl Options {
         !self.peers.is_empty() && self.schedulers.is_empty()
     }
 
+    /// Whether there are schedulers that it always speaks with.
+    pub(super) const fn has_schedulers(&self) -> bool {
+        !self.schedulers.is_empty() || (self.manager.is_some() && self.peers.is_empty())
+    }
+
     /// Whether it speaks with other nodes.
     pub(super) const fn has_fellows(&self) -> bool {
         !self.peers.is_empty() || !self.schedulers.is_empty() || self.manager.is_some()

@@ -30,6 +30,9 @@ pub struct Metrics {
     pub links_refused: Counter,
     /// Sessions with schedulers that stand.
     pub sessions: Gauge<i64, AtomicI64>,
+    /// 1 where there are schedulers, or a manager that knows them; with a list of peers, sessions
+    /// come and go.
+    pub sessions_expected: Gauge<i64, AtomicI64>,
     /// Attempts to open a session.
     pub session_attempts: Counter,
 }
@@ -66,6 +69,11 @@ impl Metrics {
             "peer_sessions",
             "Sessions with schedulers that stand",
             self.sessions.clone(),
+        );
+        registry.register(
+            "peer_sessions_expected",
+            "Whether there is to be a session with a scheduler at any time",
+            self.sessions_expected.clone(),
         );
         registry.register(
             "peer_session_attempts",
