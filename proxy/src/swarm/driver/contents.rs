@@ -1,6 +1,6 @@
 //! Opening contents: from the store, by joining a download, or by starting one.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use darter_api::{
     Digest, Lengths, Origin, OriginKind, Repository, TaskId, UpstreamName,
@@ -8,13 +8,13 @@ use darter_api::{
 };
 use darter_runtime::server::span::FileSpan;
 use futures::future::BoxFuture;
-use tokio::sync::oneshot;
 
 use super::{
     Input, Shared, Swarm,
     askers::{Asker, Askers},
-    download::{Download, Verdict},
+    download::Download,
     excerpts,
+    growth::Verdict,
     live::{Entry, Hold, Phase},
     reader::{EmptyReader, GrowingReader, SpooledReader, StoredReader, ThroughReader},
     solo::Spooled,
@@ -29,10 +29,6 @@ use crate::{
     swarm::core::event::Event,
 };
 
-/// For a scheduler to answer a lookup.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Lookups under way; more find nothing.
-const MOST_LOOKUPS: usize = 1024;
 /// How often a client that came too late to be asked for begins anew.
 const REJOINS: usize = 3;
 
@@ -406,117 +402,5 @@ impl Shared {
             self.source.stat(&asker.origin, task.digest(), credential)
         });
         stat.await
-    }
-
-    async fn lookup(
-        &self,
-        upstream: UpstreamName,
-        repository: Repository,
-        reference: Reference,
-    ) -> Option<Observation> {
-        self.session.as_ref()?;
-        let id = self.next_id();
-        let (answer, answered) = oneshot::channel();
-        {
-            let mut lookups = self.lookups.lock();
-            if lookups.len() >= MOST_LOOKUPS {
-                return None;
-            }
-            lookups.insert(id, answer);
-        }
-        let _forget = Forget(self, id);
-        let lookup = PeerMessage::Lookup {
-            id,
-            upstream,
-            repository,
-            reference,
-        };
-        let lookup = Input::Event(Event::Say(lookup));
-        self.inbox.send(lookup).await.ok()?;
-        tokio::time::timeout(LOOKUP_TIMEOUT, answered)
-            .await
-            .ok()?
-            .ok()?
-    }
-}
-
-/// Takes an unanswered lookup out of the map.
-struct Forget<'a>(&'a Shared, u64);
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.0.lookups.lock().remove(&self.1);
-    }
-}
-
-/// The store does not get a content.
-#[derive(Debug, thiserror::Error)]
-pub enum HaveError {
-    /// It can't be had.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Its download failed.
-    #[error(transparent)]
-    Read(ReadError),
-    /// The store did not take it: it is full, or fails.
-    #[error("the store does not take it")]
-    NotStored,
-}
-
-impl Swarm {
-    /// Has a content in the store, whole and committed, when it returns. Dropping the future
-    /// gives up.
-    ///
-    /// # Errors
-    /// Why the store does not have it.
-    pub async fn have(&self, want: Want) -> Result<(), HaveError> {
-        let (shared, task) = (&self.0, want.task);
-        let ended = match join(shared, want).await? {
-            Joined::Empty => return Ok(()),
-            Joined::Stored(..) => None,
-            Joined::Through(_) | Joined::Spooled(_) => return Err(HaveError::NotStored),
-            Joined::Growing(hold, download) => {
-                download.settled().await;
-                drop(hold);
-                download.ended()
-            }
-        };
-        match ended {
-            _ if shared.store.stat(&task).is_some() => Ok(()),
-            Some(error) => Err(HaveError::Read(error)),
-            None => Err(HaveError::NotStored),
-        }
-    }
-}
-
-/// Has a content without reading it, for a scheduler that asked for it: all of it for a preheat,
-/// and for pulls as long as another host waits for it.
-pub(super) async fn fetch(shared: Arc<Shared>, want: Want) {
-    let (task, purpose) = (want.task, want.purpose);
-    match join(&shared, want).await {
-        Ok(Joined::Growing(hold, download)) => {
-            tokio::select! {
-                _ = download.judged() => {}
-                () = download.forsaken(), if purpose == Purpose::Seed => {}
-            }
-            drop(hold);
-        }
-        Ok(_) => {}
-        Err(error) => {
-            let cause = &error as &dyn std::error::Error;
-            tracing::info!(%task, ?purpose, cause, "what was asked for can't be fetched");
-        }
-    }
-}
-
-/// A want of the scheduler's.
-pub(super) fn asked_for(task: TaskId, lengths: Lengths, origin: Origin, purpose: Purpose) -> Want {
-    Want {
-        task,
-        origin,
-        size: Some(lengths.size()),
-        credential: None,
-        purpose,
-        excerpt: None,
     }
 }

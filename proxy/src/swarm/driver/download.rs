@@ -1,10 +1,7 @@
 //! What a download's workers and readers share.
 //!
-//! Owner of state: nobody alone; [`Growth`] says which bytes can be read, under one
-//! short lock, and wakes those watches that wait for these bytes. Invariants: bytes in `readable`
-//! are on disk and are either verified or the source's own; the content's last
-//! [`GROUP_BYTES`] are shown to readers only once its whole digest matched. Failure: an
-//! ended download stays ended; who wants the content again opens a new one.
+//! Owner of state: nobody alone; [`Growth`] says which bytes can be read, and [`Waits`] who waits.
+//! Failure: an ended download stays ended; who wants the content again opens a new one.
 
 use std::{
     collections::HashMap,
@@ -14,13 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use darter_api::{GROUP_BYTES, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
+use darter_api::{Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
     askers::Askers,
     attempts::Attempts,
+    growth::{Growth, Place, Verdict, Watch},
     runs::ByteRuns,
     signers::Signers,
     turns::Turns,
@@ -48,136 +46,9 @@ pub(super) struct Download {
     pub(super) verifier: Verifier,
     pub(super) signers: Signers,
     waits: Arc<Waits>,
-    growth: Mutex<Growth>,
+    pub(super) growth: Mutex<Growth>,
     attempts: Mutex<Attempts>,
     forsaken: Notify,
-}
-
-/// How far it is.
-struct Growth {
-    readable: ByteRuns,
-    held: PieceSet,
-    verdict: Verdict,
-    /// Grows when bytes that could be read were taken back.
-    round: u32,
-    end: Option<ReadError>,
-    /// Committed, or not to be.
-    settled: bool,
-    through: bool,
-    media_type: Option<String>,
-    source_error: Option<Arc<SourceError>>,
-    grown: Option<Instant>,
-    /// How often bytes came that were not there before.
-    growths: u64,
-    readings: usize,
-    watches: HashMap<u64, Place>,
-    next_watch: u64,
-}
-
-/// Where a watch waits.
-struct Place {
-    /// The byte that it lacks; none, if it waits for the end alone.
-    at: Option<u64>,
-    wake: Arc<Notify>,
-}
-
-impl Growth {
-    /// These bytes can be read, if they could not before.
-    fn grow(&mut self, bytes: Range<u64>) {
-        if !self.readable.insert(bytes.clone()) {
-            return;
-        }
-        self.grown = Some(Instant::now());
-        self.growths += 1;
-        for place in self.watches.values() {
-            if place.at.is_some_and(|at| bytes.contains(&at)) {
-                place.wake.notify_one();
-            }
-        }
-    }
-
-    fn is_settled(&self) -> bool {
-        self.settled || self.end.is_some() || self.through
-    }
-
-    /// Something changed that concerns everybody.
-    fn wake_all(&self) {
-        for place in self.watches.values() {
-            place.wake.notify_one();
-        }
-    }
-
-    /// What a reader at `at` can do; `size` is the content's.
-    fn view(&self, at: u64, size: u64) -> View {
-        let shown = if self.verdict == Verdict::Good {
-            size
-        } else {
-            size.saturating_sub(GROUP_BYTES)
-        };
-        let until = self.readable.end_of_run(at).min(shown);
-        if until > at {
-            View::Until(until)
-        } else if self.through {
-            View::Through
-        } else if let Some(end) = &self.end {
-            View::Ended(end.clone())
-        } else {
-            View::Wait
-        }
-    }
-}
-
-/// Somebody who waits for a download to get on, until dropped.
-pub(super) struct Watch {
-    download: Arc<Download>,
-    id: u64,
-    wake: Arc<Notify>,
-}
-
-impl Watch {
-    /// What a reader at `at` can do; [`Watch::changed`] ends when that has changed.
-    pub(super) fn view(&self, at: u64) -> View {
-        let mut growth = self.download.growth.lock();
-        if let Some(place) = growth.watches.get_mut(&self.id) {
-            place.at = Some(at);
-        }
-        growth.view(at, self.download.lengths.size())
-    }
-
-    /// Waits for a change, also for one since the last wait. Cancel-safe.
-    pub(super) async fn changed(&self) {
-        self.wake.notified().await;
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.download.growth.lock().watches.remove(&self.id);
-    }
-}
-
-/// What the content's own digest says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Not all bytes are hashed yet.
-    Pending,
-    /// It matches.
-    Good,
-    /// It does not.
-    Bad,
-}
-
-/// What a reader at some place can do.
-#[derive(Debug)]
-pub(super) enum View {
-    /// Read up to here.
-    Until(u64),
-    /// Wait for a change.
-    Wait,
-    /// The store can't take more: read on from the source itself.
-    Through,
-    /// It is over.
-    Ended(ReadError),
 }
 
 impl Download {

@@ -17,7 +17,10 @@ mod contents;
 mod cutter;
 mod download;
 mod excerpts;
+mod growth;
+mod have;
 mod live;
+mod lookup;
 mod mailbox;
 mod metrics;
 mod piece;
@@ -52,9 +55,9 @@ use darter_runtime::Tasks;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use contents::HaveError;
 pub use darter_api::configuration::Prefetch;
 pub use excerpts::router as excerpts_router;
+pub use have::HaveError;
 pub use metrics::Metrics;
 pub use trust::{Policy, Trust};
 

@@ -12,7 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
 use super::{
     Shared,
-    download::{Download, Verdict, View, Watch},
+    download::Download,
+    growth::{Verdict, View, Watch},
     live::Hold,
     mailbox::Letter,
     metrics::From,

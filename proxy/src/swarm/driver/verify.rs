@@ -12,10 +12,7 @@ use darter_runtime::Tasks;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{
-    blocking,
-    download::{Download, Verdict},
-};
+use super::{blocking, download::Download, growth::Verdict};
 use crate::store::PrefixHasher;
 
 /// A job begins when so much is there to hash, or the end.

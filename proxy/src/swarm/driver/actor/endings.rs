@@ -14,9 +14,7 @@ use crate::{
     swarm::{
         core::event::{DownloadFailure, Event},
         driver::{
-            Completion, Input, blocking,
-            download::{Download, Verdict},
-            metrics::Reason,
+            Completion, Input, blocking, download::Download, growth::Verdict, metrics::Reason,
         },
     },
 };

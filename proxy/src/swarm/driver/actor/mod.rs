@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     Input, Shared,
-    contents::{asked_for, fetch},
+    have::{asked_for, fetch},
     mailbox::Letter,
     piece::PieceRun,
 };
