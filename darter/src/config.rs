@@ -499,4 +499,66 @@ mod tests {
         };
         assert_eq!(keys(found), keys(wanted));
     }
+
+    /// Keys without a default, each beside all others, and the tables that there may be.
+    #[test]
+    fn what_the_example_leaves_open_is_true() {
+        let text = include_str!("../../config.toml.example");
+        let lines: Vec<&str> = text.lines().collect();
+        let open = |line: &str| line.strip_prefix("# ").map(str::to_owned);
+        let is_plain = |byte: u8| b"._".contains(&byte) || byte.is_ascii_lowercase();
+        let is_word = |word: &str| word.bytes().all(is_plain);
+        let is_key = |line: &&str| {
+            let key = line
+                .strip_prefix("# ")
+                .and_then(|line| line.split_once(" = "));
+            key.is_some_and(|(key, _)| is_word(key))
+        };
+        let is_table = |line: &str| {
+            let name = line
+                .strip_prefix("# [[")
+                .and_then(|line| line.strip_suffix("]]"));
+            name.is_some_and(is_word)
+        };
+        let (mut at, mut tried) = (0, 0);
+        while at < lines.len() {
+            let line = lines[at];
+            let table = is_table(line);
+            let keys = lines[at + 1..]
+                .iter()
+                .take_while(|line| table && is_key(line));
+            let block = at..at + 1 + keys.count();
+            at = block.end;
+            if !table && !is_key(&line) {
+                continue;
+            }
+            // A table stands at the end, and for the empty list before it.
+            let list = (table && block.start > 0).then(|| block.start - 1);
+            let others = (0..lines.len()).filter(|at| !block.contains(at) || !table);
+            let others = others.filter(|at| Some(*at) != list);
+            let mut said: Vec<String> = others
+                .map(|at| {
+                    let default = lines[at].strip_prefix("#: ").unwrap_or(lines[at]);
+                    let here = block.contains(&at).then(|| open(default)).flatten();
+                    here.unwrap_or_else(|| default.to_owned())
+                })
+                .collect();
+            if table {
+                said.extend(lines[block].iter().filter_map(|line| open(line)));
+            }
+            let said = said.join("\n");
+            let said = said.replace("FINGERPRINT.SECRET", &format!("{:064}.{:032}", 0, 0));
+            let said: Table = said.parse().unwrap();
+            let parsed = parse::<Config>(&said);
+            assert!(
+                parsed
+                    .as_ref()
+                    .is_ok_and(|config| *config != Config::default()),
+                "line {at}: {line}: {:?}",
+                parsed.err()
+            );
+            tried += 1;
+        }
+        assert!(tried > 25, "{tried}");
+    }
 }
