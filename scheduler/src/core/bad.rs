@@ -39,8 +39,10 @@ const POPULATION: usize = 3;
 const AGAINST_OTHERS: f32 = 2.0;
 /// Other parents are, now, what they were within this.
 const LATELY: Duration = Duration::from_secs(3);
-/// The share of a new sample in a host's level.
-const NEW: f32 = 0.125;
+/// A level is the mean of as many samples, and moves on with the newest ones.
+const LEVEL_OF: u32 = 8;
+/// A level of fewer samples says nothing.
+const ENOUGH_FOR_LEVEL: u32 = 3;
 /// Children that have to agree.
 const REPORTERS: usize = 3;
 /// Children whose word is kept.
@@ -64,6 +66,8 @@ pub(super) struct Record {
     /// A running mean of logarithms: how many times slower than their other parents its
     /// children find it.
     level: f32,
+    /// Samples in it, up to [`LEVEL_OF`].
+    compared: u32,
     /// Children that found it slow last time, and when.
     slow_for: BTreeMap<HostId, Timestamp>,
     bad: Option<Bad>,
@@ -104,7 +108,8 @@ impl Record {
 
     /// Takes a sample into the level.
     fn compare(&mut self, sample: f32, others: f32) {
-        self.level += ((sample / others).ln() - self.level) * NEW;
+        self.compared = LEVEL_OF.min(self.compared + 1);
+        self.level += ((sample / others).ln() - self.level) / self.compared as f32;
     }
 
     fn learn(&mut self, sample: f32) {
@@ -208,11 +213,13 @@ impl Cluster {
                     parent.record.compare(sample, others);
                 }
                 let level = parent.record.level;
+                let is_known = parent.record.compared >= ENOUGH_FOR_LEVEL;
                 let unlike_itself = parent.record.is_unlike_itself(sample)
                     && lately.is_some_and(|others| sample > others * AGAINST_OTHERS);
-                let unlike_others = levels.is_some_and(|(median, deviation)| {
+                let far_above = |(median, deviation): (f32, f32)| {
                     level > median + SIGMAS * deviation.max(SPREAD)
-                });
+                };
+                let unlike_others = is_known && levels.is_some_and(far_above);
                 unlike_itself || unlike_others
             }
         };
