@@ -71,6 +71,7 @@ impl Cluster {
         host: &HostId,
         place: &Locality,
     ) {
+        let room = self.room();
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -79,8 +80,16 @@ impl Cluster {
         if task.leases.iter().any(|lease| lease.holder == *host) {
             task.heirs.clone_from(&neighbours);
         }
+        let gone = task.leases.iter().filter(|lease| lease.holder == *host);
+        let read: Vec<PieceSet> = gone.map(|lease| lease.probably_read(now)).collect();
         task.leases.retain(|lease| lease.holder != *host);
         task.doubt_elsewhere();
+        // In a swarm of one neighbourhood the next reader has heard who has what the gone one gave away.
+        if task.members.len() > room {
+            for pieces in read.iter().filter(|pieces| !pieces.is_empty()) {
+                task.is_elsewhere(now, pieces);
+            }
+        }
         let empty = task.members.is_empty();
         let few = self.options.degree / 4;
         let lonely: Vec<HostId> = neighbours

@@ -40,6 +40,19 @@ impl Lease {
         let took = now.since(self.granted).saturating_sub(untold);
         (took * left / read).saturating_sub(untold)
     }
+
+    /// What the holder has probably read since its last word, the first pieces of its part; nothing
+    /// if that would be most of it.
+    pub(in crate::core) fn probably_read(&self, now: Timestamp) -> PieceSet {
+        let left = self.pieces.len();
+        let read = self.size.saturating_sub(left);
+        let took = self.renewed.since(self.granted).as_secs_f32().max(1e-3);
+        let untold = now.since(self.renewed).min(TOLD_EVERY).as_secs_f32();
+        let count = (read as f32 / took * untold).ceil() as u32;
+        let few = (1..=left / 2).contains(&count);
+        let first = self.pieces.iter().take(count as usize);
+        first.filter(|_| few).collect()
+    }
 }
 
 impl Task {
@@ -103,15 +116,39 @@ impl Task {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_has_said_nothing_for_a_moment_reads_on_as_before() {
-        let at = |millis: u64| Timestamp::from_micros(millis * 1000);
+    const fn at(millis: u64) -> Timestamp {
+        Timestamp::from_micros(millis * 1000)
+    }
+
+    /// A task of which one host may read a hundred pieces.
+    fn leased() -> Task {
         let host = HostId::from_bytes([1; 32]);
         let mut task = Task::new(
             darter_api::TaskId::of_content(darter_api::Digest::sha256(&[1])),
             darter_api::Lengths::of(100 << 20).expect("a length"),
         );
         task.lease(at(0), host, 0..100);
+        task
+    }
+
+    #[test]
+    fn what_a_holder_read_since_its_last_word_is_the_beginning_of_the_rest() {
+        let mut task = leased();
+        let lease = &mut task.leases[0];
+        assert!(lease.probably_read(at(500)).is_empty(), "nothing is known");
+        lease.pieces.remove_range(0..20);
+        lease.renewed = at(1000);
+        let read = |millis| lease.probably_read(at(millis));
+        assert_eq!(read(1500), PieceSet::from_range(20..30));
+        assert_eq!(read(9000), PieceSet::from_range(20..40), "a second's worth");
+        // What is nearly all there is to read is read at once.
+        lease.pieces.remove_range(20..70);
+        assert!(lease.probably_read(at(1500)).is_empty());
+    }
+
+    #[test]
+    fn who_has_said_nothing_for_a_moment_reads_on_as_before() {
+        let mut task = leased();
         let lease = &mut task.leases[0];
         assert_eq!(lease.time_left(at(500)), Duration::from_millis(500));
         lease.pieces.remove_range(0..20);
