@@ -12,8 +12,9 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Bytes of an empty buffer, more than most messages have.
 const BUFFER: usize = 512;
-/// Bytes of messages that are sent together: what the other end's buffer grows to.
-const TOGETHER: usize = 4 * 1024;
+/// Bytes of messages that are sent together: what the other end's buffer grows to, with the message
+/// that reaches beyond it.
+const TOGETHER: usize = 1024;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]

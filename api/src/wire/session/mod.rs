@@ -1,6 +1,7 @@
 //! Messages of the session between a peer and a scheduler: [`parts`] are what they are made of,
-//! [`peer`] what peers say, [`scheduler`] what schedulers say.
+//! [`inventory`] what a host holds, [`peer`] what peers say, [`scheduler`] what schedulers say.
 
+mod inventory;
 mod parts;
 mod peer;
 mod scheduler;

@@ -6,7 +6,7 @@ use super::{
         common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
         v1::{self, peer_message::Kind as Up},
     },
-    enumeration, id_bytes, lease_end, task_frame, task_lengths, task_pieces, tasks,
+    enumeration, id_bytes, inventory, lease_end, task_frame, task_lengths, task_pieces, tasks,
 };
 use crate::session::{MOST_TAG, PeerMessage, Reference};
 
@@ -14,10 +14,9 @@ impl From<&PeerMessage> for v1::PeerMessage {
     fn from(message: &PeerMessage) -> Self {
         let kind = match message {
             PeerMessage::Hello(hello) => Up::Hello(hello.into()),
-            PeerMessage::Inventory { holdings, last } => Up::Inventory(v1::Inventory {
-                holdings: holdings.iter().map(Into::into).collect(),
-                last: *last,
-            }),
+            PeerMessage::Inventory { holdings, last } => {
+                Up::Inventory(inventory::pack(holdings, *last))
+            }
             PeerMessage::Interest { tasks, origin } => Up::Interest(v1::Interest {
                 tasks: tasks.iter().map(|(t, l)| task_lengths(t, l)).collect(),
                 origin: some(origin.into()),
@@ -113,12 +112,8 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
         Ok(match required(value.kind, "kind")? {
             Up::Hello(v) => Self::Hello(v.try_into()?),
             Up::Inventory(v) => Self::Inventory {
-                holdings: v
-                    .holdings
-                    .into_iter()
-                    .map(TryInto::try_into)
-                    .collect::<Result<_, _>>()?,
                 last: v.last,
+                holdings: inventory::unpack(v)?,
             },
             Up::Interest(v) => Self::Interest {
                 tasks: v
