@@ -64,7 +64,7 @@ impl Errands {
             ErrandResult::Refused(why.to_owned())
         });
         let report = ErrandReport { run, result };
-        self.session.send(name, &PeerMessage::Errand(report));
+        self.session.send(name, PeerMessage::Errand(report));
     }
 
     /// Does it; reads and writes files.

@@ -168,6 +168,6 @@ impl Preheater {
 
     fn report(&self, name: &SchedulerName, run: u64, what: Report) {
         let report = PreheatReport { run, what };
-        self.session.send(name, &PeerMessage::Preheat(report));
+        self.session.send(name, PeerMessage::Preheat(report));
     }
 }

@@ -8,6 +8,7 @@
 //! read: the session is dropped, and the next one begins with a whole inventory.
 
 mod lists;
+mod outbox;
 
 use std::{
     collections::BTreeMap,
@@ -33,8 +34,11 @@ use darter_runtime::{
     tls::{Connector, EndpointError},
 };
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time::Instant};
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::transfer::Metrics;
@@ -58,9 +62,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SOON: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(600));
 /// To say all that was said before the end of a session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Tasks in one inventory message: some KiB, since the buffers of a scheduler's thousands of sessions
-/// grow to the largest message and stay so.
-const INVENTORY: usize = 32;
 
 /// What happened to sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub type Sent = (SchedulerName, ErrandOrder);
 /// One session that is wanted.
 #[derive(Clone)]
 struct Line {
-    outbox: Arc<ArcSwapOption<mpsc::Sender<v1::PeerMessage>>>,
+    outbox: Arc<ArcSwapOption<mpsc::Sender<PeerMessage>>>,
     closed: CancellationToken,
 }
 
@@ -194,18 +195,15 @@ impl Session {
     }
 
     /// Says something, if the session stands.
-    pub fn send(&self, name: &SchedulerName, message: &PeerMessage) {
+    pub fn send(&self, name: &SchedulerName, message: PeerMessage) {
         let Some(line) = self.0.lines.lock().get(name).cloned() else {
             return;
         };
         let Some(outbox) = line.outbox.load_full() else {
             return;
         };
-        for part in parts(message) {
-            if outbox.try_send((&part).into()).is_err() {
-                line.outbox.store(None);
-                return;
-            }
+        if outbox.try_send(message).is_err() {
+            line.outbox.store(None);
         }
     }
 }
@@ -213,7 +211,7 @@ impl Session {
 #[cfg(test)]
 impl Session {
     /// One that stands with this scheduler, and what is said in it.
-    pub(crate) fn recorded(name: &SchedulerName) -> (Self, mpsc::Receiver<v1::PeerMessage>) {
+    pub(crate) fn recorded(name: &SchedulerName) -> (Self, mpsc::Receiver<PeerMessage>) {
         let (outbox, said) = mpsc::channel(OUTBOX);
         let line = Line {
             outbox: Arc::new(ArcSwapOption::from_pointee(outbox)),
@@ -247,24 +245,6 @@ impl Session {
         };
         (Self(Arc::new(shared)), said)
     }
-}
-
-/// An inventory in messages of a bounded size; anything else as it is.
-fn parts(message: &PeerMessage) -> Vec<PeerMessage> {
-    let PeerMessage::Inventory { holdings, last } = message else {
-        return vec![message.clone()];
-    };
-    let chunks = holdings.chunks(INVENTORY).count().max(1);
-    (0..chunks)
-        .map(|at| PeerMessage::Inventory {
-            holdings: holdings
-                .chunks(INVENTORY)
-                .nth(at)
-                .unwrap_or_default()
-                .to_vec(),
-            last: *last && at + 1 == chunks,
-        })
-        .collect()
 }
 
 /// Makes one session again and again.
@@ -385,7 +365,7 @@ impl Keeper {
     ) -> Result<
         (
             tonic::Streaming<v1::SchedulerMessage>,
-            mpsc::Sender<v1::PeerMessage>,
+            mpsc::Sender<PeerMessage>,
         ),
         SessionError,
     > {
@@ -402,9 +382,10 @@ impl Keeper {
             .map_err(SessionError::Connect)?;
         let mut client = SchedulerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let (outbox, messages) = mpsc::channel(OUTBOX);
+        let (greet, greeting) = oneshot::channel();
         let status = |status| SessionError::Status(Box::new(status));
         let mut inbound = client
-            .session(ReceiverStream::new(messages))
+            .session(outbox::spoken(greeting, messages))
             .await
             .map_err(status)?
             .into_inner();
@@ -419,7 +400,7 @@ impl Keeper {
         let hello = v1::PeerMessage {
             kind: Some(peer_message::Kind::Hello(self.hello(&challenge.nonce))),
         };
-        outbox.try_send(hello).map_err(|_| SessionError::Ended)?;
+        greet.send(hello).map_err(|_| SessionError::Ended)?;
         let welcome = next(&mut inbound).await?;
         if !matches!(welcome, SchedulerMessage::Welcome { .. }) {
             return Err(SessionError::Ended);

@@ -121,7 +121,7 @@ async fn a_session_that_is_closed_says_its_last_words_and_nothing_of_its_end() {
     assert_eq!(peer.change().await, SessionEvent::Listed(list));
     peer.session.open(&name);
     assert_eq!(peer.change().await, SessionEvent::Up(name.clone()));
-    peer.session.send(&name, &PeerMessage::Resting);
+    peer.session.send(&name, PeerMessage::Resting);
     peer.session.close(&name);
 
     peer.session.open(&name);

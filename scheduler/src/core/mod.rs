@@ -149,6 +149,8 @@ pub struct Cluster {
     unsized_tasks: Unsized,
     /// Tasks that came from another scheduler, and until when nobody is granted a read.
     settling: HashMap<TaskId, Timestamp>,
+    /// When those that have settled were last looked for.
+    settling_swept: Timestamp,
     /// When each host's memberships are looked at.
     sweeps: BTreeSet<(Timestamp, HostId)>,
     /// Bytes a second that a request usually brings.
@@ -181,6 +183,7 @@ impl Cluster {
             followed: Followed::default(),
             unsized_tasks: Unsized::default(),
             settling: HashMap::new(),
+            settling_swept: now,
             sweeps: BTreeSet::new(),
             usual_rate: None,
             paces: Paces::default(),

@@ -15,13 +15,18 @@ use super::{Cluster, hosts::Host};
 const REST_LASTS: Duration = Duration::from_secs(3600);
 /// A task settles once within this.
 const SETTLED_FOR: Duration = Duration::from_secs(30);
+/// Those that have settled are looked for so often at most, while there are too many: hosts tell of
+/// theirs in small parts.
+const SETTLING_SWEPT: Duration = Duration::from_secs(1);
 /// Tasks that settle at a time, or did lately; beyond it they don't.
 const MOST_SETTLING: usize = 100_000;
 
 impl Cluster {
     /// Another scheduler had these until now.
     pub(super) fn moved(&mut self, now: Timestamp, tasks: Vec<TaskId>) {
-        if self.settling.len() + tasks.len() > MOST_SETTLING {
+        let full = self.settling.len() + tasks.len() > MOST_SETTLING;
+        if full && now.since(self.settling_swept) >= SETTLING_SWEPT {
+            self.settling_swept = now;
             self.settling.retain(|_, until| *until + SETTLED_FOR > now);
         }
         for id in tasks {

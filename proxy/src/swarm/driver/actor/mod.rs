@@ -271,7 +271,7 @@ impl Actor {
 
     fn execute_one(&mut self, command: Command) {
         match command {
-            Command::Session(name, message) => self.with_session(|one| one.send(&name, &message)),
+            Command::Session(name, message) => self.with_session(|one| one.send(&name, message)),
             Command::Open(name) => self.with_session(|session| session.open(&name)),
             Command::Close(name) => self.with_session(|session| session.close(&name)),
             Command::Dial(neighbour) => self.shared.links.dial(&neighbour),

@@ -7,7 +7,6 @@ use bytesize::ByteSize;
 use darter_api::{
     HostId, NodeKey, PieceIndex, PieceSet, SchedulerName, TaskId, UpstreamName,
     session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
-    wire::v1,
 };
 use darter_runtime::{
     Tasks,
@@ -48,7 +47,7 @@ pub(super) struct Host {
     pub(super) key: Arc<NodeKey>,
     address: std::net::SocketAddr,
     scheduler: mpsc::Sender<SessionEvent>,
-    said: tokio::sync::Mutex<mpsc::Receiver<v1::PeerMessage>>,
+    said: tokio::sync::Mutex<mpsc::Receiver<PeerMessage>>,
     tasks: Tasks,
 }
 
@@ -234,8 +233,7 @@ impl Host {
     /// Waits until it has told its scheduler this.
     pub(super) async fn has_said(&self, message: &PeerMessage) {
         let mut said = self.said.lock().await;
-        let wanted = v1::PeerMessage::from(message);
-        let hears = async { while said.recv().await.unwrap() != wanted {} };
+        let hears = async { while said.recv().await.unwrap() != *message {} };
         let heard = tokio::time::timeout(Duration::from_secs(10), hears).await;
         assert!(heard.is_ok(), "waited in vain for {message:?}");
     }
