@@ -6,7 +6,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio::task::JoinHandle;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{future::FutureExt as _, sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 /// A group of tasks that end together. Cheap to clone; clones are the same group.
@@ -33,8 +33,8 @@ impl Tasks {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let token = self.token.clone();
-        let work = async move { token.run_until_cancelled(work).await };
+        // Not in an async block, which would hold `work` once more for as long as it runs.
+        let work = work.with_cancellation_token_owned(self.token.clone());
         self.spawn_draining(name, work)
     }
 

@@ -45,6 +45,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::{tasks::Tasks, tls::Acceptor};
@@ -241,7 +242,7 @@ struct Connection {
 
 impl Connection {
     async fn begin(
-        self,
+        mut self,
         mut socket: TcpStream,
         place: OwnedSemaphorePermit,
         handshakes: Arc<Semaphore>,
@@ -252,7 +253,13 @@ impl Connection {
             let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
         }
         if let Some(acceptor) = self.options.tls.clone() {
-            self.secured(&acceptor, socket, place, &handshakes).await;
+            // On the heap, as everything large: what is needed to begin would stay as long as
+            // the connection does.
+            let secured = Box::pin(self.secured(&acceptor, socket, place, &handshakes)).await;
+            if let Some((socket, identity)) = secured {
+                self.identity = identity;
+                Box::pin(self.serve(socket, Bytes::new())).await;
+            }
             return;
         }
         if self.options.answer_tls {
@@ -278,42 +285,36 @@ impl Connection {
         };
         match Box::pin(direct.run()).await {
             Left::Closed => {}
-            Left::Hyper(socket, read) => self.serve(socket, read).await,
+            Left::Hyper(socket, read) => Box::pin(self.serve(socket, read)).await,
         }
     }
 
+    /// The connection after its handshake, and who is at its other end.
     async fn secured(
-        mut self,
+        &self,
         acceptor: &Acceptor,
         socket: TcpStream,
         place: OwnedSemaphorePermit,
         handshakes: &Semaphore,
-    ) {
+    ) -> Option<(LingeringSocket<Box<TlsStream<TcpStream>>>, Option<HostId>)> {
         // Who says nothing takes nobody's turn.
-        if self.first_byte(&socket).await.is_none() {
-            return;
-        }
+        self.first_byte(&socket).await?;
         let wait = tokio::time::timeout(self.options.header_timeout, handshakes.acquire());
         let turn = self.tasks.token().run_until_cancelled(wait).await;
-        let Some(Ok(Ok(turn))) = turn else {
-            return;
-        };
-        // On the heap, as everything large that lives as long as a connection and is moved.
-        let shake = Box::pin(acceptor.accept(socket, HANDSHAKE.min(self.options.header_timeout)));
+        let turn = turn?.ok()?.ok()?;
+        let shake = acceptor.accept(socket, HANDSHAKE.min(self.options.header_timeout));
         let shaken = self.tasks.token().run_until_cancelled(shake).await;
         drop(turn);
-        match shaken {
-            Some(Ok((stream, identity))) => {
-                self.identity = identity;
-                let stream = Box::new(stream);
-                let socket = LingeringSocket::new(stream, self.tasks.clone()).holding(Some(place));
-                let socket = socket.patient_for(self.options.stall);
-                self.serve(socket, Bytes::new()).await;
+        match shaken? {
+            Ok((stream, identity)) => {
+                let socket = LingeringSocket::new(Box::new(stream), self.tasks.clone());
+                let socket = socket.holding(Some(place));
+                Some((socket.patient_for(self.options.stall), identity))
             }
-            Some(Err(cause)) => {
+            Err(cause) => {
                 tracing::debug!(%cause, address = %self.address, "a connection without a certificate of the cluster");
+                None
             }
-            None => {}
         }
     }
 

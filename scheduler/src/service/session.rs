@@ -123,13 +123,11 @@ async fn session(
         let Some(Ok(message)) = next else { break };
         match PeerMessage::try_from(message) {
             Ok(message) => {
-                if inbox
-                    .send(Inbound::Message(host, epoch, message))
-                    .await
-                    .is_err()
-                {
+                // A send would hold the message twice, in a session that stays for long.
+                let Ok(place) = inbox.reserve().await else {
                     return;
-                }
+                };
+                place.send(Inbound::Message(host, epoch, message));
             }
             Err(cause) => {
                 tracing::warn!(?host, %cause, "a peer speaks nonsense; its session ends");
