@@ -36,7 +36,7 @@ impl Cluster {
         if let Some(origin) = &holding.origin {
             task.add_origin(origin);
         }
-        known.tasks.insert(Arc::clone(&task.id));
+        known.tasks.or_default(Arc::clone(&task.id));
         let held = match known.gives() {
             true => holding.held,
             false => PieceSet::new(),

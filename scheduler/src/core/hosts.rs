@@ -15,6 +15,7 @@ use super::{
     Cluster,
     bad::{Record, is_rotten},
     pace::Pace,
+    blocks::Blocks,
 };
 
 /// A load report is believed for so long; hosts send one a second.
@@ -40,7 +41,7 @@ pub(super) struct Host {
     pub(super) place: Arc<Locality>,
     /// A rule makes it a seed, whatever it says.
     pub(super) is_made_seed: bool,
-    pub(super) tasks: BTreeSet<Arc<TaskId>>,
+    pub(super) tasks: Blocks<Arc<TaskId>, ()>,
     /// Pieces of the contents that it holds in part.
     pub(super) claimed: u64,
     /// Since when its session rests.
@@ -85,7 +86,7 @@ impl Host {
             declared: hello.role,
             hello,
             is_made_seed: false,
-            tasks: BTreeSet::new(),
+            tasks: Blocks::default(),
             claimed: 0,
             resting: None,
             listed: None,
@@ -196,7 +197,7 @@ impl Cluster {
 
     /// Whether others take from it what it has: it gives, and was not found to send rot.
     pub(super) fn shares(&self, host: &HostId) -> bool {
-        self.hosts.get(host).is_some_and(Host::gives)
+        self.hosts.get(host).is_some_and(|known| known.gives())
     }
 
     /// Whether one of the two takes nothing from the other.
@@ -208,12 +209,20 @@ impl Cluster {
         blocks(host, other) || blocks(other, host)
     }
 
+    /// What it has to do with, whatever happens to that meanwhile.
+    pub(super) fn tasks_of(&self, host: &HostId) -> Vec<Arc<TaskId>> {
+        let known = self.hosts.get(host).into_iter();
+        known
+            .flat_map(|known| known.tasks.keys().cloned())
+            .collect()
+    }
+
     /// Makes a host a member of a task that is known.
     pub(super) fn enrol(&mut self, host: HostId, id: &TaskId) {
         let (Some(known), Some(task)) = (self.hosts.get_mut(&host), self.tasks.get_mut(id)) else {
             return;
         };
-        known.tasks.insert(Arc::clone(&task.id));
+        known.tasks.or_default(Arc::clone(&task.id));
         task.place(&known.id, &known.place);
     }
 }

@@ -72,7 +72,7 @@ impl Cluster {
 
     fn host_summary(&self, now: Timestamp, host: &HostId) -> Option<HostSummary> {
         let known = self.hosts.get(host)?;
-        let held = known.tasks.iter().take(MOST_SUMMED).map(|id| {
+        let held = known.tasks.keys().take(MOST_SUMMED).map(|id| {
             let task = self.tasks.get(id.as_ref());
             task.map_or(0, |task| {
                 let member = task.members.get(host);

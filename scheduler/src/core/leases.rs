@@ -152,7 +152,7 @@ impl Cluster {
         let name = Arc::clone(&task.id);
         self.counts.granted += 1;
         if let Some(host) = self.hosts.get_mut(&holder) {
-            host.tasks.insert(name);
+            host.tasks.or_default(name);
             host.granted.get_or_insert(now);
         }
         let grant = Grant::sign(&self.key, holder, *id, lengths, pieces, unix_ms);

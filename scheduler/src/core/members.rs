@@ -17,7 +17,8 @@ impl Cluster {
     /// Whether a later hello of the same host came before this one, which says nothing then.
     pub fn is_late(&self, hello: &Hello) -> bool {
         let newer = |known: &Host| known.hello.epoch > hello.epoch;
-        self.hosts.get(&hello.host).is_some_and(newer)
+        let known = self.hosts.get(&hello.host);
+        known.is_some_and(|known| newer(known))
     }
 
     pub(super) fn host_up(&mut self, now: Timestamp, hello: Hello) {
@@ -26,7 +27,8 @@ impl Cluster {
             return;
         }
         let stays = |known: &Host| known.resting.is_some() && *known.place == hello.locality;
-        let known = if self.hosts.get(&host).is_some_and(stays) {
+        let returns = self.hosts.get(&host).is_some_and(|known| stays(known));
+        let known = if returns {
             self.hosts.remove(&host)
         } else {
             self.host_down(now, &host);
@@ -34,7 +36,7 @@ impl Cluster {
         };
         match known {
             Some(known) => self.host_returned(now, known, hello),
-            None => drop(self.hosts.insert(host, Host::new(now, hello))),
+            None => drop(self.hosts.insert(host, Box::new(Host::new(now, hello)))),
         }
         self.assign_role(&host);
         self.sweep_later(now, host);
@@ -50,8 +52,8 @@ impl Cluster {
         self.seeds.remove(host);
         self.unsized_tasks.gone(host);
         self.sweeps.remove(&(gone.sweep_at, *host));
-        for task in gone.tasks {
-            self.remove_member(now, &task, host, &gone.place);
+        for task in gone.tasks.keys() {
+            self.remove_member(now, task, host, &gone.place);
         }
     }
 

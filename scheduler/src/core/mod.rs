@@ -12,6 +12,7 @@
 //! unavailable (or the settling time after the start still runs).
 
 mod bad;
+mod blocks;
 mod cells;
 mod contents;
 mod deal;
@@ -137,7 +138,8 @@ pub struct Cluster {
     unix_ms: u64,
     started: Timestamp,
     rng: SmallRng,
-    hosts: HashMap<HostId, Host>,
+    /// Each on its own: a map keeps many places empty, and has all twice while it grows.
+    hosts: HashMap<HostId, Box<Host>>,
     seeds: BTreeSet<HostId>,
     tasks: HashMap<TaskId, Task>,
     /// How many there may be.
@@ -200,8 +202,9 @@ impl Cluster {
         match event {
             Event::HostUp(hello) => self.host_up(now, hello),
             Event::HostDown { host, epoch } => {
-                let current = |known: &Host| known.hello.epoch == epoch;
-                if self.hosts.get(&host).is_some_and(current) && !self.is_resting(&host) {
+                let known = self.hosts.get(&host);
+                let is_current = known.is_some_and(|known| known.hello.epoch == epoch);
+                if is_current && !self.is_resting(&host) {
                     self.host_down(now, &host);
                 }
             }

@@ -67,10 +67,10 @@ impl Cluster {
     }
 
     /// A host that rested is back: what it told stands until it has told all anew.
-    pub(super) fn host_returned(&mut self, now: Timestamp, known: Host, hello: Hello) {
+    pub(super) fn host_returned(&mut self, now: Timestamp, known: Box<Host>, hello: Hello) {
         let host = hello.host;
         self.sweeps.remove(&(known.sweep_at, host));
-        let mut returned = Host::new(now, hello);
+        let mut returned = Box::new(Host::new(now, hello));
         returned.tasks = known.tasks;
         returned.claimed = known.claimed;
         returned.listed = Some(BTreeSet::new());
@@ -85,8 +85,8 @@ impl Cluster {
         let Some(listed) = known.listed.take() else {
             return;
         };
-        let gone = known.tasks.difference(&listed).map(|task| **task);
-        let gone: Vec<TaskId> = gone.collect();
+        let gone = known.tasks.keys().filter(|task| !listed.contains(*task));
+        let gone: Vec<TaskId> = gone.map(|task| **task).collect();
         for task in gone {
             self.forget_member(now, &task, &host);
         }

@@ -333,10 +333,7 @@ impl Cluster {
     /// Nobody takes anything from a host any more: what it holds is as good as gone, and
     /// what it was to read is read by somebody else.
     pub(super) fn disown(&mut self, now: Timestamp, host: &HostId) {
-        let Some(known) = self.hosts.get(host) else {
-            return;
-        };
-        for id in known.tasks.clone() {
+        for id in self.tasks_of(host) {
             self.note_held(*host, &id, PieceSet::new());
             let Some(task) = self.tasks.get_mut(&id) else {
                 continue;

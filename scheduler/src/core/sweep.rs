@@ -27,8 +27,7 @@ impl Cluster {
     pub(super) fn sweep(&mut self, now: Timestamp) {
         while let Some((_, host)) = self.sweeps.first().copied().filter(|(due, _)| *due <= now) {
             self.sweeps.pop_first();
-            let tasks = self.hosts.get(&host).map(|known| known.tasks.clone());
-            for task in tasks.into_iter().flatten() {
+            for task in self.tasks_of(&host) {
                 if self.is_idle_again(&host, &task) {
                     self.forget_member(now, &task, &host);
                 }

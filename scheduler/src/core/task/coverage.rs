@@ -35,7 +35,7 @@ impl Task {
         claimed: u64,
     ) -> u64 {
         // One look at a member for all of it: a host tells of hundreds of contents.
-        let member = self.members.entry(Arc::clone(host)).or_default();
+        let member = self.members.or_default(Arc::clone(host));
         if !member.seat.is_taken() {
             member.seat = self.cells.insert(Arc::clone(host), place);
         }

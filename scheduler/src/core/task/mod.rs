@@ -16,7 +16,7 @@ use darter_api::{
     session::{LeaseEnd, Locality, Purpose},
 };
 
-use super::{cells::Cells, zones::Gateway};
+use super::{blocks::Blocks, cells::Cells, zones::Gateway};
 use census::Census;
 pub use graph::{Graph, GraphNode, Summary};
 pub(super) use lease::Lease;
@@ -35,7 +35,7 @@ pub(super) struct Task {
     pub(super) id: Arc<TaskId>,
     pub(super) lengths: Lengths,
     pub(super) origins: Vec<Origin>,
-    pub(super) members: BTreeMap<Arc<HostId>, Member>,
+    pub(super) members: Blocks<Arc<HostId>, Member>,
     /// The members again, for sampling.
     pub(super) cells: Cells,
     /// Who was elected to bring it into a data centre; no more than the options allow.
@@ -70,7 +70,7 @@ impl Task {
             id: Arc::new(id),
             lengths,
             origins: Vec::new(),
-            members: BTreeMap::new(),
+            members: Blocks::default(),
             cells: Cells::default(),
             gateways: BTreeMap::new(),
             sources: BTreeSet::new(),
@@ -96,7 +96,7 @@ impl Task {
     /// The member, made if need be.
     pub(super) fn member(&mut self, host: HostId) -> &mut Member {
         if !self.members.contains_key(&host) {
-            self.members.insert(Arc::new(host), Member::default());
+            self.members.or_default(Arc::new(host));
         }
         let member = self.members.get_mut(&host);
         member.expect("it was made if there was none")
@@ -104,7 +104,7 @@ impl Task {
 
     /// The host is a member that stands there, where it can be found.
     pub(super) fn place(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
-        let member = self.members.entry(Arc::clone(host)).or_default();
+        let member = self.members.or_default(Arc::clone(host));
         if !member.seat.is_taken() {
             member.seat = self.cells.insert(Arc::clone(host), place);
         }
@@ -202,8 +202,7 @@ impl Task {
 
     /// All members, from a place in their order on and round to it.
     pub(super) fn members_from(&self, from: &HostId) -> impl Iterator<Item = (&HostId, &Member)> {
-        let rest = self.members.range::<HostId, _>(from..);
-        let all = rest.chain(self.members.range::<HostId, _>(..from));
+        let all = self.members.round_from(from);
         all.map(|(host, member)| (host.as_ref(), member))
     }
 

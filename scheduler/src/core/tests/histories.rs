@@ -254,12 +254,15 @@ impl History {
             assert_eq!(task.cells.count(), task.members.len(), "each can be found");
             self.check_gateways(task);
             let (mut held, mut waiting) = (PieceSet::new(), 0);
-            for (host, member) in &task.members {
+            for (host, member) in task.members.iter() {
                 let host = host.as_ref();
-                assert!(self.cluster.hosts[host].tasks.contains(id));
+                assert!(self.cluster.hosts[host].tasks.contains_key(id));
                 assert!(member.neighbours().len() <= self.cluster.room() + 3);
                 for other in member.neighbours() {
-                    assert!(task.members[other].neighbours().contains(host), "symmetric");
+                    assert!(
+                        task.members.get(other).unwrap().neighbours().contains(host),
+                        "symmetric"
+                    );
                     assert_ne!(other, host);
                 }
                 held.union_with(member.held());
@@ -273,7 +276,7 @@ impl History {
         }
         assert_eq!(self.cluster.sweeps.len(), self.cluster.hosts.len());
         for (host, known) in &self.cluster.hosts {
-            for task in &known.tasks {
+            for task in known.tasks.keys() {
                 assert!(self.cluster.tasks[task.as_ref()].members.contains_key(host));
             }
         }

@@ -1,0 +1,253 @@
+//! A sorted map in blocks, for the millions of members and memberships.
+//!
+//! Where a tree keeps a third of its places empty, a block has room for what is in it and three
+//! more. Looking something up takes two binary searches; what is put in or taken out moves the
+//! rest of one block.
+
+use std::{borrow::Borrow, fmt};
+
+/// Entries of a block at most; it is cut in two then.
+const MOST: usize = 64;
+/// Places that a full block gains.
+const STEP: usize = 4;
+
+/// Entries by their keys, in order; see the module.
+pub(super) struct Blocks<K, V> {
+    /// None is empty.
+    blocks: Vec<Vec<(K, V)>>,
+    len: usize,
+}
+
+impl<K, V> Default for Blocks<K, V> {
+    fn default() -> Self {
+        Self {
+            blocks: Vec::new(),
+            len: 0,
+        }
+    }
+}
+
+impl<K: Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for Blocks<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<K: Ord, V> Blocks<K, V> {
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The block that has the key or would have it, and where in it that is, if it is.
+    fn find<Q: Ord + ?Sized>(&self, key: &Q) -> (usize, Result<usize, usize>)
+    where
+        K: Borrow<Q>,
+    {
+        let follows = |block: &Vec<(K, V)>| {
+            let first = block.first();
+            first.is_some_and(|(first, _)| first.borrow() <= key)
+        };
+        let block = self.blocks.partition_point(follows).saturating_sub(1);
+        let place = self.blocks.get(block).map_or(Err(0), |entries| {
+            entries.binary_search_by(|(one, _)| one.borrow().cmp(key))
+        });
+        (block, place)
+    }
+
+    pub(super) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let (block, place) = self.find(key);
+        Some(&self.blocks.get(block)?.get(place.ok()?)?.1)
+    }
+
+    pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let (block, place) = self.find(key);
+        Some(&mut self.blocks.get_mut(block)?.get_mut(place.ok()?)?.1)
+    }
+
+    pub(super) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.find(key).1.is_ok()
+    }
+
+    /// The value of a key, made if there is none.
+    pub(super) fn or_default(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        let (mut block, place) = self.find(&key);
+        let place = match place {
+            Ok(place) => place,
+            Err(place) => {
+                let mut place = place;
+                if self.blocks.is_empty() {
+                    self.blocks.push(Vec::new());
+                } else if self.blocks[block].len() >= MOST {
+                    let half = cut(&mut self.blocks[block]);
+                    self.blocks.insert(block + 1, half);
+                    if place > self.blocks[block].len() {
+                        place -= self.blocks[block].len();
+                        block += 1;
+                    }
+                }
+                let entries = &mut self.blocks[block];
+                if entries.len() == entries.capacity() {
+                    entries.reserve_exact(STEP);
+                }
+                entries.insert(place, (key, V::default()));
+                self.len += 1;
+                place
+            }
+        };
+        &mut self.blocks[block][place].1
+    }
+
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        let (block, place) = self.find(key);
+        let place = place.ok()?;
+        let entries = self.blocks.get_mut(block)?;
+        let (_, value) = entries.remove(place);
+        self.len -= 1;
+        let left = entries.len();
+        if left == 0 {
+            self.blocks.remove(block);
+        } else if entries.capacity() - left > 2 * STEP {
+            entries.shrink_to(left + STEP);
+            self.merge(block);
+        }
+        Some(value)
+    }
+
+    /// Puts a block and the next one together, if both are small.
+    fn merge(&mut self, block: usize) {
+        let small = |entries: &Vec<(K, V)>| entries.len() <= MOST / 4;
+        let next = block + 1;
+        if small(&self.blocks[block]) && self.blocks.get(next).is_some_and(small) {
+            let rest = self.blocks.remove(next);
+            let entries = &mut self.blocks[block];
+            entries.reserve_exact(rest.len());
+            entries.extend(rest);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.blocks.iter().flatten().map(pair)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+
+    /// All entries, from a key's place on and round to it.
+    pub(super) fn round_from<'a, Q: Ord + ?Sized>(
+        &'a self,
+        key: &Q,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V, Q>
+    where
+        K: Borrow<Q>,
+    {
+        let (block, place) = self.find(key);
+        let (Ok(place) | Err(place)) = place;
+        let entries = self.blocks.get(block).map_or(&[][..], Vec::as_slice);
+        let (head, tail) = entries.split_at(place);
+        let before = self.blocks.get(..block).unwrap_or_default();
+        let after = self.blocks.get(block + 1..).unwrap_or_default();
+        let blocks = after.iter().chain(before).flatten();
+        let all = tail.iter().map(pair);
+        all.chain(blocks.map(pair)).chain(head.iter().map(pair))
+    }
+}
+
+const fn pair<K, V>((key, value): &(K, V)) -> (&K, &V) {
+    (key, value)
+}
+
+/// The upper half of a block, which keeps the lower one.
+fn cut<T>(entries: &mut Vec<T>) -> Vec<T> {
+    let half = entries.split_off(entries.len() / 2);
+    entries.shrink_to(entries.len() + STEP);
+    half
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
+
+    use super::*;
+
+    #[test]
+    fn it_does_as_a_tree_does() {
+        for seed in 0..20 {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let (mut blocks, mut tree) = (Blocks::default(), BTreeMap::new());
+            for step in 0..4000 {
+                let key = rng.random_range(0..600_u32);
+                // It grows at first, and shrinks then.
+                if rng.random_range(0..4000) > step / 2 + 500 {
+                    *blocks.or_default(key) += 1;
+                    *tree.entry(key).or_insert(0) += 1;
+                } else {
+                    assert_eq!(blocks.remove(&key), tree.remove(&key), "seed {seed}");
+                }
+                let other = rng.random_range(0..600);
+                assert_eq!(blocks.get(&other), tree.get(&other), "seed {seed}");
+                assert_eq!(blocks.get_mut(&other), tree.get_mut(&other));
+                assert_eq!(blocks.contains_key(&other), tree.contains_key(&other));
+                assert_eq!(
+                    (blocks.len(), blocks.is_empty()),
+                    (tree.len(), tree.is_empty())
+                );
+                if step % 50 == 0 {
+                    assert!(blocks.iter().eq(&tree), "seed {seed}");
+                    let round = tree.range(other..).chain(tree.range(..other));
+                    assert!(blocks.round_from(&other).eq(round), "seed {seed}");
+                }
+            }
+            for key in tree.keys() {
+                assert!(blocks.remove(key).is_some());
+            }
+            assert!(blocks.is_empty() && blocks.blocks.is_empty());
+        }
+    }
+
+    #[test]
+    fn it_has_hardly_more_room_than_it_needs() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut blocks = Blocks::default();
+        let room =
+            |blocks: &Blocks<u64, ()>| blocks.blocks.iter().map(Vec::capacity).sum::<usize>();
+        let keys: Vec<u64> = (0..10_000).map(|_| rng.random()).collect();
+        for key in &keys {
+            blocks.or_default(*key);
+        }
+        assert!(room(&blocks) < 10_800, "{}", room(&blocks));
+        for key in &keys[100..] {
+            blocks.remove(key);
+        }
+        assert!(
+            blocks.len() == 100 && room(&blocks) < 1200,
+            "{}",
+            room(&blocks)
+        );
+    }
+}
