@@ -7,8 +7,7 @@ use axum::Router;
 use darter_manager::Manager;
 use darter_proxy::app::Proxy;
 use darter_runtime::{
-    Tasks, identity,
-    operations::{self, Readiness},
+    Tasks, identity, operations,
     server::{Server, ServerOptions},
     tls::Security,
 };
@@ -160,7 +159,7 @@ pub(crate) async fn serve_operations(
             "the port of health and metrics, of which each part on a host has its own (--operations-listen)",
         )?;
     let address = server.local_addr();
-    let router = operations::router(Arc::new(registry), Readiness::default()).merge(more);
+    let router = operations::router(Arc::new(registry), tasks.clone()).merge(more);
     server.serve("operations", router, tasks, ServerOptions::default());
     Ok(address)
 }

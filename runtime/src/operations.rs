@@ -1,9 +1,6 @@
 //! Health and metrics: what operators and orchestrators ask a process.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -14,45 +11,24 @@ use axum::{
 };
 use prometheus_client::registry::Registry;
 
-/// Which named parts of the process are ready. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, bool>>>);
+use crate::Tasks;
 
-impl Readiness {
-    /// Sets whether a part is ready; the process is when all of its parts are.
-    pub fn set(&self, part: &'static str, ready: bool) {
-        self.parts().insert(part, ready);
-    }
-
-    /// The parts that are not ready.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let parts = self.parts();
-        let missing = parts.iter().filter(|(_, ready)| !**ready);
-        missing.map(|(part, _)| *part).collect()
-    }
-
-    fn parts(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, bool>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-/// `/healthz`, `/readyz` and `/metrics` (OpenMetrics text).
-pub fn router(registry: Arc<Registry>, readiness: Readiness) -> Router {
+/// `/healthz`, `/readyz` and `/metrics` (OpenMetrics text). The process is ready until one of the
+/// `tasks` that it lives by has ended.
+pub fn router(registry: Arc<Registry>, tasks: Tasks) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .with_state(readiness)
+        .with_state(tasks)
         .route("/metrics", get(move || metrics(Arc::clone(&registry))))
 }
 
-async fn ready(State(readiness): State<Readiness>) -> Response {
-    let missing = readiness.missing();
-    if missing.is_empty() {
+async fn ready(State(tasks): State<Tasks>) -> Response {
+    let lost = tasks.lost();
+    if lost.is_empty() {
         return "ok\n".into_response();
     }
-    let text = format!("not ready: {}\n", missing.join(", "));
+    let text = format!("not ready: {} ended\n", lost.join(", "));
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
@@ -74,18 +50,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn ready_when_all_parts_are() {
-        let readiness = Readiness::default();
-        readiness.set("store", true);
-        readiness.set("mirror", false);
-        let router = router(Arc::new(Registry::default()), readiness.clone());
+    async fn ready_until_what_it_lives_by_has_ended() {
+        let tasks = Tasks::new();
+        let router = router(Arc::new(Registry::default()), tasks.clone());
         let ask = |path: &str| {
             let request = Request::get(path).body(Body::empty()).unwrap();
             router.clone().oneshot(request)
         };
-        assert_eq!(ask("/readyz").await.unwrap().status(), 503);
-        readiness.set("mirror", true);
         assert_eq!(ask("/readyz").await.unwrap().status(), 200);
+        tasks.spawn_vital("actor", async {}).await.unwrap();
+        assert_eq!(ask("/readyz").await.unwrap().status(), 503);
         assert_eq!(ask("/metrics").await.unwrap().status(), 200);
     }
 }

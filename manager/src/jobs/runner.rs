@@ -103,7 +103,7 @@ impl Runner {
     /// Runs jobs until its tasks end.
     pub(crate) fn start(self) {
         let tasks = self.tasks.clone();
-        tasks.spawn("jobs", self.run());
+        tasks.spawn_vital("jobs", self.run());
     }
 
     async fn run(self) {

@@ -14,8 +14,8 @@ use darter_api::{
 use super::{
     Cluster,
     bad::{Record, is_rotten},
-    pace::Pace,
     blocks::Blocks,
+    pace::Pace,
 };
 
 /// A load report is believed for so long; hosts send one a second.

@@ -148,7 +148,7 @@ impl Home {
         metrics.register(registry);
         let (inbox, events) = mpsc::channel(INBOX);
         let actor = Actor::new(options, key, metrics);
-        tasks.spawn("scheduler", actor.run(events));
+        tasks.spawn_vital("scheduler", actor.run(events));
         let service = Service::new(inbox.clone(), tasks.clone());
         let service = SchedulerServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let sessions = tonic::service::Routes::new(service).into_axum_router();

@@ -177,7 +177,7 @@ impl Swarm {
             links: parts.link_events,
             session: session_events,
         };
-        tasks.spawn("swarm", actor.run(inputs, parts.found));
+        tasks.spawn_vital("swarm", actor.run(inputs, parts.found));
         Self(shared)
     }
 
