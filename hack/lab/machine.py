@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import platform
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from network import offloads
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_STEP = bytes(1 << 20)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,22 @@ class Busy:
             "softirq_seconds": round(self.softirq - earlier.softirq, 2),
             "busy_share": round(1 - idle / total, 3) if total else 0.0,
         }
+
+
+def touch(directory: Path, size: int) -> None:
+    """Has the machine hand out `size` bytes of memory, or as many as files in `directory` may have, and
+    takes them back: what a virtual machine has not used lately costs several times as much when it is
+    first written to, and a pull is not to pay for that."""
+    file = directory / "touched"
+    try:
+        with file.open("wb", buffering=0) as sink:
+            for _ in range(0, size, len(_STEP)):
+                sink.write(_STEP)
+    except OSError as failure:
+        if failure.errno != errno.ENOSPC:
+            raise
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def described(programs: dict[str, list[str]], port: str) -> dict[str, object]:
