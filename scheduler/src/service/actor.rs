@@ -319,10 +319,28 @@ fn log_lease(host: &HostId, message: &SchedulerMessage) {
     }
 }
 
-/// When it is `due`; never, if it is not.
+/// When it is `due`; never, if it is not. What is due is ready when it is first looked at: a timer is
+/// not, and beside an inbox that is never empty nobody looks twice.
 async fn at(now: Timestamp, due: Option<Timestamp>) {
     match due {
+        Some(due) if due <= now => {}
         Some(due) => tokio::time::sleep(due.since(now)).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_due_need_not_be_looked_at_twice() {
+        let now = Timestamp::ZERO + Duration::from_secs(1);
+        assert!(futures::poll!(pin!(at(now, Some(now)))).is_ready());
+        let soon = Some(now + Duration::from_secs(1));
+        assert!(futures::poll!(pin!(at(now, soon))).is_pending());
+        assert!(futures::poll!(pin!(at(now, None))).is_pending());
     }
 }
