@@ -49,6 +49,15 @@ impl Tasks {
         Self::default()
     }
 
+    /// A group that ends when it is told to, of the same process: what it loses is lost to both.
+    #[must_use]
+    pub fn group(&self) -> Self {
+        Self {
+            lost: Arc::clone(&self.lost),
+            ..Self::default()
+        }
+    }
+
     /// Cancelled when the group is to end.
     pub const fn token(&self) -> &CancellationToken {
         &self.token
@@ -133,7 +142,7 @@ mod tests {
     async fn what_should_not_have_ended_is_known() {
         let tasks = Tasks::new();
         let lives = tasks.spawn_vital("lives", std::future::pending::<()>());
-        let dies = tasks.clone().spawn_vital("dies", async {
+        let dies = tasks.group().spawn_vital("dies", async {
             if tokio::task::try_id().is_some() {
                 panic!("as it should not");
             }

@@ -252,7 +252,7 @@ impl Proxy {
 /// Two groups that end with `tasks`: first that of the clients' connections, drained, then
 /// all that their bodies live on.
 fn wind_down(tasks: &Tasks) -> (Tasks, Tasks) {
-    let (clients, inner) = (Tasks::new(), Tasks::new());
+    let (clients, inner) = (tasks.group(), tasks.group());
     let groups = (clients.clone(), inner.clone());
     let stopped = tasks.token().clone();
     tasks.spawn_draining("wind down", async move {
