@@ -11,8 +11,8 @@ use crate::{Algorithm, Digest, Lengths, Origin, PieceSet, TaskId, session::Holdi
 
 /// Bytes of a SHA-256 digest.
 const DIGEST: usize = 32;
-/// Contents in one message at most; each takes more memory than bytes in it.
-const MOST: usize = 1 << 14;
+/// Contents in one message at most, 32 times what hosts send; each takes more memory than bytes in it.
+const MOST: usize = 1 << 10;
 
 /// The message that tells of these.
 pub(super) fn pack(holdings: &[Holding], last: bool) -> v1::Inventory {
@@ -46,7 +46,8 @@ pub(super) fn unpack(inventory: v1::Inventory) -> Result<Vec<Holding>, WireError
     let whole = inventory.whole.unwrap_or_default();
     let count = whole.sizes.len();
     let belong = whole.digests.len() == count * DIGEST && whole.origin.len() == count;
-    if !belong || inventory.holdings.len() + count > MOST {
+    let fits = inventory.holdings.len() + count <= MOST && whole.origins.len() <= count;
+    if !belong || !fits {
         return Err(WireError::Invalid("inventory"));
     }
     let mut holdings = Vec::with_capacity(inventory.holdings.len() + count);
@@ -75,6 +76,8 @@ pub(super) fn unpack(inventory: v1::Inventory) -> Result<Vec<Holding>, WireError
             origin,
         });
     }
+    // In the order in which they would be sent again.
+    holdings.sort_by_key(is_plain);
     Ok(holdings)
 }
 
@@ -138,6 +141,15 @@ mod tests {
         assert_eq!((packed.holdings.len(), whole.sizes.len()), (3, 4));
         assert_eq!(whole.origin, [1, 2, 1, 0]);
         assert_eq!(unpack(packed), Ok(both));
+
+        // Whatever the order it came in, it is sent again as it was read.
+        let mixed = v1::Inventory {
+            holdings: short.iter().chain(&long).map(Into::into).collect(),
+            ..v1::Inventory::default()
+        };
+        let read = unpack(mixed).unwrap();
+        assert_eq!(read.len(), 7);
+        assert_eq!(unpack(pack(&read, true)), Ok(read));
 
         let many = vec![holding("a", PieceSet::full(12), Some(origin("library/app"))); 200];
         let bytes = prost::Message::encoded_len(&pack(&many, true));
