@@ -188,7 +188,11 @@ impl Cluster {
         };
         let pieces = task.lengths.pieces();
         task.set_wants(host, false);
+        let gained = pieces.saturating_sub(task.member(host).held().len());
+        let own = task.leases.iter().filter(|lease| lease.holder == host);
+        let read = own.map(|lease| lease.pieces.len()).sum();
         task.leases.retain(|lease| lease.holder != host);
+        self.gained(now, id, &host, (gained, read));
         self.note_held(host, id, PieceSet::full(pieces));
         self.ensure_source(now, id);
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use darter_api::{
-    HostId, TaskId, Timestamp,
+    HostId, TaskId, Timestamp, UpstreamName,
     session::{Hello, Locality, Role},
 };
 
@@ -62,8 +62,10 @@ pub(super) struct Host {
     pub(super) rot_seen_by: BTreeSet<HostId>,
     /// When it last could not read some source.
     pub(super) source_failed: Option<Timestamp>,
-    /// How fast it reads, since it last began to.
+    /// What it gains, from anywhere, since it last began to read a source.
     pub(super) pace: Option<Pace>,
+    /// What it reads from each upstream.
+    pub(super) reads: BTreeMap<UpstreamName, Pace>,
     /// When it last read a source far slower than others.
     pub(super) lagged: Option<Timestamp>,
     /// How it does as a parent.
@@ -98,6 +100,7 @@ impl Host {
             rot_seen_by: BTreeSet::new(),
             source_failed: None,
             pace: None,
+            reads: BTreeMap::new(),
             lagged: None,
             record: Record::default(),
             load: None,

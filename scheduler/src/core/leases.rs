@@ -254,7 +254,7 @@ impl Cluster {
         id: &TaskId,
         ranges: bool,
     ) {
-        self.begins_to_read(now, &host);
+        self.begins_to_read(now, id, &host);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -271,15 +271,17 @@ impl Cluster {
 
     /// What the holder has of its lease is read; the rest lives on while it gains.
     pub(super) fn renew_lease(&mut self, now: Timestamp, id: &TaskId, host: &HostId, gained: u32) {
-        self.gained(now, id, host, gained);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
         let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
             return;
         };
+        let mut read = 0;
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
+            let before = lease.pieces.len();
             lease.pieces.subtract(&held);
+            read += before - lease.pieces.len();
             if gained > 0 {
                 lease.renewed = now;
                 task.failures = 0;
@@ -288,6 +290,7 @@ impl Cluster {
         let ended = |lease: &Lease| lease.holder == *host && lease.ending.is_some();
         task.leases
             .retain(|lease| !lease.pieces.is_empty() && !ended(lease));
+        self.gained(now, id, host, (gained, read));
     }
 
     pub(super) fn lease_returned(
@@ -363,7 +366,7 @@ impl Cluster {
             }
         }
         if !own.is_empty() {
-            self.begins_to_read(now, &host);
+            self.begins_to_read(now, id, &host);
             let Some(task) = self.tasks.get_mut(id) else {
                 return;
             };

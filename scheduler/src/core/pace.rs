@@ -1,9 +1,9 @@
 //! Whether somebody else had better read what a holder has not read yet.
 //!
 //! A holder lags behind when what it gains (in all tasks while it reads any, from neighbours as
-//! well, since all of it shares a link) is four times slower than others read the same
+//! well, since all of it shares a link) is four times slower than others read from the same
 //! upstream now, or, unless the source is busy with all of them together or the holder has kept
-//! up since it has its lease, than one host read it lately; and when its children find it slow.
+//! up lately, than one host read from it lately; and when its children find it slow.
 //! What it has left then goes to a host of better [`Standing`]. That the source itself became
 //! slow shows in that nobody is faster: with each lease that moves for its upstream's past,
 //! that past counts for half.
@@ -11,7 +11,8 @@
 //! Of several tasks that it reads, a host may read some first and others hardly, as their streams
 //! share its link: only what it gains in all of them says how fast it is.
 //!
-//! Owner of state: [`Paces`], bounded, and of each host one [`Pace`] and when it lagged.
+//! Owner of state: [`Paces`], bounded, and of each host its [`Pace`], one of each upstream that it
+//! reads, and when it lagged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -42,6 +43,8 @@ const WEAK: f32 = 3.0;
 const MEMORY: Duration = Duration::from_secs(60);
 /// Upstreams whose pace is kept.
 const MAX_UPSTREAMS: usize = 1024;
+/// Upstreams that one host reads at a time whose pace is kept.
+const MAX_READ: usize = 16;
 
 /// What is known of a host that could read a source, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +135,7 @@ impl Paces {
     }
 }
 
-/// Those who read one upstream now, and how fast.
+/// Those who read one upstream now, and how much comes to them from it.
 type Readers = BTreeMap<HostId, f32>;
 
 impl Cluster {
@@ -181,34 +184,55 @@ impl Cluster {
 
     /// The source's first byte of a task has come to a host. What it read before it last
     /// stopped reading says nothing of now.
-    pub(super) fn begins_to_read(&mut self, now: Timestamp, host: &HostId) {
+    pub(super) fn begins_to_read(&mut self, now: Timestamp, id: &TaskId, host: &HostId) {
+        let Some(upstream) = self.upstream_of(id).cloned() else {
+            return;
+        };
         let reads = |lease: &Lease| lease.holder == *host && lease.first_byte;
-        let mut live = self.live.iter().filter_map(|id| self.tasks.get(id));
-        let goes_on = live.any(|task| task.leases.iter().any(reads));
-        if let Some(known) = self.hosts.get_mut(host) {
-            known.pace = known.pace.filter(|_| goes_on).or(Some(Pace::new(now)));
+        let live = self.live.iter().filter_map(|id| self.tasks.get(id));
+        let (mut goes_on, mut of_this) = (false, false);
+        for task in live.filter(|task| task.leases.iter().any(reads)) {
+            goes_on = true;
+            of_this |= task.origins.first().map(|one| &one.upstream) == Some(&upstream);
+        }
+        let Some(known) = self.hosts.get_mut(host) else {
+            return;
+        };
+        if !goes_on {
+            let best = known.pace.map(|pace| pace.best);
+            known.pace = Some(Pace {
+                best: best.unwrap_or((0.0, now)),
+                ..Pace::new(now)
+            });
+            known.reads.clear();
+        }
+        if !of_this && known.reads.len() < MAX_READ {
+            known.reads.insert(upstream, Pace::new(now));
         }
     }
 
-    /// A host says that it has so many pieces more of a task. How fast it reads is noted for the
-    /// upstream as well, where it reads that: its lease may be over before the next look.
-    pub(super) fn gained(&mut self, now: Timestamp, id: &TaskId, host: &HostId, pieces: u32) {
-        let Some(task) = self.tasks.get(id) else {
+    /// A host says that it has so many pieces more of a task, of which it was to read so many from
+    /// the source. That is noted for the upstream as well: its lease may be over before the next look.
+    pub(super) fn gained(
+        &mut self,
+        now: Timestamp,
+        id: &TaskId,
+        host: &HostId,
+        (pieces, read): (u32, u32),
+    ) {
+        let (Some(task), Some(known)) = (self.tasks.get(id), self.hosts.get_mut(host)) else {
             return;
         };
-        let bytes = u64::from(pieces) * u64::from(task.lengths.piece_length());
-        let known = self
-            .hosts
-            .get_mut(host)
-            .and_then(|known| known.pace.as_mut());
-        let Some(rate) = known.and_then(|pace| pace.read(now, bytes)) else {
+        let bytes = |pieces: u32| u64::from(pieces) * u64::from(task.lengths.piece_length());
+        if let Some(pace) = &mut known.pace {
+            pace.read(now, bytes(pieces));
+        }
+        let Some(origin) = task.origins.first().filter(|_| read > 0) else {
             return;
         };
-        let reads = |lease: &Lease| lease.holder == *host && lease.first_byte;
-        if task.leases.iter().any(reads)
-            && let Some(upstream) = self.upstream_of(id).cloned()
-        {
-            self.paces.note(now, &upstream, rate);
+        let of_this = known.reads.get_mut(&origin.upstream);
+        if let Some(rate) = of_this.and_then(|pace| pace.read(now, bytes(read))) {
+            self.paces.note(now, &origin.upstream, rate);
         }
     }
 
@@ -224,7 +248,8 @@ impl Cluster {
                 continue;
             };
             for lease in task.leases.iter().filter(|lease| lease.first_byte) {
-                let pace = self.hosts.get(&lease.holder).and_then(|known| known.pace);
+                let known = self.hosts.get(&lease.holder);
+                let pace = known.and_then(|known| known.reads.get(&origin.upstream));
                 let rate = pace.and_then(|pace| pace.rate(now, task.lengths.piece_length()));
                 if let Some(rate) = rate {
                     let readers = upstreams.entry(origin.upstream.clone()).or_default();
@@ -247,7 +272,9 @@ impl Cluster {
     }
 
     fn lags_behind(&self, id: &TaskId, holder: &HostId, readers: &Readers) -> Option<Reason> {
-        let rate = *readers.get(holder)?;
+        let gains = self.hosts.get(holder)?.pace?;
+        let gains = gains.rate(self.now, self.tasks.get(id)?.lengths.piece_length());
+        let rate = readers.get(holder)?.max(gains.unwrap_or(0.0));
         let others = readers.iter().filter(|(other, _)| *other != holder);
         let mut others: Vec<f32> = others.map(|(_, rate)| *rate).collect();
         others.sort_unstable_by(f32::total_cmp);

@@ -315,6 +315,35 @@ fn a_reader_of_two_tasks_may_read_one_of_them_first() {
 }
 
 #[test]
+fn what_one_reader_gets_from_neighbours_makes_no_other_one_slow() {
+    let mut field = swarm(12);
+    for name in [SLOW, 5] {
+        joins(&mut field, name, 2);
+    }
+    let says = |field: &mut Field, name: u16, number: u8, pieces: u32| {
+        let (task, held) = (task(number), PieceSet::from_range(0..pieces));
+        field.says(name, PeerMessage::Progress { task, held });
+    };
+    // One of them has the third task whole.
+    joins(&mut field, 5, 3);
+    says(&mut field, 5, 3, 200);
+    joins(&mut field, HOLDER, 3);
+    for (name, number) in [(HOLDER, 1), (SLOW, 2)] {
+        let task = task(number);
+        assert_eq!(field.cluster.tasks[&task].leases[0].holder, id(name));
+        field.says(name, PeerMessage::LeaseAccepted { task });
+        field.says(name, PeerMessage::LeaseFirstByte { task, ranges: true });
+    }
+    for second in 1..=8 {
+        field.pass(1000);
+        says(&mut field, HOLDER, 1, second * 4);
+        says(&mut field, HOLDER, 3, second * 25);
+        says(&mut field, SLOW, 2, second * 4);
+    }
+    assert_eq!(field.cluster.counts().moved, 0);
+}
+
+#[test]
 fn who_reads_for_a_preheat_gives_way_and_is_not_slow() {
     for (purpose, moves) in [(Purpose::Preheat, false), (Purpose::Pull, true)] {
         let mut field = Field::new(Options::default());
