@@ -83,6 +83,8 @@ impl Through {
         let needs_end = wants.end > self.size.saturating_sub(GROUP_BYTES);
         let hashed = hashed.filter(|hashed| hashed.position() <= wants.start);
         let hashed = hashed.unwrap_or_else(|| PrefixHasher::new(&self.task));
+        // What goes on in mid-content has begun.
+        let goes_on = u64::from(wants.start > 0);
         let pass = Pass {
             at: if needs_end {
                 hashed.position()
@@ -94,7 +96,7 @@ impl Through {
             wants,
             body: None,
             attempts: Attempts::new(),
-            growths: 0,
+            growths: goes_on,
             withheld: Vec::new(),
             judged: false,
             done: false,
