@@ -73,6 +73,9 @@ impl Node {
                 return false;
             }
             let depth = self.depth();
+            if !view.is_anyone_free(depth) {
+                return true;
+            }
             if let Some(parent) = view.choose(&candidate, depth, &[], &mut self.rng) {
                 self.request(now, id, candidate.piece, parent);
             }

@@ -174,6 +174,11 @@ impl View {
         blocks.map(first).collect()
     }
 
+    /// Whether a parent can be asked for more.
+    pub(super) fn is_anyone_free(&self, depth: u32) -> bool {
+        self.parents.iter().any(|parent| parent.is_free(depth))
+    }
+
     /// Whether a parent has nothing to do for this host.
     pub(super) fn is_anyone_idle(&self) -> bool {
         self.parents.iter().any(|parent| parent.in_flight == 0)

@@ -201,6 +201,7 @@ impl Download {
 
     /// These are not held after all; who read them is told that it was wrong.
     pub(super) fn taken_back(&self, pieces: &PieceSet) {
+        self.waits.again();
         let mut growth = self.growth.lock();
         growth.held.subtract(pieces);
         for run in pieces.runs() {

@@ -26,6 +26,16 @@ struct State {
     over: bool,
     /// Somebody waits, and it is not over.
     urgent: Option<Urgent>,
+    /// Where who waits is known.
+    turns: Option<Turns>,
+}
+
+impl State {
+    fn be_urgent(&mut self) {
+        if self.waiting > 0 && !self.over && self.urgent.is_none() {
+            self.urgent = self.turns.as_ref().map(Turns::urgent);
+        }
+    }
 }
 
 /// Somebody who waits, until dropped.
@@ -48,9 +58,8 @@ impl Waits {
         }
         let mut state = self.state.lock();
         state.waiting += 1;
-        if state.urgent.is_none() && !state.over {
-            state.urgent = Some(turns.urgent());
-        }
+        state.turns.get_or_insert_with(|| turns.clone());
+        state.be_urgent();
         Some(Waiter(Arc::clone(self)))
     }
 
@@ -68,6 +77,13 @@ impl Waits {
         let mut state = self.state.lock();
         state.over = true;
         state.urgent = None;
+    }
+
+    /// It was wrong, and is fetched again.
+    pub(super) fn again(&self) {
+        let mut state = self.state.lock();
+        state.over = false;
+        state.be_urgent();
     }
 }
 
@@ -121,7 +137,10 @@ mod tests {
         waits.over();
         assert!(!gives_way().await);
         assert_eq!(waits.class(), Class::Foreground);
+        waits.again();
+        assert!(gives_way().await);
         drop(late);
+        assert!(!gives_way().await);
         let pulled = Waits::new(Purpose::Pull);
         assert_eq!(pulled.class(), Class::Foreground);
     }
