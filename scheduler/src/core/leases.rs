@@ -254,7 +254,11 @@ impl Cluster {
         id: &TaskId,
         ranges: bool,
     ) {
-        self.begins_to_read(now, id, &host);
+        let begins = |lease: &Lease| lease.holder == host && !lease.first_byte;
+        let task = self.tasks.get(id);
+        if task.is_some_and(|task| task.leases.iter().any(begins)) {
+            self.begins_to_read(now, id, &host);
+        }
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -343,6 +347,7 @@ impl Cluster {
         if pieces.end() > task.lengths.pieces() {
             return;
         }
+        let reads = task.leases.iter().any(|lease| lease.holder == host);
         task.leases
             .retain(|lease| lease.holder != host || !lease.own);
         if !self.shares(&host) {
@@ -366,7 +371,9 @@ impl Cluster {
             }
         }
         if !own.is_empty() {
-            self.begins_to_read(now, id, &host);
+            if !reads {
+                self.begins_to_read(now, id, &host);
+            }
             let Some(task) = self.tasks.get_mut(id) else {
                 return;
             };

@@ -344,6 +344,35 @@ fn what_one_reader_gets_from_neighbours_makes_no_other_one_slow() {
 }
 
 #[test]
+fn a_reader_begins_once() {
+    let mut field = swarm(12);
+    begins(&mut field, SLOW);
+    let pace = |field: &Field, name: u16| field.cluster.hosts[&id(name)].pace.is_some();
+    assert!(!pace(&field, SLOW), "it reads nothing");
+    let reads = |field: &mut Field| {
+        let (task, pieces) = (task(1), PieceSet::from_range(100..200));
+        field.says(HOLDER, PeerMessage::SelfLeased { task, pieces });
+    };
+    field
+        .cluster
+        .tasks
+        .get_mut(&task(1))
+        .unwrap()
+        .leases
+        .clear();
+    reads(&mut field);
+    assert!(pace(&field, HOLDER));
+    field.pass(1000);
+    holds(&mut field, HOLDER, 100..108);
+    let before = format!("{:?}", field.cluster.hosts[&id(HOLDER)].pace);
+    reads(&mut field);
+    assert_eq!(
+        format!("{:?}", field.cluster.hosts[&id(HOLDER)].pace),
+        before
+    );
+}
+
+#[test]
 fn who_reads_for_a_preheat_gives_way_and_is_not_slow() {
     for (purpose, moves) in [(Purpose::Preheat, false), (Purpose::Pull, true)] {
         let mut field = Field::new(Options::default());
