@@ -33,9 +33,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const UNIT: u128 = 1_000_000_000;
 
 /// Whose bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Somebody waits for them.
+    #[default]
     Foreground,
     /// They were asked for ahead of time.
     Background,

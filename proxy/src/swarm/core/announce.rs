@@ -14,6 +14,7 @@ use super::{
     open::Open,
     state::{Announcer, Subscriber},
 };
+use crate::limits::Class;
 
 /// What came from peers is held back for so long at most: who gave it may be gone, and
 /// others may need it before they have use for what is given out.
@@ -206,6 +207,11 @@ impl Node {
     /// Makes the offers that can be made, and sends all that is to be told.
     pub(super) fn offer(&mut self, now: Timestamp, id: &TaskId) {
         let after = self.options.reveal_after;
+        let class = if self.is_behind(id) {
+            Class::Background
+        } else {
+            Class::Foreground
+        };
         if let Some(task) = self.state.tasks.get_mut(id) {
             task.announcer.release(now, &task.reading);
             let Announcer {
@@ -215,6 +221,7 @@ impl Node {
             } = &mut task.announcer;
             let open = &mut self.state.open_offers;
             if !offers.own.is_empty() {
+                offers.set_class(class, open);
                 offers.expire(now, after, subscribers, open);
                 offers.make(now, subscribers, open, &mut self.rng);
                 if offers.waits(subscribers.len()) {

@@ -20,6 +20,7 @@ use darter_api::{HostId, PieceSet, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
 use super::{insight::Given, open::Open, state::Subscriber};
+use crate::limits::Class;
 
 /// Fewer open offers than this, of all tasks, leave an uplink idle.
 const IDLE_BELOW: usize = 4;
@@ -38,6 +39,8 @@ pub(super) struct Offers {
     /// Those that no subscriber has or is offered, and those that did not spread.
     unknown: PieceSet,
     open: BTreeMap<u32, Offer>,
+    /// What the open ones count as.
+    class: Class,
     /// Pieces that have not been seen to spread.
     taken: BTreeMap<u32, Taken>,
     /// How long an offer takes to be taken up, on average.
@@ -90,6 +93,18 @@ impl Offers {
         !self.unknown.is_empty() || self.open.len() >= IDLE_BELOW
     }
 
+    /// Somebody waits for its content now, or nobody any more.
+    pub(super) fn set_class(&mut self, class: Class, open: &mut Open) {
+        if self.class == class {
+            return;
+        }
+        for (at, offer) in self.open.values().enumerate() {
+            open.remove(self.class, &offer.to, self.open.len() - at);
+            open.add(class, &offer.to, at);
+        }
+        self.class = class;
+    }
+
     /// Pieces to give out from now on.
     pub(super) fn add(&mut self, pieces: &PieceSet, others: &BTreeMap<HostId, Subscriber>) {
         let mut new = pieces.clone();
@@ -115,7 +130,7 @@ impl Offers {
         self.open.retain(|piece, offer| {
             let ends = ends(*piece, offer);
             if ends {
-                open.remove(&offer.to, own);
+                open.remove(self.class, &offer.to, own);
                 own -= 1;
             }
             !ends
@@ -272,7 +287,7 @@ impl Offers {
             }
             return;
         }
-        while !open.is_enough(self.open.len(), others.len()) {
+        while !open.is_enough(self.class, self.open.len(), others.len()) {
             let idle = open.all() < IDLE_BELOW;
             let next = self.unknown_piece(others, open, rng);
             let next =
@@ -280,11 +295,11 @@ impl Offers {
             let Some((piece, host)) = next else {
                 return;
             };
-            if open.is_enough_for(&host, others.len()) {
+            if open.is_enough_for(self.class, &host, others.len()) {
                 return;
             }
             self.unknown.remove(piece);
-            open.add(&host, self.open.len());
+            open.add(self.class, &host, self.open.len());
             self.open.insert(
                 piece,
                 Offer {
@@ -309,8 +324,9 @@ impl Offers {
             let early: Vec<u32> = self.unknown.iter().take(CHOICE).collect();
             let start = rng.random_range(0..early.len());
             let in_turn = early.iter().cycle().skip(start).take(early.len());
-            let mut found =
-                in_turn.filter_map(|piece| Some((*piece, who_lacks(*piece, others, open, rng)?)));
+            let mut found = in_turn.filter_map(|piece| {
+                Some((*piece, who_lacks(*piece, self.class, others, open, rng)?))
+            });
             if let Some(found) = found.next() {
                 return Some(found);
             }
@@ -338,7 +354,7 @@ impl Offers {
             let holders = others.values().filter(|other| other.known.contains(piece));
             let order = (holders.count(), rng.random());
             if rarest.is_none_or(|(least, ..)| order < least)
-                && let Some(host) = who_lacks(piece, others, open, rng)
+                && let Some(host) = who_lacks(piece, self.class, others, open, rng)
             {
                 rarest = Some((order, piece, host));
             }
@@ -351,12 +367,13 @@ impl Offers {
 /// one that ignores none and has the fewest open, of all tasks.
 fn who_lacks(
     piece: u32,
+    class: Class,
     others: &BTreeMap<HostId, Subscriber>,
     open: &Open,
     rng: &mut SmallRng,
 ) -> Option<HostId> {
     let order = |(host, other): &(&HostId, &Subscriber)| {
-        let is_full = open.is_enough_for(host, others.len());
+        let is_full = open.is_enough_for(class, host, others.len());
         (is_full, other.ignored, open.to(host), rng.random::<u32>())
     };
     let who = others.iter().filter(|(_, other)| other.lacks(piece));

@@ -5,10 +5,15 @@
 //! turns out to be: its downlink is then full with what others send, it takes its time, and all
 //! upload slots here end up with such hosts while the uplink idles. What is offered late goes to
 //! who is free by then.
+//!
+//! What nobody waits for ([`Class::Background`]) is counted apart, so that its offers, which hosts that pull
+//! something else take up late, are not in the way of what somebody waits for.
 
 use std::collections::BTreeMap;
 
 use darter_api::HostId;
+
+use crate::limits::Class;
 
 /// Enough in all for the uplink to be busy while answers are under way: what is sent in all
 /// slots, and twice as much that is about to be asked for.
@@ -16,9 +21,19 @@ const ENOUGH: usize = 16;
 /// To one host at least: one under way, and the next.
 const EACH: usize = 2;
 
+/// Of what nobody waits for, while anything is open that somebody does.
+const BACKGROUND: usize = 1;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Open {
+    foreground: Share,
+    background: Share,
+}
+
+/// The offers of one class.
+#[derive(Debug, Default)]
+struct Share {
     all: usize,
     /// Tasks that have some.
     tasks: usize,
@@ -26,49 +41,71 @@ pub(super) struct Open {
 }
 
 impl Open {
+    const fn of(&self, class: Class) -> &Share {
+        match class {
+            Class::Foreground => &self.foreground,
+            Class::Background => &self.background,
+        }
+    }
+
+    const fn of_mut(&mut self, class: Class) -> &mut Share {
+        match class {
+            Class::Foreground => &mut self.foreground,
+            Class::Background => &mut self.background,
+        }
+    }
+
     /// How many there are.
     pub(super) const fn all(&self) -> usize {
-        self.all
+        self.foreground.all + self.background.all
     }
 
     /// Whether there are fewer than the uplink bears, whatever the hosts are.
     pub(super) const fn has_room(&self) -> bool {
-        self.all < ENOUGH
+        self.foreground.all < ENOUGH && self.background.all < ENOUGH
     }
 
     /// How many a host has not taken up.
     pub(super) fn to(&self, host: &HostId) -> usize {
-        self.to.get(host).copied().unwrap_or_default()
+        let of = |share: &Share| share.to.get(host).copied().unwrap_or_default();
+        of(&self.foreground) + of(&self.background)
     }
 
     /// Whether a task with `own` of them makes no more now to any of so many hosts. Each has its
-    /// share, whatever the others have.
-    pub(super) fn is_enough(&self, own: usize, hosts: usize) -> bool {
+    /// share, whatever the others of its class have.
+    pub(super) fn is_enough(&self, class: Class, own: usize, hosts: usize) -> bool {
+        let share = self.of(class);
+        if class == Class::Background && self.foreground.all > 0 {
+            return share.all >= BACKGROUND;
+        }
         let most = hosts.max(ENOUGH);
-        let others = self.tasks - usize::from(own > 0);
-        self.all >= most && own >= most / (others + 1)
+        let others = share.tasks - usize::from(own > 0);
+        share.all >= most && own >= most / (others + 1)
     }
 
     /// Whether no more are made now to one of so many hosts.
-    pub(super) fn is_enough_for(&self, host: &HostId, hosts: usize) -> bool {
-        self.to(host) >= ENOUGH.div_ceil(hosts.max(1)).max(EACH)
+    pub(super) fn is_enough_for(&self, class: Class, host: &HostId, hosts: usize) -> bool {
+        let open = self.of(class).to.get(host).copied().unwrap_or_default();
+        open >= ENOUGH.div_ceil(hosts.max(1)).max(EACH)
     }
 
     /// One more to a host, of a task that had `own`.
-    pub(super) fn add(&mut self, host: &HostId, own: usize) {
-        self.all += 1;
-        self.tasks += usize::from(own == 0);
-        *self.to.entry(*host).or_default() += 1;
+    pub(super) fn add(&mut self, class: Class, host: &HostId, own: usize) {
+        let share = self.of_mut(class);
+        share.all += 1;
+        share.tasks += usize::from(own == 0);
+        *share.to.entry(*host).or_default() += 1;
     }
 
     /// One to a host less, of a task that had `own`.
-    pub(super) fn remove(&mut self, host: &HostId, own: usize) {
-        self.all -= 1;
-        self.tasks -= usize::from(own == 1);
-        if let Some(open) = self.to.get_mut(host) {
+    pub(super) fn remove(&mut self, class: Class, host: &HostId, own: usize) {
+        let share = self.of_mut(class);
+        share.all -= 1;
+        share.tasks -= usize::from(own == 1);
+        if let Some(open) = share.to.get_mut(host) {
             *open -= 1;
             if *open == 0 {
-                self.to.remove(host);
+                share.to.remove(host);
             }
         }
     }

@@ -9,6 +9,7 @@ use super::{
     super::{bits::Bits, offers::Offers, open::Open, state::Subscriber, *},
     rules::{Lab, PIECES, have, host, lengths, neighbours, start, task},
 };
+use crate::limits::Class;
 
 /// Pieces that the host announced to `name`.
 fn told(commands: &[Command], name: u8) -> PieceSet {
@@ -159,11 +160,11 @@ fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
     offers.add(&PieceSet::from_range(0..64), &others);
     let mut open = Open::default();
     for own in 0..4 {
-        open.add(&host(3), own);
+        open.add(Class::Foreground, &host(3), own);
     }
     offers.make(now, &mut others, &mut open, &mut rng);
     assert!(!offers.is_open(), "the uplink has enough to do");
-    open.remove(&host(3), 4);
+    open.remove(Class::Foreground, &host(3), 4);
     offers.make(now, &mut others, &mut open, &mut rng);
     assert_eq!(offers.open_to(&host(2)).len(), 1);
     assert_eq!(open.all(), 4);
@@ -231,6 +232,38 @@ fn tasks_share_what_hosts_bear_of_offers() {
     );
     two.make(now, &mut twos, &mut open, &mut rng);
     assert_eq!(open.to(&host(1)), 2, "the other has not");
+}
+
+#[test]
+fn what_nobody_waits_for_takes_no_offers_from_what_somebody_does() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let hosts = || (1..=10).map(|name| (host(name), Subscriber::default()));
+    let (mut ones, mut twos): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (hosts().collect(), hosts().collect());
+    let (mut ahead, mut pull, mut open) = (Offers::default(), Offers::default(), Open::default());
+    let opened =
+        |offers: &Offers| -> u32 { (1..=10).map(|name| offers.open_to(&host(name)).len()).sum() };
+    ahead.set_class(Class::Background, &mut open);
+    ahead.add(&PieceSet::from_range(0..64), &ones);
+    ahead.make(now, &mut ones, &mut open, &mut rng);
+    assert_eq!(opened(&ahead), 16, "all of it while nothing else is there");
+    pull.add(&PieceSet::from_range(0..64), &twos);
+    pull.make(now, &mut twos, &mut open, &mut rng);
+    assert_eq!(opened(&pull), 16, "as many as alone");
+    for name in 1..=10 {
+        let taken = ahead.open_to(&host(name));
+        let subscriber = ones.get_mut(&host(name)).unwrap();
+        subscriber.known.union_with(&taken);
+        ahead.heard(now, &host(name), &taken, Some(subscriber), &mut open);
+    }
+    ahead.make(now, &mut ones, &mut open, &mut rng);
+    assert_eq!(opened(&ahead), 1, "it gives way");
+    ahead.set_class(Class::Foreground, &mut open);
+    ahead.make(now, &mut ones, &mut open, &mut rng);
+    assert!(opened(&ahead) > 1, "somebody waits for it now");
+    ahead.close_all(&mut open);
+    pull.close_all(&mut open);
+    assert_eq!(open.all(), 0);
 }
 
 /// What each of these was told of, task by task.
