@@ -50,10 +50,14 @@ impl Store {
     /// Sees to it that the disk takes `size` more bytes, beside all that is still to be
     /// written, and leaves others theirs.
     pub(super) fn make_disk_room(&self, size: u64) -> io::Result<()> {
-        let wanted = size + self.promised() + self.0.options.min_free.as_u64();
-        let short = wanted.saturating_sub(self.free_bytes()?);
-        let freed = self.free(short, false, Entry::size_on_disk);
+        let freed = self.free(self.short_of(size)?, false, Entry::size_on_disk);
         freed.inspect_err(|_| self.show_full(true))
+    }
+
+    /// What the disk lacks for that.
+    fn short_of(&self, size: u64) -> io::Result<u64> {
+        let wanted = size + self.promised() + self.0.options.min_free.as_u64();
+        Ok(wanted.saturating_sub(self.free_bytes()?))
     }
 
     /// Evicts as much as this, or nothing when that can't be had.
@@ -126,6 +130,18 @@ impl Store {
     pub fn spare(&self, bytes: u64) -> io::Result<()> {
         let _one = self.0.room.asking.lock();
         self.make_disk_room(bytes)
+    }
+
+    /// The same where nothing is to be evicted for them.
+    ///
+    /// # Errors
+    /// When the disk has not so much to spare.
+    pub fn spare_free(&self, bytes: u64) -> io::Result<()> {
+        let _one = self.0.room.asking.lock();
+        match self.short_of(bytes)? {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
     }
 
     /// Bytes of blobs at most.

@@ -4,7 +4,8 @@
 //! the others get it from there.
 //! The body goes to a file of the spool directory while it is hashed. Only when it matched
 //! its digest does it become a content like others, stated by this host, so that peers
-//! can have it. Its size is remembered then. Failure: what the store has no room for is given
+//! can have it. Its size is remembered then. Nothing says that such a body ends: beyond a part of the
+//! store's capacity the spool has what is free, and nothing is evicted for it. Failure: what the store has no room for is given
 //! to those who wait from the spool; what the spool has no room for is hashed to its end, and
 //! given from the source. Nothing of what is wrong is kept; the next client tries afresh.
 
@@ -43,6 +44,8 @@ use crate::{
 const CHUNKS: usize = 8;
 /// The disk is asked for room for so many bytes at a time.
 const ROOM: u64 = 4 << 20;
+/// One part in so many of the store's capacity: a longer spool evicts nothing.
+const SHARE: u64 = 4;
 
 impl Shared {
     /// Reads all of a content; [`Phase::Stored`] when it is right and there is room for it.
@@ -231,7 +234,11 @@ fn write(store: &Store, file: &File, at: u64, bytes: &[u8], room: &mut u64) -> i
     let end = at + bytes.len() as u64;
     if end > *room {
         let more = (end - *room).max(ROOM);
-        store.spare(more)?;
+        if *room + more <= store.capacity() / SHARE {
+            store.spare(more)?;
+        } else {
+            store.spare_free(more)?;
+        }
         *room += more;
     }
     let written = file.write_all_at(bytes, at);

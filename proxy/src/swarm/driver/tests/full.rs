@@ -92,6 +92,31 @@ async fn what_tells_no_size_is_given_from_the_spool_where_the_store_is_too_small
 }
 
 #[tokio::test]
+async fn what_tells_no_size_evicts_nothing_beyond_its_share() {
+    let Some(disk) = SmallDisk::mount(16 << 20) else {
+        return;
+    };
+    let small = [1, 2, 3, 4, 5, 6].map(|seed| content(1_000_000, seed));
+    let bytes = content(3_000_001, 7);
+    let tells = Arc::new(TestSource::new(small.clone()));
+    let host = Host::bounded(disk.path(), &tells, 12_000_000).await;
+    for bytes in &small {
+        let task = task_of(bytes);
+        assert!(host.pull(task).await.unwrap() == bytes);
+        until("it is committed", || host.store.whole(&task).is_some()).await;
+    }
+    host.stop().await;
+    let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+    let host = Host::bounded(disk.path(), &source, 12_000_000).await;
+    disk.fill();
+    assert!(host.pull(task_of(&bytes)).await.unwrap() == bytes);
+    for bytes in &small {
+        assert!(host.store.whole(&task_of(bytes)).is_some(), "it stays");
+    }
+    host.stop().await;
+}
+
+#[tokio::test]
 async fn what_tells_no_size_is_read_twice_where_the_disk_has_no_room() {
     let Some(disk) = SmallDisk::mount(16 << 20) else {
         return;
