@@ -134,6 +134,23 @@ impl Live {
         (hold, first)
     }
 
+    /// Keeps an opening's slot until the hold drops, so that the opening goes on though everybody
+    /// leaves; `None` where everybody has left already.
+    pub(super) fn keep(self: &Arc<Self>, task: &TaskId, entry: &Entry) -> Option<Hold> {
+        let mut slots = self.slots.lock();
+        let slot = slots.by_task.get_mut(task)?;
+        if slot.entry.id != entry.id {
+            return None;
+        }
+        slot.holds += 1;
+        Some(Hold {
+            live: Arc::clone(self),
+            task: *task,
+            entry: Arc::clone(&slot.entry),
+            waiter: None,
+        })
+    }
+
     fn release(&self, hold: &Hold) {
         let mut slots = self.slots.lock();
         let Some(slot) = slots.by_task.get_mut(&hold.task) else {
@@ -252,5 +269,33 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.live.release(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_api::Digest;
+
+    use super::*;
+
+    #[test]
+    fn an_opening_that_is_kept_goes_on_though_everybody_leaves() {
+        let live = Arc::new(Live::new(Arc::default()));
+        let task = TaskId::of_content(Digest::sha256(b"content"));
+        let (hold, first) = live.join(task);
+        assert!(first);
+        let entry = Arc::clone(hold.entry());
+        let kept = live.keep(&task, &entry).expect("somebody waits");
+        drop(hold);
+        assert!(!entry.opening.is_cancelled());
+        // Who comes now waits for it, and begins nothing beside it.
+        let (late, first) = live.join(task);
+        assert!(!first && Arc::ptr_eq(late.entry(), &entry));
+        drop((late, kept));
+        assert!(entry.opening.is_cancelled());
+        assert!(live.keep(&task, &entry).is_none());
+        let (_hold, first) = live.join(task);
+        assert!(first);
+        assert!(live.keep(&task, &entry).is_none(), "another opening");
     }
 }

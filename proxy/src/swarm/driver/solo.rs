@@ -24,7 +24,7 @@ use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::{
-    FULL_FOR, Input, Shared,
+    FULL_FOR, Input, Shared, blocking,
     cutter::{Chunk, Cutter, self_lease},
     download::Download,
     live::{Entry, Phase},
@@ -118,6 +118,11 @@ impl Shared {
             lengths,
             media_type,
         };
+        // A copy to the store is not given up in the middle: who begins the same content again
+        // would write to the same file beside it.
+        let Some(_kept) = self.live.keep(&want.task, entry) else {
+            return Ok(Phase::Spooled(content));
+        };
         match self.keep(want, entry, content.clone()).await {
             Ok(()) => Ok(Phase::Stored),
             Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(Phase::Stored),
@@ -138,7 +143,7 @@ impl Shared {
         let (shared, want) = (Arc::clone(self), want.clone());
         let (task, origin, lengths) = (want.task, want.origin.clone(), spooled.lengths);
         let askers = Arc::clone(&entry.askers);
-        let copy = tokio::task::spawn_blocking(move || {
+        let copy = blocking(&self.tasks, "keeping", move || {
             let media_type = spooled.media_type.clone();
             let partial =
                 shared
@@ -158,7 +163,7 @@ impl Shared {
             written.inspect_err(|_| shared.store.close_for(FULL_FOR))?;
             download.partial.clone().commit()
         });
-        copy.await.map_err(io::Error::other).flatten()?;
+        copy.await?;
         self.metrics.completed.inc();
         let stored = Event::Stored {
             task,
