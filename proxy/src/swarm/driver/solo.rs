@@ -14,7 +14,10 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -75,7 +78,10 @@ impl Shared {
             .join(format!("{}-{}", digest.hex(), self.next_id()));
         let hasher = Hasher::new(digest.algorithm());
         let store = self.store.clone();
-        let spooling = tokio::task::spawn_blocking(move || spool(&store, path, hasher, queue));
+        let written = Arc::new(AtomicBool::new(!store.is_closed()));
+        let writes = Arc::clone(&written);
+        let spooling =
+            tokio::task::spawn_blocking(move || spool(&store, path, hasher, queue, &writes));
         let mut stream = skip_to(body, 0);
         let class = class_of(want.purpose);
         let mut left = match want.origin.kind {
@@ -90,8 +96,10 @@ impl Shared {
             reading.goes_on();
             let length = bytes.len() as u64;
             self.limits.pass(Direction::Source, class, length).await;
-            // Once to the spool, and once to the store.
-            self.limits.pass(Direction::Disk, class, 2 * length).await;
+            if written.load(Ordering::Relaxed) {
+                // Once to the spool, and once to the store.
+                self.limits.pass(Direction::Disk, class, 2 * length).await;
+            }
             self.metrics.bytes(From::Source, bytes.len() as u64);
             if chunks.send(bytes).await.is_err() {
                 break;
@@ -192,14 +200,22 @@ struct Body {
     hasher: Hasher,
 }
 
-/// Writes a body as long as there is room, and hashes all of it. Blocks on the disk.
-fn spool(store: &Store, path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver<Bytes>) -> Body {
+/// Writes a body as long as there is room, which `writes` tells, and hashes all of it. Blocks on
+/// the disk.
+fn spool(
+    store: &Store,
+    path: PathBuf,
+    hasher: Hasher,
+    mut queue: mpsc::Receiver<Bytes>,
+    writes: &AtomicBool,
+) -> Body {
     let file = if store.is_closed() {
         Err(io::ErrorKind::StorageFull.into())
     } else {
         create(&path)
     };
     let (mut file, mut room) = (file.inspect_err(say).ok(), 0);
+    writes.store(file.is_some(), Ordering::Relaxed);
     let mut body = Body {
         file: None,
         size: 0,
@@ -211,6 +227,7 @@ fn spool(store: &Store, path: PathBuf, hasher: Hasher, mut queue: mpsc::Receiver
         {
             say(&cause);
             file = None;
+            writes.store(false, Ordering::Relaxed);
         }
         body.hasher.update(&bytes);
         body.size += bytes.len() as u64;

@@ -185,6 +185,28 @@ async fn a_source_is_read_at_its_rate_and_the_lowest_rate_is_enough() {
     }
 }
 
+#[tokio::test]
+async fn what_is_not_written_does_not_count_for_the_disk() {
+    let bytes = content(700_000, 32);
+    let task = task_of(&bytes);
+    for (is_full, twice) in [(true, 0.0), (false, 1_400_000.0)] {
+        let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+        let dir = tempdir().unwrap();
+        let shown = Shown::new(Rates {
+            disk: rate(1_000_000_000),
+            ..Rates::default()
+        });
+        let limits = shown.limits.clone();
+        let host = Host::limited(dir.path(), &source, 1, Scheduler::None, limits).await;
+        if is_full {
+            host.swarm.pretend_full();
+        }
+        assert!(host.pull(task).await.unwrap() == bytes);
+        assert_eq!(shown.metric("limits_bytes_total", "Disk"), twice);
+        host.stop().await;
+    }
+}
+
 /// A host with a preheat under way, of a source with a narrow link.
 async fn preheating(host: &Host, ahead: &Bytes) -> TaskId {
     let task = task_of(ahead);
