@@ -86,6 +86,8 @@ impl Tasks {
             token: self.token.clone(),
             lost: Arc::clone(&self.lost),
         };
+        // On the heap, since an async block holds once more what it waits for.
+        let work = Box::pin(work);
         self.spawn(name, async move {
             let _vital = vital;
             work.await
