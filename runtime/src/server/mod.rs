@@ -19,6 +19,7 @@ mod head;
 mod rewound;
 mod socket;
 pub mod span;
+mod unread;
 
 use std::{
     io,
@@ -55,6 +56,7 @@ use direct::{Direct, Left};
 use executor::InTasks;
 use rewound::Rewound;
 pub use socket::{ConnectionState, LingeringSocket};
+use unread::Unread;
 
 /// First byte of a TLS record that carries a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -341,10 +343,13 @@ impl Connection {
         let socket = Rewound::new(read, socket);
         let asked = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&asked);
+        let unread = Arc::<Unread>::default();
+        let bodies = Arc::clone(&unread);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             seen.store(true, Ordering::Relaxed);
             let who = (address, identity);
-            respond(request, who, router.clone(), Arc::clone(&state))
+            let of = (Arc::clone(&state), Arc::clone(&bodies));
+            respond(request, who, router.clone(), of)
         });
         let builder = builder(&tasks, &options);
         let serving = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
@@ -354,7 +359,7 @@ impl Connection {
         let silent = async {
             tokio::time::sleep(options.header_timeout).await;
             if asked.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
+                unread.for_long(options.stall).await;
             }
         };
         let ended = tokio::select! {
@@ -399,17 +404,18 @@ async fn respond(
     mut request: Request<Incoming>,
     (address, identity): (SocketAddr, Option<HostId>),
     router: Router,
-    state: Arc<ConnectionState>,
+    (state, unread): (Arc<ConnectionState>, Arc<Unread>),
 ) -> Result<Response<Body>, std::convert::Infallible> {
     request.extensions_mut().insert(ClientAddress(address));
     if let Some(host) = identity {
         request.extensions_mut().insert(PeerIdentity(host));
     }
-    let version = request.version();
-    let response = router.oneshot(request.map(Body::new)).await?;
-    if version >= Version::HTTP_2 {
-        return Ok(response);
+    if request.version() >= Version::HTTP_2 {
+        let asked = unread.asked();
+        let response = router.oneshot(request.map(Body::new)).await?;
+        return Ok(response.map(|body| asked.answered(body)));
     }
+    let response = router.oneshot(request.map(Body::new)).await?;
     Ok(response.map(|body| Body::new(FlushBeforeError::new(body, state))))
 }
 

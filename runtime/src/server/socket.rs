@@ -208,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncWrite for Lingerin
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.socket().poll_shutdown(context);
         self.write_ended |= matches!(polled, Poll::Ready(Ok(())));
-        polled
+        self.in_time(context, polled)
     }
 }
 

@@ -156,6 +156,52 @@ async fn a_place_is_free_again_when_its_socket_has_closed() {
     }
 }
 
+/// An HTTP/2 connection whose streams have a window of so many bytes.
+async fn http2(
+    address: SocketAddr,
+    window: u32,
+    tasks: &Tasks,
+) -> hyper::client::conn::http2::SendRequest<Body> {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut builder = hyper::client::conn::http2::Builder::new(InTasks(tasks.clone()));
+    let builder = builder.initial_stream_window_size(window);
+    let (requests, connection) = builder.handshake(TokioIo::new(socket)).await.unwrap();
+    tasks.spawn("client", connection);
+    requests
+}
+
+#[tokio::test]
+async fn who_opens_no_window_gives_its_place_back() {
+    let endless = || {
+        let chunks = stream::repeat_with(|| Ok::<_, io::Error>(Bytes::from(vec![b'x'; 1000])));
+        Response::new(Body::from_stream(chunks))
+    };
+    let router = Router::new().fallback(move || async move { endless() });
+    let options = ServerOptions {
+        max_connections: 1,
+        header_timeout: Duration::from_millis(100),
+        stall: Duration::from_millis(200),
+        drain: Duration::from_millis(100),
+        ..ServerOptions::default()
+    };
+    let (address, _tasks) = serve_with(router, options).await;
+    let clients = Tasks::new();
+    let ask = || {
+        let request = Request::get("http://localhost/");
+        request.body(Body::empty()).unwrap()
+    };
+    let mut idle = http2(address, 10, &clients).await;
+    let unread = idle.send_request(ask()).await.unwrap();
+    let next = async {
+        let mut next = http2(address, 100_000, &clients).await;
+        next.send_request(ask()).await.unwrap()
+    };
+    let next = tokio::time::timeout(Duration::from_secs(20), next).await;
+    assert!(next.is_ok(), "the place is free");
+    drop((idle, unread));
+    clients.stop(Duration::from_secs(5)).await;
+}
+
 #[tokio::test]
 async fn headers_without_end_are_refused() {
     let (address, _tasks) = serve(Router::new()).await;
