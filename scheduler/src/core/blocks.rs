@@ -132,13 +132,19 @@ impl<K: Ord, V> Blocks<K, V> {
         Some(value)
     }
 
-    /// Puts a block and the next one together, if both are small.
+    /// Puts a block and one beside it together, if both are small.
     fn merge(&mut self, block: usize) {
-        let small = |entries: &Vec<(K, V)>| entries.len() <= MOST / 4;
-        let next = block + 1;
-        if small(&self.blocks[block]) && self.blocks.get(next).is_some_and(small) {
-            let rest = self.blocks.remove(next);
-            let entries = &mut self.blocks[block];
+        let is_small = |block: usize| {
+            let entries = self.blocks.get(block);
+            entries.is_some_and(|entries| entries.len() <= MOST / 4)
+        };
+        let first = match block.checked_sub(1) {
+            Some(before) if is_small(before) => before,
+            _ => block,
+        };
+        if is_small(block) && is_small(first + 1) {
+            let rest = self.blocks.remove(first + 1);
+            let entries = &mut self.blocks[first];
             entries.reserve_exact(rest.len());
             entries.extend(rest);
         }
@@ -249,5 +255,29 @@ mod tests {
             "{}",
             room(&blocks)
         );
+    }
+
+    #[test]
+    fn small_blocks_become_one_from_either_side() {
+        for upwards in [true, false] {
+            let mut blocks = Blocks::<u32, ()>::default();
+            for key in 0..6400 {
+                blocks.or_default(key);
+            }
+            let stays = |key: &u32| key.is_multiple_of(16);
+            let mut gone: Vec<u32> = (0..6400).filter(|key| !stays(key)).collect();
+            if !upwards {
+                gone.reverse();
+            }
+            for key in &gone {
+                blocks.remove(key);
+            }
+            assert!(blocks.keys().copied().eq((0..6400).filter(stays)));
+            let count = blocks.blocks.len();
+            assert!(
+                count <= 400 / (MOST / 4),
+                "{count} blocks, upwards {upwards}"
+            );
+        }
     }
 }
