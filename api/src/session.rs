@@ -445,11 +445,6 @@ pub enum SchedulerMessage {
         /// Why.
         purpose: Purpose,
     },
-    /// Drop this from the store.
-    Delete {
-        /// The task.
-        task: TaskId,
-    },
     /// A join that can't be served: its geometry is not the one the task has.
     Mismatch {
         /// The task.

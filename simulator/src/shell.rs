@@ -76,7 +76,7 @@ impl World {
             Command::Fail { task, .. } => self.fail(host, task),
             Command::Fetch { task, purpose, .. } => self.fetch(host, task, purpose),
             Command::Forsaken { task } => self.forsaken(host, task),
-            Command::Delete { .. } | Command::Found { .. } | Command::Trust(_) => {}
+            Command::Found { .. } | Command::Trust(_) => {}
         }
     }
 

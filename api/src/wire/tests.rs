@@ -231,7 +231,6 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
             origin: origin(),
             purpose: Purpose::Seed,
         },
-        SchedulerMessage::Delete { task: task() },
         SchedulerMessage::Mismatch {
             task: task(),
             lengths: lengths(),

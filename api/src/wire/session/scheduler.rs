@@ -6,7 +6,7 @@ use super::{
         common::{host, lengths, origin, parse, pieces, required, some, task},
         v1::{self, scheduler_message::Kind as Down},
     },
-    id_bytes, lease_end, purpose, task_frame, task_lengths, task_pieces,
+    id_bytes, lease_end, purpose, task_lengths, task_pieces,
 };
 use crate::session::{ExcerptSeed, SchedulerMessage};
 
@@ -38,7 +38,6 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
                 origin: some(origin.into()),
                 purpose: v1::Purpose::from(*purpose).into(),
             }),
-            SchedulerMessage::Delete { task } => Down::Delete(task_frame(task)),
             SchedulerMessage::Mismatch { task, lengths } => {
                 Down::Mismatch(task_lengths(task, lengths))
             }
@@ -122,9 +121,6 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
                 lengths: lengths(v.lengths)?,
                 origin: origin(v.origin)?,
                 purpose: purpose(v.purpose)?,
-            },
-            Down::Delete(v) => Self::Delete {
-                task: task(&v.task)?,
             },
             Down::Mismatch(v) => Self::Mismatch {
                 task: task(&v.task)?,

@@ -285,11 +285,6 @@ pub enum Command {
         /// The task.
         task: TaskId,
     },
-    /// The scheduler asks to drop this from the store.
-    Delete {
-        /// The task.
-        task: TaskId,
-    },
     /// The answer to a lookup.
     Found {
         /// The lookup's id.

@@ -64,7 +64,6 @@ impl Node {
                     purpose,
                 });
             }
-            SchedulerMessage::Delete { task } => self.commands.push(Command::Delete { task }),
             SchedulerMessage::Mismatch { task, .. } => {
                 // The size this host was told is not the others': the source decides.
                 if let Some(download) = self.download(&task) {

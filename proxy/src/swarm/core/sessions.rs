@@ -381,7 +381,6 @@ impl Node {
             | SchedulerMessage::Heartbeat
             | SchedulerMessage::Grant(_)
             | SchedulerMessage::Fetch { .. }
-            | SchedulerMessage::Delete { .. }
             | SchedulerMessage::Found { .. }
             | SchedulerMessage::Public { .. }
             | SchedulerMessage::Preheat(_)

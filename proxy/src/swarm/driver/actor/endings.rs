@@ -142,17 +142,6 @@ impl Actor {
         self.shared.live.remove(&download);
         download.end(error);
     }
-
-    pub(super) fn delete(&mut self, task: TaskId) {
-        let (store, tasks) = (self.shared.store.clone(), self.shared.tasks.clone());
-        self.shared.tasks.spawn("delete", async move {
-            // The next beat tells that it is gone.
-            let deleted = blocking(&tasks, "deletion", move || Ok(store.delete(&task)));
-            if let Err(cause) = deleted.await {
-                tracing::error!(%task, %cause, "a deletion failed");
-            }
-        });
-    }
 }
 
 fn reason(end: LeaseEnd) -> Reason {

@@ -314,7 +314,6 @@ impl Actor {
                     download.forsake();
                 }
             }
-            Command::Delete { task } => self.delete(task),
             Command::Found { id, observation } => {
                 if let Some(answer) = self.shared.lookups.lock().remove(&id) {
                     // Who asked may have left.
