@@ -89,10 +89,10 @@ pub enum Event {
         /// Where it can be read, if known.
         origin: Option<Origin>,
     },
-    /// The store dropped it.
+    /// The store dropped these.
     Evicted {
-        /// The task.
-        task: TaskId,
+        /// The tasks.
+        tasks: Vec<TaskId>,
     },
 
     /// These are the schedulers from now on.

@@ -204,7 +204,7 @@ impl Node {
                 held,
                 origin,
             } => self.stored(now, task, lengths, held, origin),
-            Event::Evicted { task } => self.evicted(&task),
+            Event::Evicted { tasks } => self.evicted(tasks),
             Event::Schedulers { names, on_demand } => self.listed(now, &names, on_demand),
             Event::SessionUp(name) => self.session_up(now, &name),
             Event::SessionDown(name) => self.homes.went_down(now, &name),
@@ -341,9 +341,17 @@ impl Node {
         }
     }
 
-    fn evicted(&mut self, id: &TaskId) {
+    fn evicted(&mut self, mut tasks: Vec<TaskId>) {
+        tasks.retain(|id| self.drops(id));
+        if !tasks.is_empty() {
+            self.say(PeerMessage::Evicted { tasks });
+        }
+    }
+
+    /// A task is forgotten, and neighbours hear so; whether it was known.
+    fn drops(&mut self, id: &TaskId) -> bool {
         let Some(task) = self.forget_task(id) else {
-            return;
+            return false;
         };
         self.state.busy.remove(id);
         self.strangers(id);
@@ -354,7 +362,7 @@ impl Node {
                 message: darter_api::link::LinkMessage::Lost { task: *id, pieces },
             });
         }
-        self.say(PeerMessage::Evicted { tasks: vec![*id] });
+        true
     }
 
     fn holding(&self, id: &TaskId) -> Option<Holding> {

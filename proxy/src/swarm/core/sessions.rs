@@ -91,12 +91,7 @@ impl Node {
         }
         match message {
             PeerMessage::Interest { tasks, origin } => self.announce_interest(tasks, &origin),
-            PeerMessage::Evicted { tasks } => {
-                for id in tasks {
-                    let tasks = vec![id];
-                    self.say_of(&id, PeerMessage::Evicted { tasks });
-                }
-            }
+            PeerMessage::Evicted { tasks } => self.announce_evicted(tasks),
             PeerMessage::Observed(ref seen) => {
                 let key = key(&seen.upstream, &seen.repository, &seen.reference);
                 self.say_or_open(&key, message);
@@ -185,6 +180,23 @@ impl Node {
             } else {
                 self.open(self.now, &home);
                 self.homes.remember(&home, interest);
+            }
+        }
+    }
+
+    /// One message a scheduler, however many there are: an outbox has places for some thousand.
+    fn announce_evicted(&mut self, tasks: Vec<TaskId>) {
+        let mut by_home: BTreeMap<SchedulerName, Vec<TaskId>> = BTreeMap::new();
+        for id in tasks {
+            if let Some(home) = self.home_of(&id) {
+                by_home.entry(home.clone()).or_default().push(id);
+            }
+        }
+        for (home, tasks) in by_home {
+            if self.homes.is_up(&home) {
+                self.say_to(&home, PeerMessage::Evicted { tasks });
+            } else {
+                self.homes.owe(&home);
             }
         }
     }

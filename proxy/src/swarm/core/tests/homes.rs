@@ -1,5 +1,7 @@
 //! Several schedulers: who is told what, when tasks move, and whose word counts.
 
+use std::collections::BTreeSet;
+
 use darter_api::{
     Digest, PieceSet, SchedulerName, TaskId,
     session::{LeaseEnd, Observation, Reference, SchedulerMessage, Sizing},
@@ -192,8 +194,40 @@ fn sessions_on_demand_open_for_a_download_and_rest_after_it() {
     assert_eq!(said.last(), Some(&Command::Close(owner.clone())));
 
     // What is dropped is told, and that opens the session again.
-    lab.handle(Event::Evicted { task: task() });
+    lab.handle(Event::Evicted {
+        tasks: vec![task()],
+    });
     assert!(lab.pass(1000).contains(&Command::Open(owner)));
+}
+
+#[test]
+fn any_number_of_evictions_is_a_message_a_scheduler() {
+    let mut lab = Lab::standing(3);
+    let number = |number: u32| TaskId::of_content(Digest::sha256(&number.to_be_bytes()));
+    let tasks: Vec<TaskId> = (0..5000).map(number).collect();
+    for task in &tasks {
+        lab.handle(Event::Stored {
+            task: *task,
+            lengths: lengths(),
+            held: PieceSet::full(PIECES),
+            origin: Some(origin()),
+        });
+    }
+    let unknown = number(5000);
+    let said = lab.handle(Event::Evicted {
+        tasks: tasks.iter().copied().chain([unknown]).collect(),
+    });
+    assert_eq!(said.len(), 3);
+    let told = said.into_iter().flat_map(|command| match command {
+        Command::Session(name, PeerMessage::Evicted { tasks }) => {
+            let home = |task: &TaskId| lab.schedulers.iter().min_by_key(|name| name.rank(task));
+            assert!(tasks.iter().all(|task| home(task) == Some(&name)));
+            tasks
+        }
+        other => panic!("{other:?}"),
+    });
+    let told: BTreeSet<TaskId> = told.collect();
+    assert_eq!(told, tasks.into_iter().collect());
 }
 
 #[test]

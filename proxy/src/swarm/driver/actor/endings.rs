@@ -82,7 +82,8 @@ impl Actor {
                 self.shared.metrics.failed(Reason::Store);
                 self.shared.live.remove(download);
                 download.settle();
-                self.handle(Event::Evicted { task });
+                let tasks = vec![task];
+                self.handle(Event::Evicted { tasks });
             }
             Completion::Corrupt => self.corrupt(download),
             Completion::Void => {}

@@ -197,8 +197,9 @@ impl Actor {
 
     /// What the store dropped is told before anything that begins it again.
     fn tell_gone(&mut self) {
-        for task in self.shared.store.take_gone() {
-            self.handle(Event::Evicted { task });
+        let tasks = self.shared.store.take_gone();
+        if !tasks.is_empty() {
+            self.handle(Event::Evicted { tasks });
         }
     }
 
