@@ -378,3 +378,28 @@ fn hostile_fields_are_named() {
     let bare = v1::PeerMessage { kind: None };
     assert_eq!(PeerMessage::try_from(bare), Err(WireError::Missing("kind")));
 }
+
+#[test]
+fn a_message_tells_of_a_bounded_number_of_contents() {
+    let told = |count: usize| {
+        let (tasks, both) = (vec![task(); count], vec![(task(), lengths()); count]);
+        [
+            PeerMessage::Evicted {
+                tasks: tasks.clone(),
+            },
+            PeerMessage::Moved { tasks },
+            PeerMessage::Interest {
+                tasks: both,
+                origin: origin(),
+            },
+        ]
+    };
+    for message in told(1024) {
+        let read = PeerMessage::try_from(v1::PeerMessage::from(&message));
+        assert_eq!(read, Ok(message));
+    }
+    for message in told(1025) {
+        let read = PeerMessage::try_from(v1::PeerMessage::from(&message));
+        assert_eq!(read, Err(WireError::Invalid("tasks")));
+    }
+}

@@ -37,6 +37,10 @@ fn parts(message: PeerMessage) -> Box<dyn Iterator<Item = PeerMessage> + Send> {
         PeerMessage::Evicted { tasks } => {
             Box::new(cut(tasks, |tasks, _| PeerMessage::Evicted { tasks }))
         }
+        PeerMessage::Interest { tasks, origin } => Box::new(cut(tasks, move |tasks, _| {
+            let origin = origin.clone();
+            PeerMessage::Interest { tasks, origin }
+        })),
         message => Box::new(std::iter::once(message)),
     }
 }
@@ -60,7 +64,7 @@ fn cut<T>(
 
 #[cfg(test)]
 mod tests {
-    use darter_api::{Digest, Lengths, PieceSet, TaskId, session::Holding};
+    use darter_api::{Digest, Lengths, Origin, OriginKind, PieceSet, TaskId, session::Holding};
 
     use super::*;
 
@@ -68,8 +72,21 @@ mod tests {
         TaskId::of_content(Digest::sha256(&number.to_be_bytes()))
     }
 
+    fn lengths() -> Lengths {
+        Lengths::of(1 << 20).unwrap()
+    }
+
+    fn origin() -> Origin {
+        Origin {
+            upstream: "docker.io".parse().unwrap(),
+            repository: "library/app".parse().unwrap(),
+            kind: OriginKind::Blob,
+            private: false,
+        }
+    }
+
     fn holding(number: usize) -> Holding {
-        let lengths = Lengths::of(1 << 20).unwrap();
+        let lengths = lengths();
         Holding {
             task: task(number),
             lengths,
@@ -128,6 +145,21 @@ mod tests {
         });
         assert_eq!(told.collect::<Vec<_>>(), tasks);
         assert!(parts.len() > 1);
+        let interest = heard(PeerMessage::Interest {
+            tasks: tasks.iter().map(|task| (*task, lengths())).collect(),
+            origin: origin(),
+        });
+        let told = interest.await.into_iter().flat_map(|part| match part {
+            PeerMessage::Interest {
+                tasks,
+                origin: told,
+            } => {
+                assert!(tasks.len() <= TASKS && told == origin());
+                tasks
+            }
+            _ => Vec::new(),
+        });
+        assert!(told.map(|(task, _)| task).eq(tasks));
         let nothing = PeerMessage::Inventory {
             holdings: Vec::new(),
             last: true,

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 
-use super::super::{WireError, v1};
+use super::{
+    super::{WireError, v1},
+    MOST_TOLD,
+};
 use crate::{Algorithm, Digest, Lengths, Origin, PieceSet, TaskId, session::Holding};
 
 /// Bytes of a SHA-256 digest.
 const DIGEST: usize = 32;
-/// Contents in one message at most, 32 times what hosts send; each takes more memory than bytes in it.
-const MOST: usize = 1 << 10;
 
 /// The message that tells of these.
 pub(super) fn pack(holdings: &[Holding], last: bool) -> v1::Inventory {
@@ -46,7 +47,7 @@ pub(super) fn unpack(inventory: v1::Inventory) -> Result<Vec<Holding>, WireError
     let whole = inventory.whole.unwrap_or_default();
     let count = whole.sizes.len();
     let belong = whole.digests.len() == count * DIGEST && whole.origin.len() == count;
-    let fits = inventory.holdings.len() + count <= MOST && whole.origins.len() <= count;
+    let fits = inventory.holdings.len() + count <= MOST_TOLD && whole.origins.len() <= count;
     if !belong || !fits {
         return Err(WireError::Invalid("inventory"));
     }
@@ -178,9 +179,9 @@ mod tests {
         assert!(broken(|whole| whole.sizes[0] = u64::MAX));
         assert!(broken(|whole| whole.origins[0].repository.clear()));
         let many = v1::Whole {
-            digests: vec![7; (MOST + 1) * DIGEST].into(),
-            sizes: vec![1; MOST + 1],
-            origin: vec![0; MOST + 1],
+            digests: vec![7; (MOST_TOLD + 1) * DIGEST].into(),
+            sizes: vec![1; MOST_TOLD + 1],
+            origin: vec![0; MOST_TOLD + 1],
             origins: Vec::new(),
         };
         let inventory = v1::Inventory {

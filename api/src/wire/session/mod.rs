@@ -16,6 +16,9 @@ use crate::{
     session::{Complaint, LeaseEnd, Purpose, Role, Sizing},
 };
 
+/// Contents in one message at most, 32 times what hosts send; each takes more memory than bytes in it.
+const MOST_TOLD: usize = 1 << 10;
+
 macro_rules! enums {
     ($($plain:ident { $($variant:ident = $wire:ident),* })*) => {$(
         impl From<$plain> for v1::$plain {
@@ -60,7 +63,16 @@ fn lease_end(raw: i32) -> Result<LeaseEnd, WireError> {
 }
 
 fn tasks(texts: &[String]) -> Result<Vec<TaskId>, WireError> {
+    few(texts, "tasks")?;
     texts.iter().map(|text| task(text)).collect()
+}
+
+/// Whether these are no more than a message may tell of.
+fn few<T>(told: &[T], field: &'static str) -> Result<(), WireError> {
+    match told.len() <= MOST_TOLD {
+        true => Ok(()),
+        false => Err(WireError::Invalid(field)),
+    }
 }
 
 fn id_bytes(host: &HostId) -> bytes::Bytes {

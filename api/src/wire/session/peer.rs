@@ -6,7 +6,7 @@ use super::{
         common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
         v1::{self, peer_message::Kind as Up},
     },
-    enumeration, id_bytes, inventory, lease_end, task_frame, task_lengths, task_pieces, tasks,
+    enumeration, few, id_bytes, inventory, lease_end, task_frame, task_lengths, task_pieces, tasks,
 };
 use crate::session::{MOST_TAG, PeerMessage, Reference};
 
@@ -115,14 +115,15 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                 last: v.last,
                 holdings: inventory::unpack(v)?,
             },
-            Up::Interest(v) => Self::Interest {
-                tasks: v
-                    .tasks
-                    .into_iter()
-                    .map(|t| Ok((task(&t.task)?, lengths(t.lengths)?)))
-                    .collect::<Result<_, WireError>>()?,
-                origin: origin(v.origin)?,
-            },
+            Up::Interest(v) => {
+                few(&v.tasks, "tasks")?;
+                let tasks = v.tasks.into_iter();
+                let tasks = tasks.map(|t| Ok((task(&t.task)?, lengths(t.lengths)?)));
+                Self::Interest {
+                    tasks: tasks.collect::<Result<_, WireError>>()?,
+                    origin: origin(v.origin)?,
+                }
+            }
             Up::Join(v) => Self::Join(v.try_into()?),
             Up::Progress(v) => Self::Progress {
                 task: task(&v.task)?,
@@ -164,13 +165,13 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
                 task: task(&v.task)?,
                 complaint: enumeration::<v1::Complaint, _>(v.complaint, "complaint")?,
             },
-            Up::Parents(v) => Self::Parents {
-                parents: v
-                    .parents
-                    .into_iter()
-                    .map(TryInto::try_into)
-                    .collect::<Result<_, _>>()?,
-            },
+            Up::Parents(v) => {
+                few(&v.parents, "parents")?;
+                let parents = v.parents.into_iter().map(TryInto::try_into);
+                Self::Parents {
+                    parents: parents.collect::<Result<_, _>>()?,
+                }
+            }
             Up::Evicted(v) => Self::Evicted {
                 tasks: tasks(&v.tasks)?,
             },
