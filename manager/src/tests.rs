@@ -302,17 +302,22 @@ async fn members_and_followers_outlive_a_manager() {
             .is_empty()
     })
     .await;
-    let followed = follow_schedulers(url.clone(), anywhere(), &Connector::plain(), &clients)
-        .await
-        .unwrap();
+    let follow = async |node: &str| {
+        let data = dir.path().join(node);
+        std::fs::create_dir_all(&data).unwrap();
+        let plain = Connector::plain();
+        let followed = follow_schedulers(url.clone(), anywhere(), &data, &plain, &clients);
+        followed.await.unwrap()
+    };
+    let followed = follow("node").await;
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
     bench.stop().await;
 
     // Nobody is there: everybody goes on.
-    let nobody = follow_schedulers(url.clone(), anywhere(), &Connector::plain(), &clients)
-        .await
-        .unwrap();
+    let nobody = follow("newcomer").await;
     assert_eq!(*nobody.borrow(), [""; 0]);
+    let restarted = follow("node").await;
+    assert_eq!(*restarted.borrow(), ["http://10.0.0.2:8002"]);
     assert!(
         list_schedulers(&url, &anywhere(), &Connector::plain())
             .await

@@ -7,7 +7,6 @@
 
 use std::{
     error::Error,
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -24,7 +23,7 @@ use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
 use crate::{
-    Tasks,
+    Tasks, kept,
     membership::MembershipError,
     tls::{Connector, EndpointError},
 };
@@ -161,9 +160,7 @@ impl Follower {
 }
 
 fn read(file: &Path) -> Option<Configuration> {
-    let size = std::fs::metadata(file).ok()?.len();
-    let text = (size <= MOST_FILE).then(|| std::fs::read(file).ok())??;
-    parse(&text)
+    parse(&kept::read(file, MOST_FILE)?)
 }
 
 /// What was kept, if it makes sense.
@@ -173,13 +170,11 @@ pub(crate) fn parse(text: &[u8]) -> Option<Configuration> {
 }
 
 async fn keep(file: PathBuf, configuration: Configuration) {
-    let write = move || -> io::Result<()> {
-        let temporary = file.with_extension("new");
-        std::fs::write(&temporary, serde_json::to_vec(&configuration)?)?;
-        std::fs::rename(&temporary, &file)
+    let written = match serde_json::to_vec(&configuration) {
+        Ok(text) => kept::write(file, text).await,
+        Err(cause) => Err(cause.into()),
     };
-    let written = tokio::task::spawn_blocking(write).await;
-    if let Ok(Err(cause)) = written {
+    if let Err(cause) = written {
         tracing::warn!(%cause, "the configuration can't be kept");
     }
 }

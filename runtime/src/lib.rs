@@ -10,6 +10,7 @@ pub mod configuration;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod identity;
+mod kept;
 mod low_water;
 pub mod membership;
 pub mod operations;

@@ -1,16 +1,18 @@
 //! The ways to a manager: staying alive in its list, and finding schedulers in it.
 //!
-//! Owner of state: the task of each. Nothing here stands in the way of anything: a
-//! manager that is away, slow or never there is asked again later, and the last list of
-//! schedulers stands.
+//! Owner of state: the task of each, and the file in the node's data directory where it keeps the
+//! last list of schedulers. Nothing here stands in the way of anything: a manager that is away,
+//! slow or never there is asked again later, and the last list stands, also over a restart.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use darter_api::{
     HostId, Member, Place,
+    membership::ClusterName,
     wire::v1::{self, manager_client::ManagerClient},
 };
 use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{
@@ -19,7 +21,7 @@ use tonic::{
 };
 
 use crate::{
-    Tasks,
+    Tasks, kept,
     tls::{Connector, EndpointError},
 };
 
@@ -35,6 +37,10 @@ const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from
 const MOST_MANAGERS: usize = 64;
 /// Schedulers that are taken from one list.
 const MOST_SCHEDULERS: usize = 64;
+/// Where the last list is kept, in the data directory.
+const FILE: &str = "schedulers.json";
+/// Bytes of it at most.
+const MOST_FILE: u64 = 64 * 1024;
 
 /// A manager is of no help right now.
 #[derive(Debug, thiserror::Error)]
@@ -209,23 +215,88 @@ async fn list(
     })
 }
 
+/// What is kept of a list: what it answers, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    /// Of the manager.
+    url: String,
+    /// The cluster that the node asked for.
+    asked: Option<ClusterName>,
+    /// The one that it was told, and its schedulers.
+    cluster: String,
+    urls: Vec<String>,
+}
+
+/// The list that was kept, if it was of this manager and what is asked now.
+fn kept(data: &Path, url: &str, place: &Place) -> Option<Listed> {
+    let text = kept::read(&data.join(FILE), MOST_FILE)?;
+    let kept: Kept = serde_json::from_slice(&text).ok()?;
+    let same = kept.url == url && kept.asked == place.cluster;
+    let urls = kept.urls.into_iter().take(MOST_SCHEDULERS).collect();
+    same.then_some(Listed {
+        cluster: kept.cluster,
+        urls,
+    })
+}
+
+/// Keeps a list for the next start.
+async fn keep(data: &Path, url: &str, place: &Place, listed: &Listed) {
+    let kept = Kept {
+        url: url.to_owned(),
+        asked: place.cluster.clone(),
+        cluster: listed.cluster.clone(),
+        urls: listed.urls.clone(),
+    };
+    let written = match serde_json::to_vec(&kept) {
+        Ok(text) => kept::write(data.join(FILE), text).await,
+        Err(cause) => Err(cause.into()),
+    };
+    if let Err(cause) = written {
+        tracing::warn!(%cause, "the list of schedulers can't be kept");
+    }
+}
+
+impl Listed {
+    /// Takes what the manager says now; whether anything has changed.
+    fn takes(&mut self, listed: Self) -> bool {
+        let stays = self.cluster.is_empty() || self.cluster == listed.cluster;
+        let changes = self.urls != listed.urls && !(stays && listed.urls.is_empty());
+        self.cluster = listed.cluster;
+        if changes {
+            self.urls = listed.urls;
+        }
+        changes
+    }
+}
+
 /// The schedulers that the manager whose gRPC is at `url` knows for a node of this place, followed
-/// until the group ends. Returns with its first answer, or with an empty list when there is none
-/// within two seconds. An empty answer changes nothing, as long as the cluster is the same:
-/// whoever is still there goes on serving.
+/// until the group ends. Returns with its first answer; when there is none within two seconds,
+/// with the list that was kept in `data`, or an empty one. An empty answer changes nothing, as
+/// long as the cluster is the same: whoever is still there goes on serving.
+///
+/// # Errors
+/// When the URL makes no sense.
 pub async fn follow_schedulers(
     url: String,
     place: Place,
+    data: &Path,
     connector: &Connector,
     tasks: &Tasks,
 ) -> Result<watch::Receiver<Vec<String>>, MembershipError> {
     let mut client = client(&url, connector)?;
-    let first = list(&mut client, &place).await;
-    if let Err(cause) = &first {
-        let cause = cause as &dyn Error;
-        tracing::warn!(%url, cause, "no schedulers from the manager; going on without");
+    let data = data.to_owned();
+    let mut known = kept(&data, &url, &place).unwrap_or_default();
+    match list(&mut client, &place).await {
+        Ok(listed) => {
+            if known.takes(listed) {
+                keep(&data, &url, &place, &known).await;
+            }
+        }
+        Err(cause) => {
+            let (cause, urls) = (&cause as &dyn Error, &known.urls);
+            tracing::warn!(%url, cause, ?urls, "no schedulers from the manager; going on with the last ones");
+        }
     }
-    let mut known = first.unwrap_or_default();
     let (sender, receiver) = watch::channel(known.urls.clone());
     tasks.spawn("find schedulers", async move {
         loop {
@@ -234,13 +305,11 @@ pub async fn follow_schedulers(
             tokio::time::sleep(with_jitter(wait)).await;
             match list(&mut client, &place).await {
                 Ok(listed) => {
-                    let stays = known.cluster.is_empty() || known.cluster == listed.cluster;
-                    known.cluster = listed.cluster;
-                    if known.urls != listed.urls && !(stays && listed.urls.is_empty()) {
-                        let (cluster, urls) = (&known.cluster, &listed.urls);
+                    if known.takes(listed) {
+                        let (cluster, urls) = (&known.cluster, &known.urls);
                         tracing::info!(cluster, ?urls, "the manager knows other schedulers");
+                        keep(&data, &url, &place, &known).await;
                         sender.send_replace(urls.clone());
-                        known.urls = listed.urls;
                     }
                 }
                 Err(cause) if cause.is_mistake() => {

@@ -145,7 +145,8 @@ async fn schedulers(
     let Some(manager) = &options.manager else {
         return Ok(None);
     };
-    let followed = membership::follow_schedulers(manager.clone(), place.clone(), connector, tasks);
+    let (manager, place, data) = (manager.clone(), place.clone(), &options.data);
+    let followed = membership::follow_schedulers(manager, place, data, connector, tasks);
     let urls = followed.await?;
     Ok(Some(Schedulers::Managed(urls)))
 }
