@@ -15,7 +15,10 @@ use anyhow::Result;
 use darter_runtime::Tasks;
 use futures::future::join_all;
 
-use super::{measure::Delays, peer::Crowd};
+use super::{
+    measure::{Answer, Delays},
+    peer::{Crowd, Lost},
+};
 
 /// A join without an answer by then counts as unanswered.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -73,20 +76,22 @@ impl Joins {
         }
         let mut delays = Vec::with_capacity(self.count);
         for join in join_all(under_way).await {
-            delays.push(join?.flatten());
+            delays.push(join?.unwrap_or(Answer::None));
         }
         Ok(Delays::new(delays, began.elapsed().as_secs_f64()))
     }
 
-    /// Seconds until the answer.
-    async fn one(&self, number: usize) -> Option<f64> {
+    async fn one(&self, number: usize) -> Answer {
         let hosts = self.crowd.len();
         let swarm = SWARM.min(hosts);
         // Neighbouring numbers are other hosts and the same content.
         let (content, host) = (number / swarm, number.wrapping_mul(7919) % hosts);
         let begin = Instant::now();
         let answer = self.crowd.join(host, content);
-        tokio::time::timeout(LIMIT, answer).await.ok()??;
-        Some(begin.elapsed().as_secs_f64())
+        match tokio::time::timeout(LIMIT, answer).await {
+            Ok(Ok(())) => Answer::After(begin.elapsed().as_secs_f64()),
+            Ok(Err(Lost)) => Answer::Lost,
+            Err(_) => Answer::None,
+        }
     }
 }

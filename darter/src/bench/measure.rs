@@ -41,11 +41,24 @@ pub(super) fn usage(pid: u32) -> Result<Usage> {
     })
 }
 
+/// What became of a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer {
+    /// It came after so many seconds.
+    After(f64),
+    /// It did not come, though the session stands.
+    None,
+    /// The session ended first, or was not there.
+    Lost,
+}
+
 /// How long answers took.
 #[derive(Debug, Serialize)]
 pub(super) struct Delays {
     pub(super) answered: usize,
     pub(super) unanswered: usize,
+    /// Whose session was lost.
+    pub(super) lost: usize,
     pub(super) seconds: f64,
     pub(super) per_second: f64,
     pub(super) p50_ms: f64,
@@ -54,10 +67,15 @@ pub(super) struct Delays {
 }
 
 impl Delays {
-    /// Of these seconds each, `None` where no answer came, within `seconds` in all.
-    pub(super) fn new(delays: Vec<Option<f64>>, seconds: f64) -> Self {
-        let all = delays.len();
-        let mut answered: Vec<f64> = delays.into_iter().flatten().collect();
+    /// Of these answers, within `seconds` in all.
+    pub(super) fn new(answers: Vec<Answer>, seconds: f64) -> Self {
+        let is_lost = |answer: &&Answer| matches!(answer, Answer::Lost);
+        let (all, lost) = (answers.len(), answers.iter().filter(is_lost).count());
+        let seconds_of = |answer| match answer {
+            Answer::After(seconds) => Some(seconds),
+            Answer::None | Answer::Lost => None,
+        };
+        let mut answered: Vec<f64> = answers.into_iter().filter_map(seconds_of).collect();
         answered.sort_by(f64::total_cmp);
         let at = |part: f64| {
             let last = answered.len().saturating_sub(1);
@@ -66,7 +84,8 @@ impl Delays {
         };
         Self {
             answered: answered.len(),
-            unanswered: all - answered.len(),
+            unanswered: all - answered.len() - lost,
+            lost,
             seconds,
             per_second: answered.len() as f64 / seconds,
             p50_ms: at(0.5),
@@ -82,9 +101,11 @@ mod tests {
 
     #[test]
     fn percentiles_of_what_was_answered() {
-        let delays = (1..=100).map(|number| Some(f64::from(number) / 1000.0));
-        let delays = Delays::new(delays.chain([None]).collect(), 2.0);
+        let answers = (1..=100).map(|number| Answer::After(f64::from(number) / 1000.0));
+        let others = [Answer::None, Answer::Lost, Answer::Lost];
+        let delays = Delays::new(answers.chain(others).collect(), 2.0);
         assert_eq!((delays.answered, delays.unanswered), (100, 1));
+        assert_eq!(delays.lost, 2);
         assert_eq!(delays.per_second, 50.0);
         assert!((delays.p99_ms - 99.0).abs() < 0.01, "{}", delays.p99_ms);
         assert!((delays.longest_ms - 100.0).abs() < 0.01);

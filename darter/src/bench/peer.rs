@@ -132,22 +132,30 @@ impl Crowd {
         }
     }
 
-    /// A host joins a fresh content; returns with the answer.
-    pub(super) async fn join(&self, host: usize, content: usize) -> Option<()> {
-        let peer = self.peers.get(host)?;
+    /// A host joins a fresh content; returns with the answer, or when there can be none: the
+    /// session ended, or the next join of the same host took the place of this one.
+    pub(super) async fn join(&self, host: usize, content: usize) -> Result<(), Lost> {
+        let peer = self.peers.get(host).ok_or(Lost)?;
         let task = task(&format!("fresh {content}"));
         let (answer, answered) = oneshot::channel();
         *lock(&peer.waits) = Some((task, answer));
-        peer.say(&PeerMessage::Join(Join {
+        let said = peer.say(&PeerMessage::Join(Join {
             task,
             lengths: lengths(),
             held: PieceSet::new(),
             origin: origin(),
             purpose: Purpose::Pull,
         }));
-        answered.await.ok()
+        if !said {
+            return Err(Lost);
+        }
+        answered.await.map_err(|_| Lost)
     }
 }
+
+/// A join whose session was not there, or ended before the answer.
+#[derive(Debug)]
+pub(super) struct Lost;
 
 impl Peer {
     /// Number so and so.
@@ -181,6 +189,7 @@ impl Peer {
         loop {
             let ended = self.session(crowd, url).await;
             *lock(&self.outbox) = None;
+            *lock(&self.waits) = None;
             if self.known.load(Ordering::Acquire) {
                 wait = BACKOFF.0;
             }
@@ -252,11 +261,11 @@ impl Peer {
         }
     }
 
-    fn say(&self, message: &PeerMessage) {
-        if let Some(outbox) = lock(&self.outbox).as_ref() {
-            // A message that finds no room makes a join that nobody answers, which counts.
-            let _ = outbox.try_send(message.into());
-        }
+    /// Whether there is a session to say it in; one that does not read is none.
+    fn say(&self, message: &PeerMessage) -> bool {
+        let outbox = lock(&self.outbox);
+        let said = outbox.as_ref();
+        said.is_some_and(|outbox| outbox.try_send(message.into()).is_ok())
     }
 
     async fn open(&self, url: &str) -> Result<Streaming<v1::SchedulerMessage>> {

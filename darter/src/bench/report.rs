@@ -87,8 +87,8 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "{:36} {:>8} {:>8} {:>8} {:>8} {:>10}",
-            "joins", "a second", "p50 ms", "p99 ms", "longest", "unanswered"
+            "{:36} {:>8} {:>8} {:>8} {:>8} {:>10} {:>12}",
+            "joins", "a second", "p50 ms", "p99 ms", "longest", "unanswered", "session lost"
         );
         for (what, delays) in [
             ("as fast as answered", &self.fast),
@@ -96,12 +96,13 @@ impl Report {
         ] {
             let _ = writeln!(
                 text,
-                "{what:36} {:>8.0} {:>8.2} {:>8.2} {:>8.2} {:>10}",
+                "{what:36} {:>8.0} {:>8.2} {:>8.2} {:>8.2} {:>10} {:>12}",
                 delays.per_second,
                 delays.p50_ms,
                 delays.p99_ms,
                 delays.longest_ms,
-                delays.unanswered
+                delays.unanswered,
+                delays.lost
             );
         }
         let all = self.decisions.last().map_or(0, |(_, count)| *count);
