@@ -14,7 +14,7 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 const BUFFER: usize = 512;
 /// Bytes of messages that are sent together: what the other end's buffer grows to, with the message
 /// that reaches beyond it.
-const TOGETHER: usize = 1024;
+const TOGETHER: usize = 512;
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]

@@ -32,7 +32,7 @@ use tonic::Streaming;
 /// Messages that wait to be sent.
 const OUTBOX: usize = 64;
 /// Contents in a message, as a proxy sends them.
-const INVENTORY: usize = 32;
+const INVENTORY: usize = 24;
 /// As a proxy has them: for a session to be made, and between attempts.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));

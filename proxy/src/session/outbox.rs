@@ -8,9 +8,9 @@ use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Tasks in one part: a KiB or two, since the buffers of a scheduler's thousands of sessions grow
+/// Tasks in one part, a KiB of an inventory: the buffers of a scheduler's thousands of sessions grow
 /// to the largest message and stay so.
-const TASKS: usize = 32;
+const TASKS: usize = 24;
 
 /// The hello, once there is one, and then what is said.
 pub(super) fn spoken(

@@ -34,6 +34,10 @@ pub(super) struct Cells {
 impl Cells {
     pub(super) fn insert(&mut self, host: Arc<HostId>, place: &Arc<Locality>) -> Seat {
         let cell = self.cells.entry(Arc::clone(place)).or_default();
+        if cell.len() == cell.capacity() {
+            // There are millions of seats: not twice as many.
+            cell.reserve_exact(cell.len() / 8 + 4);
+        }
         cell.push(host);
         Seat(u32::try_from(cell.len() - 1).unwrap_or(u32::MAX))
     }

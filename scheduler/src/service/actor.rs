@@ -32,7 +32,8 @@ pub(crate) enum Inbound {
     /// The guard goes when the session is over for the actor.
     Up(Hello, mpsc::Sender<Parcel>, DropGuard),
     Down(HostId, u64),
-    Message(HostId, u64, PeerMessage),
+    /// Boxed, for the sessions that wait to say it.
+    Message(HostId, u64, Box<PeerMessage>),
     Preheat(Wish, preheats::Events),
     Set(SchedulerSettings),
     Errand(Errand, oneshot::Sender<Begun>),
@@ -121,7 +122,7 @@ impl Actor {
             }
             Inbound::Up(hello, sender, session) => self.up(now, hello, sender, session),
             Inbound::Down(host, epoch) => self.down(now, host, epoch),
-            Inbound::Message(host, epoch, message) => self.heard(now, host, epoch, message),
+            Inbound::Message(host, epoch, message) => self.heard(now, host, epoch, *message),
         };
         self.say(commands);
         self.metrics.decision.observe(begin.elapsed().as_secs_f64());

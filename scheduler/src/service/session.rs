@@ -121,7 +121,7 @@ async fn session(
             next = inbound.next() => next,
         };
         let Some(Ok(message)) = next else { break };
-        match PeerMessage::try_from(message) {
+        match PeerMessage::try_from(message).map(Box::new) {
             Ok(message) => {
                 // A send would hold the message twice, in a session that stays for long.
                 let Ok(place) = inbox.reserve().await else {

@@ -254,7 +254,7 @@ fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
                 },
                 purpose: Purpose::Pull,
             };
-            actor.take(Inbound::Message(host, 1, PeerMessage::Join(join)));
+            actor.take(Inbound::Message(host, 1, Box::new(PeerMessage::Join(join))));
             receivers.push(receiver);
             hosts.push(host);
         }
