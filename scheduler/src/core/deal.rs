@@ -94,6 +94,9 @@ impl Cluster {
         if task.awaits_first_byte() && self.allowed(task) > 1 {
             return Some(Plan::new());
         }
+        if let Some(fellow) = self.who_goes_back(now, id, task, &readers, pieces) {
+            return Some(all(fellow));
+        }
         let room = self.allowed(task).saturating_sub(readers.len());
         let few = pieces.len() < MIN_SHARED / 2;
         let fellows = if few && self.standing(first) < Standing::Weak {
@@ -106,6 +109,23 @@ impl Cluster {
         }
         let parts = deal(pieces, fellows.len(), least(task.lengths));
         Some(fellows.into_iter().zip(parts).collect())
+    }
+
+    /// Who reads what all readers have passed. They would come back to it only after all the rest, and
+    /// everybody's window begins with it.
+    fn who_goes_back(
+        &self,
+        now: Timestamp,
+        id: &TaskId,
+        task: &Task,
+        readers: &[HostId],
+        pieces: &PieceSet,
+    ) -> Option<HostId> {
+        let may = self.options.source_holders > 1 && readers.len() < self.options.source_budget;
+        if !may || task.ranges != Some(true) || !task.is_passed(pieces) {
+            return None;
+        }
+        self.fellows(now, id, readers, 1).first().copied()
     }
 
     /// Nobody reads yet. Whether the source serves ranges may be known only from its first

@@ -78,19 +78,15 @@ impl Cluster {
             return;
         };
         let (was_member, claim) = (task.members.contains_key(host), task.claim_of(host));
+        let given = task.given_by_reader(now, host, task.members.len() <= room);
         let neighbours = task.remove(host, place);
         if task.leases.iter().any(|lease| lease.holder == *host) {
             task.heirs.clone_from(&neighbours);
         }
-        let gone = task.leases.iter().filter(|lease| lease.holder == *host);
-        let read: Vec<PieceSet> = gone.map(|lease| lease.probably_read(now)).collect();
         task.leases.retain(|lease| lease.holder != *host);
         task.doubt_elsewhere();
-        // In a swarm of one neighbourhood the next reader has heard who has what the gone one gave away.
-        if task.members.len() > room {
-            for pieces in read.iter().filter(|pieces| !pieces.is_empty()) {
-                task.is_elsewhere(now, pieces);
-            }
+        if let Some((pieces, until)) = given.filter(|_| task.members.len() > 1) {
+            task.leave_until(now, &pieces, until);
         }
         let empty = task.members.is_empty();
         let few = self.options.degree / 4;

@@ -8,6 +8,8 @@ use super::{Marks, Member, Task};
 
 /// Hosts tell of what they have once a second.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// Neighbours tell each other several times within this.
+const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
 impl Task {
     /// A member tells what it holds. Its host has `claimed` so many pieces so far; how many it
@@ -68,8 +70,8 @@ impl Task {
     /// other would say so.
     pub(in crate::core) fn unclaimed(&self, now: Timestamp) -> PieceSet {
         let mut unclaimed = self.uncovered();
-        if let Some((pieces, since)) = &self.elsewhere
-            && now.since(*since) < TOLD_WITHIN
+        if let Some((pieces, until)) = &self.elsewhere
+            && now < *until
         {
             unclaimed.subtract(pieces);
         }
@@ -78,11 +80,47 @@ impl Task {
 
     /// A reader need not read these.
     pub(in crate::core) fn is_elsewhere(&mut self, now: Timestamp, pieces: &PieceSet) {
-        let fresh = |(_, since): &(PieceSet, Timestamp)| now.since(*since) < TOLD_WITHIN;
-        let (mut all, since) = self.elsewhere.take().filter(fresh).unwrap_or_default();
-        let since = if all.is_empty() { now } else { since };
+        self.leave_until(now, pieces, now + TOLD_WITHIN);
+    }
+
+    /// These are left alone until then, or until that is over for what was left alone before.
+    pub(in crate::core) fn leave_until(
+        &mut self,
+        now: Timestamp,
+        pieces: &PieceSet,
+        until: Timestamp,
+    ) {
+        let lasts = |(all, until): &(PieceSet, Timestamp)| now < *until && !all.is_empty();
+        let before = self.elsewhere.take().filter(lasts);
+        let (mut all, until) = before.unwrap_or_else(|| (PieceSet::new(), until));
         all.union_with(pieces);
-        self.elsewhere = Some((all, since));
+        self.elsewhere = Some((all, until));
+    }
+
+    /// What a host that is about to go has read, and perhaps given to others that have not told of it;
+    /// and when they will have. Where all are neighbours, the next reader hears it from them: there
+    /// it is all that this one was known to have as well.
+    pub(in crate::core) fn given_by_reader(
+        &self,
+        now: Timestamp,
+        host: &HostId,
+        are_neighbours: bool,
+    ) -> Option<(PieceSet, Timestamp)> {
+        if !self.reads_source(host) {
+            return None;
+        }
+        let mut given = PieceSet::new();
+        for lease in self.leases.iter().filter(|lease| lease.holder == *host) {
+            given.union_with(&lease.probably_read(now));
+        }
+        let mut within = TOLD_WITHIN;
+        if are_neighbours {
+            within = HEARD_WITHIN;
+            if let Some(member) = self.members.get(host) {
+                given.union_with(member.held());
+            }
+        }
+        (!given.is_empty()).then(|| (given, now + within))
     }
 
     /// Somebody lacks these.

@@ -96,6 +96,13 @@ impl Task {
         self.ranges.is_none() && self.leases.iter().any(awaits)
     }
 
+    /// Whether all who read are beyond these.
+    pub(in crate::core) fn is_passed(&self, pieces: &PieceSet) -> bool {
+        let end = pieces.end();
+        let beyond = |lease: &Lease| lease.pieces.first().is_some_and(|first| first >= end);
+        self.leases.iter().all(beyond)
+    }
+
     /// In how many runs a host reads.
     pub(in crate::core) fn runs_of(&self, host: &HostId) -> usize {
         let own = self.leases.iter().filter(|lease| lease.holder == *host);

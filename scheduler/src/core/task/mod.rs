@@ -46,7 +46,7 @@ pub(super) struct Task {
     /// Who gave a lease back, why, and when.
     pub(super) refused: BTreeMap<HostId, (LeaseEnd, Timestamp)>,
     /// Pieces that a reader has from its neighbours, or is about to, though nobody has told of
-    /// them yet; and since when.
+    /// them yet; and until when that is believed.
     elsewhere: Option<(PieceSet, Timestamp)>,
     /// Whether the source serves ranges, once it has answered.
     pub(super) ranges: Option<bool>,

@@ -299,7 +299,7 @@ impl History {
 
     /// Every missing piece of a wanted task is held, leased, or its waiters were told;
     /// but for the time that is given to those who come back, for a second after a lease was
-    /// not needed, and until the source's first answer.
+    /// not needed or a reader went, and until the source's first answer.
     fn check_covered(&self, id: &TaskId, task: &Task) {
         let settled = self.cluster.started + self.cluster.options.settle + TICK;
         let settling = self.now < settled;
@@ -314,8 +314,11 @@ impl History {
         let not_needed = task.refused.values().any(|(why, at)| {
             *why == LeaseEnd::NotNeeded && self.now.since(*at) < Duration::from_secs(2)
         });
-        // The same where the host has said something else since.
-        let not_needed = not_needed || task.unclaimed(self.now).is_empty();
+        // The same where the host has said something else since, or was a reader and is gone; what is
+        // left alone no more is granted with the next tick.
+        let tick = TICK.as_micros() as u64;
+        let before = Timestamp::from_micros(self.now.as_micros().saturating_sub(tick));
+        let not_needed = not_needed || task.unclaimed(before).is_empty();
         let told = |host: &HostId| self.unavailable.contains(&(*host, *id));
         let all_told = task.waiters().iter().all(told);
         assert!(

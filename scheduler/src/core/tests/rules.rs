@@ -282,8 +282,8 @@ fn an_accepted_lease_lives_by_progress() {
     assert_eq!(grants(&said), [(host(1), 4..PIECES)]);
 }
 
-#[test]
-fn what_a_dead_holder_left_is_granted_piece_by_piece() {
+/// A seed has read eight pieces and dies; of them two waiters are known to have 0..3 and 5..7.
+fn a_seed_dies(ranges: Option<bool>) -> (Lab, Vec<(HostId, std::ops::Range<u32>)>) {
     let mut lab = Lab::new();
     for name in [1, 2] {
         lab.up(name, Role::Peer);
@@ -292,12 +292,47 @@ fn what_a_dead_holder_left_is_granted_piece_by_piece() {
     lab.joins(1);
     lab.joins(2);
     lab.says(9, PeerMessage::LeaseAccepted { task: task(1) });
+    if let Some(ranges) = ranges {
+        let task = task(1);
+        lab.says(9, PeerMessage::LeaseFirstByte { task, ranges });
+    }
     lab.progress(9, 0..8);
     lab.progress(1, 0..3);
     lab.progress(2, 5..7);
     let granted = grants(&lab.down(9));
+    (lab, granted)
+}
+
+#[test]
+fn what_a_dead_holder_left_is_granted_piece_by_piece() {
+    let (mut lab, granted) = a_seed_dies(None);
     let (holder, _) = granted[0];
-    assert_eq!(granted, [(holder, 3..5), (holder, 7..PIECES)], "one reader");
+    assert_eq!(granted, [(holder, 8..PIECES)], "what it had may be there");
+    let granted = grants(&lab.pass(400));
+    assert_eq!(granted, [(holder, 3..5), (holder, 7..8)], "one reader");
+}
+
+#[test]
+fn what_a_dead_holder_gave_away_is_told_of_before_it_is_read_again() {
+    let (mut lab, granted) = a_seed_dies(Some(true));
+    let (holder, _) = granted[0];
+    assert_eq!(granted, [(holder, 8..PIECES)]);
+    lab.progress(1, 0..5);
+    let granted = grants(&lab.pass(400));
+    // Its stream has passed it.
+    let other = if holder == host(1) { host(2) } else { host(1) };
+    assert_eq!(granted, [(other, 7..8)]);
+}
+
+#[test]
+fn a_waiter_that_is_left_alone_need_not_hear_from_anybody() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.up(9, Role::Seed);
+    lab.joins(1);
+    lab.says(9, PeerMessage::LeaseAccepted { task: task(1) });
+    lab.progress(9, 0..8);
+    assert_eq!(grants(&lab.down(9)), [(host(1), 0..PIECES)]);
 }
 
 #[test]
