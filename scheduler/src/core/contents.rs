@@ -27,7 +27,7 @@ impl Cluster {
         }
         let lengths = task.lengths;
         if lengths != holding.lengths {
-            if !holding.held.is_empty() && self.doubt_lengths(&id, holding.lengths, Some(host)) {
+            if !holding.held.is_empty() && self.doubt_lengths(&id, holding.lengths) {
                 return self.holding(now, host, holding);
             }
             self.send(host, SchedulerMessage::Mismatch { task: id, lengths });
@@ -55,14 +55,8 @@ impl Cluster {
 
     /// Who brings another size than a task has is believed, where so far nobody holds or reads any
     /// of it: anybody's manifest may name a content with a size of its own, and that is all that
-    /// an interest goes by. The task begins anew then, and who waited for it with the size that it
-    /// had hears so. Whether that is so.
-    pub(super) fn doubt_lengths(
-        &mut self,
-        id: &TaskId,
-        lengths: Lengths,
-        by: Option<HostId>,
-    ) -> bool {
+    /// an interest goes by. The task begins anew then. Whether that is so.
+    pub(super) fn doubt_lengths(&mut self, id: &TaskId, lengths: Lengths) -> bool {
         let is_claim = |task: &Task| task.lengths != lengths && !task.is_held_or_read();
         if !self.tasks.get(id).is_some_and(is_claim) {
             return false;
@@ -76,10 +70,6 @@ impl Cluster {
             }
         }
         self.live.remove(id);
-        let others = task.waiters().into_iter();
-        for host in others.filter(|host| Some(*host) != by) {
-            self.send(host, SchedulerMessage::Mismatch { task: *id, lengths });
-        }
         true
     }
 
@@ -115,7 +105,7 @@ impl Cluster {
             self.leave(now, host, &id);
             return;
         }
-        self.doubt_lengths(&id, join.lengths, Some(host));
+        self.doubt_lengths(&id, join.lengths);
         let Some(task) = self.member(host, id, join.lengths, &join.origin) else {
             return;
         };

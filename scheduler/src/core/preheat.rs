@@ -65,7 +65,7 @@ impl Cluster {
     /// Asks hosts to have a content; what is to be said, and what became of it. `None` where
     /// the task is known with another geometry.
     pub fn preheat(&mut self, wish: &Preheat) -> Option<(Vec<Command>, Preheated)> {
-        self.doubt_lengths(&wish.task, wish.lengths, None);
+        self.doubt_lengths(&wish.task, wish.lengths);
         let task = self.tasks.get(&wish.task);
         if task.is_some_and(|task| task.lengths != wish.lengths) {
             return None;

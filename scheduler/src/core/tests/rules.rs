@@ -590,33 +590,6 @@ fn another_geometry_is_refused() {
 }
 
 #[test]
-fn who_waits_with_a_size_that_is_doubted_hears_so() {
-    let other = Lengths::of(77).unwrap();
-    let join = |lengths| {
-        PeerMessage::Join(Join {
-            task: task(1),
-            lengths,
-            held: PieceSet::new(),
-            origin: origin(),
-            purpose: Purpose::Pull,
-        })
-    };
-    // Nobody is granted anything yet.
-    let mut lab = Lab::just_started();
-    lab.up(1, Role::Peer);
-    lab.up(2, Role::Peer);
-    lab.joins(1);
-    lab.joins(2);
-    let said = lab.says(2, join(other));
-    let mismatch = |command: &&Command| match command.message {
-        SchedulerMessage::Mismatch { lengths, .. } => lengths == other,
-        _ => false,
-    };
-    let told: Vec<HostId> = said.iter().filter(mismatch).map(|one| one.host).collect();
-    assert_eq!(told, [host(1)], "{said:?}");
-}
-
-#[test]
 fn the_end_of_an_old_session_does_not_remove_a_host_that_is_back() {
     let mut lab = Lab::new();
     lab.up(1, Role::Peer);
