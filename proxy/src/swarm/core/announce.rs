@@ -207,11 +207,7 @@ impl Node {
     /// Makes the offers that can be made, and sends all that is to be told.
     pub(super) fn offer(&mut self, now: Timestamp, id: &TaskId) {
         let after = self.options.reveal_after;
-        let class = if self.is_behind(id) {
-            Class::Background
-        } else {
-            Class::Foreground
-        };
+        let class = self.class_of(id);
         if let Some(task) = self.state.tasks.get_mut(id) {
             task.announcer.release(now, &task.reading);
             let Announcer {
@@ -239,6 +235,23 @@ impl Node {
         }
     }
 
+    /// For whom a task is given out: while it is downloaded, its own readers say so, who speak for
+    /// others where they read for others; afterwards neighbours do.
+    pub(super) fn class_of(&self, id: &TaskId) -> Class {
+        let is_waited_for = self.state.tasks.get(id).is_some_and(|task| {
+            let by_neighbours = || task.announcer.is_waited_for(task.lengths.pieces());
+            match &task.download {
+                Some(download) => !download.is_ahead(),
+                None => by_neighbours(),
+            }
+        });
+        if is_waited_for {
+            Class::Foreground
+        } else {
+            Class::Background
+        }
+    }
+
     pub(super) fn heard(&mut self, now: Timestamp, id: &TaskId, host: &HostId, pieces: &PieceSet) {
         if let Some(task) = self.state.tasks.get_mut(id) {
             if pieces.end() > task.lengths.pieces() {
@@ -254,10 +267,14 @@ impl Node {
     /// What one task leaves of the offers may be another's.
     fn offer_elsewhere(&mut self, now: Timestamp) {
         let mut after = None;
-        while self.state.open_offers.has_room()
+        let has_room =
+            |open: &Open| [Class::Foreground, Class::Background].map(|class| open.has_room(class));
+        while has_room(&self.state.open_offers).contains(&true)
             && let Some(id) = self.state.unoffered_after(after)
         {
-            self.offer(now, &id);
+            if self.state.open_offers.has_room(self.class_of(&id)) {
+                self.offer(now, &id);
+            }
             after = Some(id);
         }
     }

@@ -19,11 +19,13 @@ use std::{collections::BTreeMap, time::Duration};
 use darter_api::{HostId, PieceSet, Timestamp};
 use rand::{RngExt as _, rngs::SmallRng};
 
-use super::{insight::Given, open::Open, state::Subscriber};
+use super::{
+    insight::Given,
+    open::{IDLE_BELOW, Open},
+    state::Subscriber,
+};
 use crate::limits::Class;
 
-/// Fewer open offers than this, of all tasks, leave an uplink idle.
-const IDLE_BELOW: usize = 4;
 /// Pieces that nobody has are offered in order, but for a choice among so many, so that
 /// several hosts that hold all don't offer the same.
 const CHOICE: usize = 8;

@@ -21,8 +21,10 @@ const ENOUGH: usize = 16;
 /// To one host at least: one under way, and the next.
 const EACH: usize = 2;
 
-/// Of what nobody waits for, while anything is open that somebody does.
+/// Of what nobody waits for, while enough is open that somebody does.
 const BACKGROUND: usize = 1;
+/// With fewer open offers in all, of all tasks, an uplink idles.
+pub(super) const IDLE_BELOW: usize = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -60,9 +62,18 @@ impl Open {
         self.foreground.all + self.background.all
     }
 
-    /// Whether there are fewer than the uplink bears, whatever the hosts are.
-    pub(super) const fn has_room(&self) -> bool {
-        self.foreground.all < ENOUGH && self.background.all < ENOUGH
+    /// Whether there are fewer than the uplink bears of a class, whatever the hosts are.
+    pub(super) fn has_room(&self, class: Class) -> bool {
+        self.of(class).all < self.most(class)
+    }
+
+    fn most(&self, class: Class) -> usize {
+        match class {
+            Class::Background if self.foreground.all > 0 => {
+                BACKGROUND.max(IDLE_BELOW.saturating_sub(self.foreground.all))
+            }
+            _ => ENOUGH,
+        }
     }
 
     /// How many a host has not taken up.
@@ -75,8 +86,9 @@ impl Open {
     /// share, whatever the others of its class have.
     pub(super) fn is_enough(&self, class: Class, own: usize, hosts: usize) -> bool {
         let share = self.of(class);
-        if class == Class::Background && self.foreground.all > 0 {
-            return share.all >= BACKGROUND;
+        let most = self.most(class);
+        if most < ENOUGH {
+            return share.all >= most;
         }
         let most = hosts.max(ENOUGH);
         let others = share.tasks - usize::from(own > 0);

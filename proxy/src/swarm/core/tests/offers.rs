@@ -266,6 +266,42 @@ fn what_nobody_waits_for_takes_no_offers_from_what_somebody_does() {
     assert_eq!(open.all(), 0);
 }
 
+#[test]
+fn what_is_given_out_counts_as_its_readers_or_neighbours_wait_for_it() {
+    let mut lab = Lab::with_session();
+    let Event::Start {
+        task: id,
+        lengths,
+        origin,
+        held,
+        ..
+    } = start(PieceSet::from_range(0..1))
+    else {
+        unreachable!()
+    };
+    let purpose = Purpose::Preheat;
+    lab.handle(Event::Start {
+        task: id,
+        lengths,
+        origin,
+        held,
+        purpose,
+    });
+    lab.handle(neighbours(&[1, 2], &[]));
+    assert_eq!(lab.node.class_of(&id), Class::Background);
+    lab.handle(Event::LinkUp(host(1)));
+    subscribes(&mut lab, 1, false);
+    lab.node.state.tasks.get_mut(&id).unwrap().download = None;
+    assert_eq!(
+        lab.node.class_of(&id),
+        Class::Background,
+        "it has all, and nobody waits for it"
+    );
+    lab.handle(Event::LinkUp(host(2)));
+    subscribes(&mut lab, 2, true);
+    assert_eq!(lab.node.class_of(&id), Class::Foreground);
+}
+
 /// What each of these was told of, task by task.
 fn all_told(commands: &[Command], told: &mut BTreeMap<TaskId, PieceSet>) {
     for command in commands {
