@@ -23,6 +23,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Unread {
     began: Instant,
+    /// Requests so far.
+    asked: AtomicU64,
     requests: Mutex<Vec<Weak<Turn>>>,
 }
 
@@ -35,6 +37,7 @@ impl Default for Unread {
     fn default() -> Self {
         Self {
             began: Instant::now(),
+            asked: AtomicU64::new(0),
             requests: Mutex::default(),
         }
     }
@@ -44,6 +47,7 @@ impl Unread {
     /// A request came; its answer is the server's turn.
     pub(super) fn asked(self: &Arc<Self>) -> Asked {
         let turn = Arc::<Turn>::default();
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.retain(|request| request.strong_count() > 0);
         requests.push(Arc::downgrade(&turn));
@@ -53,11 +57,28 @@ impl Unread {
         }
     }
 
-    /// Ends when there are requests, and the client has taken nothing of any answer for so long.
+    /// Ends when the client has taken nothing of any answer for so long, or has asked for nothing:
+    /// what is left of answers that were handed over whole is not seen, but whose client neither takes
+    /// that nor asks for anything gives its place back.
     pub(super) async fn for_long(&self, stall: Duration) {
+        let mut idle: Option<(u64, Instant)> = None;
         while !self.is_stalled(stall) {
+            idle = self.idle().map(|asked| match idle {
+                Some((before, since)) if before == asked => (asked, since),
+                _ => (asked, Instant::now()),
+            });
+            if idle.is_some_and(|(_, since)| since.elapsed() >= stall) {
+                return;
+            }
             tokio::time::sleep((stall / 4).max(Duration::from_millis(1))).await;
         }
+    }
+
+    /// How many requests there have been, when none is open.
+    fn idle(&self) -> Option<u64> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = |request: &Weak<Turn>| request.strong_count() > 0;
+        (!requests.iter().any(is_open)).then(|| self.asked.load(Ordering::Relaxed))
     }
 
     fn is_stalled(&self, stall: Duration) -> bool {
@@ -172,5 +193,24 @@ mod tests {
         drop(second);
         assert!(!unread.is_stalled(STALL));
         assert!(unread.for_long(STALL).now_or_never().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_nothing_is_given_up_as_well() {
+        let unread = Arc::<Unread>::default();
+        let began = Instant::now();
+        let asks = async {
+            for _ in 0..4 {
+                tokio::time::sleep(STALL / 2).await;
+                drop(unread.asked());
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = unread.for_long(STALL) => {}
+            () = asks => {}
+        }
+        let lasted = began.elapsed();
+        assert!(lasted >= STALL * 3 && lasted <= STALL * 4, "{lasted:?}");
     }
 }
