@@ -4,7 +4,7 @@
 //! last list of schedulers. Nothing here stands in the way of anything: a manager that is away,
 //! slow or never there is asked again later, and the last list stands, also over a restart.
 
-use std::{error::Error, path::Path, time::Duration};
+use std::{error::Error, net::IpAddr, path::Path, time::Duration};
 
 use darter_api::{
     HostId, Member, Place,
@@ -220,18 +220,40 @@ async fn list(
 struct Kept {
     /// Of the manager.
     url: String,
-    /// The cluster that the node asked for.
-    asked: Option<ClusterName>,
+    /// The node's place, as it said it: which cluster it belongs to follows from all of it.
+    asked: Asked,
     /// The one that it was told, and its schedulers.
     cluster: String,
     urls: Vec<String>,
+}
+
+/// A [`Place`] in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    cluster: Option<ClusterName>,
+    name: String,
+    address: Option<IpAddr>,
+    idc: String,
+    location: String,
+}
+
+impl From<&Place> for Asked {
+    fn from(place: &Place) -> Self {
+        Self {
+            cluster: place.cluster.clone(),
+            name: place.name.clone(),
+            address: place.address,
+            idc: place.idc.clone(),
+            location: place.location.clone(),
+        }
+    }
 }
 
 /// The list that was kept, if it was of this manager and what is asked now.
 fn kept(data: &Path, url: &str, place: &Place) -> Option<Listed> {
     let text = kept::read(&data.join(FILE), MOST_FILE)?;
     let kept: Kept = serde_json::from_slice(&text).ok()?;
-    let same = kept.url == url && kept.asked == place.cluster;
+    let same = kept.url == url && kept.asked == Asked::from(place);
     let urls = kept.urls.into_iter().take(MOST_SCHEDULERS).collect();
     same.then_some(Listed {
         cluster: kept.cluster,
@@ -239,11 +261,11 @@ fn kept(data: &Path, url: &str, place: &Place) -> Option<Listed> {
     })
 }
 
-/// Keeps a list for the next start.
-async fn keep(data: &Path, url: &str, place: &Place, listed: &Listed) {
+/// Keeps a list for the next start; whether that went well.
+async fn keep(data: &Path, url: &str, place: &Place, listed: &Listed) -> bool {
     let kept = Kept {
         url: url.to_owned(),
-        asked: place.cluster.clone(),
+        asked: place.into(),
         cluster: listed.cluster.clone(),
         urls: listed.urls.clone(),
     };
@@ -251,9 +273,10 @@ async fn keep(data: &Path, url: &str, place: &Place, listed: &Listed) {
         Ok(text) => kept::write(data.join(FILE), text).await,
         Err(cause) => Err(cause.into()),
     };
-    if let Err(cause) = written {
+    if let Err(cause) = &written {
         tracing::warn!(%cause, "the list of schedulers can't be kept");
     }
+    written.is_ok()
 }
 
 impl Listed {
@@ -286,12 +309,9 @@ pub async fn follow_schedulers(
     let mut client = client(&url, connector)?;
     let data = data.to_owned();
     let mut known = kept(&data, &url, &place).unwrap_or_default();
+    let mut saved = known.clone();
     match list(&mut client, &place).await {
-        Ok(listed) => {
-            if known.takes(listed) {
-                keep(&data, &url, &place, &known).await;
-            }
-        }
+        Ok(listed) => drop(known.takes(listed)),
         Err(cause) => {
             let (cause, urls) = (&cause as &dyn Error, &known.urls);
             tracing::warn!(%url, cause, ?urls, "no schedulers from the manager; going on with the last ones");
@@ -300,6 +320,9 @@ pub async fn follow_schedulers(
     let (sender, receiver) = watch::channel(known.urls.clone());
     tasks.spawn("find schedulers", async move {
         loop {
+            if saved != known && keep(&data, &url, &place, &known).await {
+                saved = known.clone();
+            }
             let nobody = known.urls.is_empty();
             let wait = if nobody { LOOK_EVERY.0 } else { LOOK_EVERY.1 };
             tokio::time::sleep(with_jitter(wait)).await;
@@ -308,7 +331,6 @@ pub async fn follow_schedulers(
                     if known.takes(listed) {
                         let (cluster, urls) = (&known.cluster, &known.urls);
                         tracing::info!(cluster, ?urls, "the manager knows other schedulers");
-                        keep(&data, &url, &place, &known).await;
                         sender.send_replace(urls.clone());
                     }
                 }
