@@ -17,7 +17,7 @@ use futures::future::join_all;
 
 use super::{
     measure::{Answer, Delays},
-    peer::{Crowd, Lost},
+    peer::{Crowd, Unanswered},
 };
 
 /// A join without an answer by then counts as unanswered.
@@ -90,8 +90,8 @@ impl Joins {
         let answer = self.crowd.join(host, content);
         match tokio::time::timeout(LIMIT, answer).await {
             Ok(Ok(())) => Answer::After(begin.elapsed().as_secs_f64()),
-            Ok(Err(Lost)) => Answer::Lost,
-            Err(_) => Answer::None,
+            Ok(Err(Unanswered::Lost)) => Answer::Lost,
+            Ok(Err(Unanswered::Late)) | Err(_) => Answer::None,
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) struct Peer {
     known: AtomicBool,
     outbox: Mutex<Option<mpsc::Sender<v1::PeerMessage>>>,
     /// The join that waits for its answer.
-    waits: Mutex<Option<(TaskId, oneshot::Sender<()>)>>,
+    waits: Mutex<Option<(TaskId, Answer)>>,
 }
 
 /// All peers.
@@ -132,13 +132,17 @@ impl Crowd {
         }
     }
 
-    /// A host joins a fresh content; returns with the answer, or when there can be none: the
-    /// session ended, or the next join of the same host took the place of this one.
-    pub(super) async fn join(&self, host: usize, content: usize) -> Result<(), Lost> {
-        let peer = self.peers.get(host).ok_or(Lost)?;
+    /// A host joins a fresh content; returns with the answer, or when there can be none.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn join(&self, host: usize, content: usize) -> Result<(), Unanswered> {
+        let peer = self.peers.get(host).ok_or(Unanswered::Lost)?;
         let task = task(&format!("fresh {content}"));
         let (answer, answered) = oneshot::channel();
-        *lock(&peer.waits) = Some((task, answer));
+        if let Some((_, before)) = lock(&peer.waits).replace((task, answer)) {
+            let _ = before.send(Err(Unanswered::Late));
+        }
         let said = peer.say(&PeerMessage::Join(Join {
             task,
             lengths: lengths(),
@@ -146,16 +150,25 @@ impl Crowd {
             origin: origin(),
             purpose: Purpose::Pull,
         }));
-        if !said {
-            return Err(Lost);
+        match said {
+            Some(true) => answered.await.unwrap_or(Err(Unanswered::Lost)),
+            Some(false) => Err(Unanswered::Late),
+            None => Err(Unanswered::Lost),
         }
-        answered.await.map_err(|_| Lost)
     }
 }
 
-/// A join whose session was not there, or ended before the answer.
+/// Who waits for the answer to a join.
+type Answer = oneshot::Sender<Result<(), Unanswered>>;
+
+/// Why a join has no answer.
 #[derive(Debug)]
-pub(super) struct Lost;
+pub(super) enum Unanswered {
+    /// Its session was not there, or ended before the answer.
+    Lost,
+    /// Its host had to join the next content, or could not say so much.
+    Late,
+}
 
 impl Peer {
     /// Number so and so.
@@ -253,7 +266,7 @@ impl Peer {
             return;
         }
         if let Some((task, answer)) = waits.take() {
-            let _ = answer.send(());
+            let _ = answer.send(Ok(()));
             for message in say {
                 self.say(message);
             }
@@ -261,11 +274,11 @@ impl Peer {
         }
     }
 
-    /// Whether there is a session to say it in; one that does not read is none.
-    fn say(&self, message: &PeerMessage) -> bool {
+    /// Whether the session takes it; `None` without one.
+    fn say(&self, message: &PeerMessage) -> Option<bool> {
         let outbox = lock(&self.outbox);
-        let said = outbox.as_ref();
-        said.is_some_and(|outbox| outbox.try_send(message.into()).is_ok())
+        let outbox = outbox.as_ref()?;
+        Some(outbox.try_send(message.into()).is_ok())
     }
 
     async fn open(&self, url: &str) -> Result<Streaming<v1::SchedulerMessage>> {
