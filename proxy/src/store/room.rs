@@ -47,6 +47,16 @@ impl Store {
         self.make_disk_room(size)
     }
 
+    /// What the blobs could take together: the capacity, or what the disk has for them if that is less.
+    ///
+    /// # Errors
+    /// When the file system does not say what is free.
+    pub fn reach(&self) -> io::Result<u64> {
+        let there = self.used(false) + self.free_bytes()?;
+        let disk = there.saturating_sub(self.0.options.min_free.as_u64());
+        Ok(disk.min(self.0.options.capacity(false)))
+    }
+
     /// Sees to it that the disk takes `size` more bytes, beside all that is still to be
     /// written, and leaves others theirs.
     pub(super) fn make_disk_room(&self, size: u64) -> io::Result<()> {

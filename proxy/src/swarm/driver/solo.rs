@@ -47,7 +47,7 @@ use crate::{
 const CHUNKS: usize = 8;
 /// The disk is asked for room for so many bytes at a time.
 const ROOM: u64 = 4 << 20;
-/// One part in so many of the store's capacity: a longer spool evicts nothing.
+/// One part in so many of what the store can reach: a longer spool evicts nothing.
 const SHARE: u64 = 4;
 
 impl Shared {
@@ -214,6 +214,7 @@ fn spool(
     } else {
         create(&path)
     };
+    let most = store.reach().map_or(0, |all| all / SHARE);
     let (mut file, mut room) = (file.inspect_err(say).ok(), 0);
     writes.store(file.is_some(), Ordering::Relaxed);
     let mut body = Body {
@@ -223,7 +224,7 @@ fn spool(
     };
     while let Some(bytes) = queue.blocking_recv() {
         if let Some(spool) = &file
-            && let Err(cause) = write(store, spool, body.size, &bytes, &mut room)
+            && let Err(cause) = write(store, spool, body.size, &bytes, &mut room, most)
         {
             say(&cause);
             file = None;
@@ -251,12 +252,19 @@ fn create(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes where there is room: up to `room`, which grows.
-fn write(store: &Store, file: &File, at: u64, bytes: &[u8], room: &mut u64) -> io::Result<()> {
+/// Writes where there is room: up to `room`, which grows; what others have makes way up to `most`.
+fn write(
+    store: &Store,
+    file: &File,
+    at: u64,
+    bytes: &[u8],
+    room: &mut u64,
+    most: u64,
+) -> io::Result<()> {
     let end = at + bytes.len() as u64;
     if end > *room {
         let more = (end - *room).max(ROOM);
-        if *room + more <= store.capacity() / SHARE {
+        if *room + more <= most {
             store.spare(more)?;
         } else {
             store.spare_free(more)?;
