@@ -347,7 +347,8 @@ impl Cluster {
         if pieces.end() > task.lengths.pieces() {
             return;
         }
-        let reads = task.leases.iter().any(|lease| lease.holder == host);
+        let reads = |lease: &Lease| lease.holder == host && lease.first_byte;
+        let reads = task.leases.iter().any(reads);
         task.leases
             .retain(|lease| lease.holder != host || !lease.own);
         if !self.shares(&host) {
