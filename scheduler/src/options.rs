@@ -70,7 +70,8 @@ pub struct Options {
     /// source serves ranges; worth it where the source feeds more than one link. Default 2.
     pub source_holders: usize,
     /// While fewer hosts are connected, one host reads a source: few hosts gain nothing from
-    /// a second reader. Default 48.
+    /// a second reader. What all readers' streams have passed and nobody has or reads, after a reader
+    /// was lost, is for another one all the same. Default 48.
     pub source_holders_from: usize,
     /// A host that failed to read a task's source is not asked again for so long.
     /// Default 30 s.

@@ -16,7 +16,7 @@ use crate::{
     session::{Complaint, LeaseEnd, Purpose, Role, Sizing},
 };
 
-/// Contents in one message at most, 32 times what hosts send; each takes more memory than bytes in it.
+/// Contents in one message at most, many times what hosts send; each takes more memory than bytes in it.
 const MOST_TOLD: usize = 1 << 10;
 
 macro_rules! enums {
