@@ -1,7 +1,7 @@
 //! The peer: a registry mirror and proxy whose blob GETs are swarm downloads.
 //!
 //! A request enters by [`mirror`] or [`intercept`]; [`rights`] asks whether the
-//! caller may read, and [`clients`] who is let in by the proxy itself; [`swarm`] gets the bytes from peers over [`transfer`] or from a
+//! caller may read, [`manifest`] what an image is made of, and [`clients`] who is let in by the proxy itself; [`swarm`] gets the bytes from peers over [`transfer`] or from a
 //! [`source`], which for images is a registry reached through [`upstream`], for [`files`] a web server; [`store`]
 //! keeps them.
 
@@ -15,6 +15,7 @@ pub mod files;
 pub mod fuzzing;
 pub mod intercept;
 pub mod limits;
+pub mod manifest;
 pub mod mirror;
 pub mod preheat;
 pub mod rights;

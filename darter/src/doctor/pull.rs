@@ -1,19 +1,16 @@
 //! A test pull by the mirror: manifest, configuration and the smallest layer, each checked.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use darter_api::Digest;
+use darter_proxy::manifest::{Descriptor, Manifest};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{
     Request, StatusCode,
     body::Bytes,
     header::{ACCEPT, HeaderValue},
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
 use tokio::time::timeout;
 
 use super::{Patient, finding::Finding};
@@ -144,30 +141,6 @@ impl Image {
     }
 }
 
-#[derive(Deserialize)]
-struct Descriptor {
-    #[serde(deserialize_with = "digest")]
-    digest: Digest,
-    size: u64,
-    #[serde(default)]
-    platform: BTreeMap<String, serde_json::Value>,
-}
-
-fn digest<'de, D: Deserializer<'de>>(text: D) -> Result<Digest, D::Error> {
-    let text = String::deserialize(text)?;
-    text.parse().map_err(D::Error::custom)
-}
-
-/// An image's manifest, or an index of some.
-#[derive(Deserialize)]
-struct Manifest {
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-}
-
 async fn pull(mirror: &str, image: &Image) -> Result<String> {
     let began = Instant::now();
     let client = client();
@@ -175,17 +148,22 @@ async fn pull(mirror: &str, image: &Image) -> Result<String> {
     let url =
         |kind: &str, reference: &str| format!("{base}/{kind}/{reference}?ns={}", image.registry);
     let bytes = fetch(&client, &url("manifests", &image.reference), MOST_MANIFEST).await?;
-    let mut manifest: Manifest = serde_json::from_slice(&bytes).context("its manifest")?;
-    let fits = |d: &&Descriptor| d.platform.get("os").is_none_or(|os| os == "linux");
-    if let Some(one) = manifest.manifests.iter().find(fits) {
-        let url = url("manifests", &one.digest.to_string());
+    let mut manifest = Manifest::parse(&bytes).context("its manifest")?;
+    if manifest.is_index() {
+        let child = for_linux(&manifest)?;
+        let url = url("manifests", &child.digest.to_string());
         let bytes = fetch(&client, &url, MOST_MANIFEST).await?;
-        verify(&bytes, one)?;
-        manifest = serde_json::from_slice(&bytes).context("its manifest")?;
+        verify(&bytes, &child)?;
+        manifest = Manifest::parse(&bytes).context("its manifest")?;
     }
-    let smallest = manifest.layers.iter().min_by_key(|layer| layer.size);
+    let config = manifest.config().transpose().context("its manifest")?;
+    let layers: Vec<Descriptor> = manifest
+        .layers()
+        .collect::<Result<_, _>>()
+        .context("its manifest")?;
+    let smallest = layers.into_iter().min_by_key(|layer| layer.size);
     let mut total = 0;
-    for blob in manifest.config.iter().chain(smallest) {
+    for blob in config.iter().chain(&smallest) {
         ensure!(
             blob.size <= MOST_LAYER,
             "its smallest layer has {} bytes",
@@ -200,6 +178,21 @@ async fn pull(mirror: &str, image: &Image) -> Result<String> {
     Ok(format!(
         "{image:?}: {total} bytes of it in {took:.1?}, every digest right"
     ))
+}
+
+/// The first manifest of an index that may be one for Linux.
+fn for_linux(index: &Manifest) -> Result<Descriptor> {
+    let manifests: Vec<Descriptor> = index
+        .manifests()
+        .collect::<Result<_, _>>()
+        .context("its index")?;
+    let is_linux = |one: &Descriptor| {
+        one.platform
+            .as_ref()
+            .is_none_or(|platform| platform.os().to_string() == "linux")
+    };
+    let child = manifests.into_iter().find(is_linux);
+    child.context("its index has no manifest for linux")
 }
 
 async fn fetch(client: &HttpClient, url: &str, most: usize) -> Result<Bytes> {

@@ -3,44 +3,23 @@
 use std::collections::HashSet;
 
 use darter_api::{Digest, TaskId, preheat::MOST_CONTENTS};
-use serde::Deserialize;
 
-use crate::{content::MAX_MANIFEST_BYTES, store::Store};
+use crate::{content::MAX_MANIFEST_BYTES, manifest::Manifest, store::Store};
 
-/// Of an image manifest or an index, OCI's or Docker's; the one lacks what the other has.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Manifest {
-    manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
-    layers: Vec<Descriptor>,
+/// What a manifest in the store says; `None` where it is not here whole, or is none.
+fn read(store: &Store, task: &TaskId) -> Option<Manifest> {
+    let (size, _) = store.stat(task)?;
+    // A layer that looks like one names nothing.
+    if size > MAX_MANIFEST_BYTES || !store.is_manifest(task) {
+        return None;
+    }
+    let bytes = store.whole(task)?.read(0..size).ok()?;
+    Manifest::parse(&bytes).ok()
 }
 
-#[derive(Debug, Deserialize)]
-struct Descriptor {
-    digest: String,
-}
-
-impl Manifest {
-    /// What a manifest in the store says; `None` where it is not here whole, or is none.
-    fn read(store: &Store, task: &TaskId) -> Option<Self> {
-        let (size, _) = store.stat(task)?;
-        // A layer that looks like one names nothing.
-        if size > MAX_MANIFEST_BYTES || !store.is_manifest(task) {
-            return None;
-        }
-        let bytes = store.whole(task)?.read(0..size).ok()?;
-        serde_json::from_slice(&bytes).ok()
-    }
-
-    fn names(&self) -> impl Iterator<Item = TaskId> {
-        let all = self
-            .manifests
-            .iter()
-            .chain(&self.config)
-            .chain(&self.layers);
-        all.filter_map(|one| one.digest.parse().ok())
-    }
+fn names(manifest: &Manifest) -> impl Iterator<Item = TaskId> {
+    let all = manifest.manifests().chain(manifest.blobs());
+    all.flatten().map(|one| one.digest.into())
 }
 
 /// The roots and what they name, manifests of indexes too; those first that name others.
@@ -50,10 +29,10 @@ pub(super) fn made_of(store: &Store, roots: &[TaskId]) -> Vec<Digest> {
     let mut at = 0;
     while let Some(task) = all.get(at).copied() {
         at += 1;
-        let Some(manifest) = Manifest::read(store, &task) else {
+        let Some(manifest) = read(store, &task) else {
             continue;
         };
-        for named in manifest.names() {
+        for named in names(&manifest) {
             if all.len() < MOST_CONTENTS && known.insert(named) {
                 all.push(named);
             }

@@ -41,11 +41,11 @@ impl Shelf {
     }
 
     fn image(&self, layers: &[TaskId]) -> TaskId {
-        let layer = |task: &TaskId| format!(r#"{{"digest":"{task}"}}"#);
-        let layers: Vec<String> = layers.iter().map(layer).collect();
+        let layers: Vec<String> = layers.iter().map(|task| entry(&task.to_string())).collect();
         let config = self.put(layers.join("").as_bytes(), OriginKind::Blob);
         let text = format!(
-            r#"{{"config":{{"digest":"{config}"}},"layers":[{}]}}"#,
+            r#"{{"config":{},"layers":[{}]}}"#,
+            entry(&config.to_string()),
             layers.join(",")
         );
         self.put(text.as_bytes(), OriginKind::Manifest)
@@ -62,12 +62,18 @@ impl Shelf {
     }
 }
 
+/// As a manifest names something; sizes are of no interest here.
+fn entry(digest: &str) -> String {
+    format!(r#"{{"mediaType":"application/octet-stream","digest":"{digest}","size":1}}"#)
+}
+
 #[test]
 fn an_image_is_what_its_manifests_name() {
     let shelf = Shelf::new();
     let layers = [b"one", b"two"].map(|bytes| shelf.put(bytes, OriginKind::Blob));
     let image = shelf.image(&layers);
-    let index = format!(r#"{{"manifests":[{{"digest":"{image}"}},{{"digest":"md5:0"}}]}}"#);
+    let entries = [entry(&image.to_string()), entry("md5:0")].join(",");
+    let index = format!(r#"{{"manifests":[{entries}]}}"#);
     let index = shelf.put(index.as_bytes(), OriginKind::Manifest);
     let all = shelf.contents(index);
     assert_eq!((all.len(), &all[..2]), (5, [index, image].as_slice()));
@@ -80,7 +86,7 @@ fn an_image_is_what_its_manifests_name() {
 fn a_layer_is_no_manifest_whatever_it_looks_like() {
     let shelf = Shelf::new();
     let other = shelf.put(b"of another image", OriginKind::Blob);
-    let forged = format!(r#"{{"layers":[{{"digest":"{other}"}}]}}"#);
+    let forged = format!(r#"{{"layers":[{}]}}"#, entry(&other.to_string()));
     let forged = shelf.put(forged.as_bytes(), OriginKind::Blob);
     let image = shelf.image(&[forged]);
     assert!(!shelf.contents(image).contains(&other));

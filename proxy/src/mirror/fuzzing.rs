@@ -12,7 +12,10 @@ use super::{
     relay,
     route::{self, Kind, Target},
 };
-use crate::upstream::{UpstreamOptions, Upstreams};
+use crate::{
+    manifest::Manifest,
+    upstream::{UpstreamOptions, Upstreams},
+};
 
 const NAMES: [&str; 3] = ["docker.io", "ghcr.io", "r:5000"];
 
@@ -128,11 +131,10 @@ pub(crate) fn link(data: &[u8]) {
 /// Manifests and indexes: what others are told of them is bounded, and none of it is larger
 /// than a content can be.
 pub(crate) fn manifest(data: &[u8]) {
-    let Some(parsed) = manifests::parse(data) else {
+    let Ok(manifest) = Manifest::parse(data) else {
         return;
     };
-    manifests::guess(Some(&parsed));
-    for (_, tasks) in manifests::named(parsed) {
+    for (_, tasks) in manifests::named(&manifest) {
         assert!(tasks.len() <= manifests::MAX_DESCRIPTORS);
         for (task, lengths) in tasks {
             assert!(lengths.size() <= darter_api::lengths::MAX_SIZE);

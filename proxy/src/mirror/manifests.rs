@@ -9,33 +9,25 @@ use darter_api::{
 use darter_runtime::server::span::set_spans;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::{Method, Response, header};
-use serde::Deserialize;
 
 use super::{Call, Failure, blobs, held::Room};
-use crate::content::{Content, MAX_MANIFEST_BYTES, Want};
+use crate::{
+    content::{Content, MAX_MANIFEST_BYTES, Want},
+    manifest::{Descriptor, Manifest, NoDescriptor},
+};
 
 /// Descriptors of one manifest that the swarm is told of.
 pub(super) const MAX_DESCRIPTORS: usize = 4096;
 /// Longer ones are sent from the store's file, if they are there: who reads slowly holds no memory.
 const LONG: usize = 64 * 1024;
+/// What has no type, and is no JSON.
+const UNKNOWN: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// All of a manifest, in memory.
 struct Read {
     content: Content,
     bytes: Bytes,
     room: Room,
-}
-
-/// What is read of a manifest: whatever its kind, the descriptors in it.
-#[derive(Deserialize)]
-pub(super) struct Parsed {
-    #[serde(rename = "mediaType")]
-    media_type: Option<String>,
-    config: Option<oci_spec::image::Descriptor>,
-    #[serde(default)]
-    layers: Vec<serde_json::Value>,
-    #[serde(default)]
-    manifests: Vec<serde_json::Value>,
 }
 
 impl Call<'_> {
@@ -67,15 +59,15 @@ impl Call<'_> {
         }
         let read = self.manifest_bytes(&origin, digest, allowed.stat.size);
         let mut read = read.await?;
-        let parsed = parse(&read.bytes);
+        let parsed = Manifest::parse(&read.bytes).ok();
         let media_type = allowed
             .stat
             .media_type
             .filter(|media_type| media_type != "application/octet-stream")
             .or(read.content.media_type.take())
-            .or_else(|| parsed.as_ref().and_then(|parsed| parsed.media_type.clone()))
-            .unwrap_or_else(|| guess(parsed.as_ref()).to_owned());
-        if let Some(parsed) = parsed {
+            .or_else(|| Some(parsed.as_ref()?.media_type().to_owned()))
+            .unwrap_or_else(|| UNKNOWN.to_owned());
+        if let Some(parsed) = &parsed {
             self.tell_interest(&origin, parsed);
         }
         let response = Response::builder()
@@ -137,7 +129,7 @@ impl Call<'_> {
     }
 
     /// Tells the swarm what a pull of this manifest will want next.
-    fn tell_interest(&self, origin: &Origin, parsed: Parsed) {
+    fn tell_interest(&self, origin: &Origin, parsed: &Manifest) {
         for (kind, tasks) in named(parsed) {
             if !tasks.is_empty() {
                 let origin = Origin {
@@ -167,42 +159,16 @@ impl Read {
     }
 }
 
-/// A manifest of whatever kind.
-pub(super) fn parse(bytes: &[u8]) -> Option<Parsed> {
-    serde_json::from_slice(bytes).ok()
-}
-
 /// What a manifest names, at most [`MAX_DESCRIPTORS`] of a kind.
-pub(super) fn named(parsed: Parsed) -> [(OriginKind, Vec<(TaskId, Lengths)>); 2] {
-    // A foreign layer may be a descriptor that the specification does not know.
-    let descriptors = |values: Vec<serde_json::Value>| {
-        values
-            .into_iter()
-            .filter_map(|value| serde_json::from_value(value).ok())
-            .collect::<Vec<_>>()
-    };
-    let mut blobs = descriptors(parsed.layers);
-    blobs.extend(parsed.config);
-    let tasks = |list: Vec<oci_spec::image::Descriptor>| {
-        list.iter()
-            .filter(|descriptor| descriptor.urls().is_none())
-            .filter_map(|descriptor| {
-                let digest: Digest = descriptor.digest().to_string().parse().ok()?;
-                Some((digest.into(), Lengths::of(descriptor.size()).ok()?))
-            })
-            .take(MAX_DESCRIPTORS)
-            .collect()
-    };
+pub(super) fn named(manifest: &Manifest) -> [(OriginKind, Vec<(TaskId, Lengths)>); 2] {
     [
-        (OriginKind::Blob, tasks(blobs)),
-        (OriginKind::Manifest, tasks(descriptors(parsed.manifests))),
+        (OriginKind::Blob, tasks(manifest.blobs())),
+        (OriginKind::Manifest, tasks(manifest.manifests())),
     ]
 }
 
-/// The type of a manifest that does not name it (an OCI one may leave it out).
-pub(super) fn guess(parsed: Option<&Parsed>) -> &'static str {
-    match parsed {
-        Some(parsed) if !parsed.manifests.is_empty() => "application/vnd.oci.image.index.v1+json",
-        _ => "application/vnd.oci.image.manifest.v1+json",
-    }
+fn tasks(named: impl Iterator<Item = Result<Descriptor, NoDescriptor>>) -> Vec<(TaskId, Lengths)> {
+    let task = |one: Descriptor| Some((one.digest.into(), Lengths::of(one.size).ok()?));
+    let tasks = named.flatten().filter_map(task);
+    tasks.take(MAX_DESCRIPTORS).collect()
 }

@@ -12,12 +12,12 @@ use darter_api::{
 use futures::{StreamExt as _, stream};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use serde::Deserialize;
 
 use super::{Preheater, SignIn};
 use crate::{
     content::MAX_MANIFEST_BYTES,
     credential::Credential,
+    manifest::{Descriptor, Manifest},
     mirror::{Anew, chain},
     source::SourceError,
     upstream::{MANIFEST_TYPES, Upstream, Upstreams},
@@ -69,57 +69,13 @@ impl From<Unresolved> for Report {
     }
 }
 
-/// Of an image manifest (OCI, or Docker's schema 2).
-#[derive(Debug, Deserialize)]
-struct ImageManifest {
-    config: Descriptor,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
-/// Of an index, or Docker's manifest list.
-#[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Descriptor {
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    urls: Vec<String>,
-    platform: Option<Platform>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Platform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
-}
-
-impl Platform {
-    /// Whether `os/architecture[/variant]` means it; a variant that is not named is any.
-    fn is(&self, wanted: &str) -> bool {
-        let mut parts = wanted.split('/');
-        let fits = |part: Option<&str>, own: &str| part.is_some_and(|part| part == own);
-        fits(parts.next(), &self.os)
-            && fits(parts.next(), &self.architecture)
-            && parts.next().is_none_or(|variant| variant == self.variant)
-    }
-}
-
 /// One question's answer.
-struct Manifest {
+struct Answer {
     digest: Digest,
     bytes: bytes::Bytes,
 }
 
-impl Manifest {
+impl Answer {
     fn content(&self) -> Content {
         Content {
             digest: self.digest,
@@ -205,14 +161,15 @@ impl Seen<'_> {
     async fn contents(&self) -> Result<Vec<Content>, Unresolved> {
         let top = self.manifest(&self.image.reference).await?;
         let mut manifests = vec![top];
-        if let Ok(index) = serde_json::from_slice::<Index>(&manifests[0].bytes) {
-            for child in self.chosen(index)? {
+        let parsed = Manifest::parse(&manifests[0].bytes);
+        if let Some(index) = parsed.ok().filter(Manifest::is_index) {
+            for child in self.chosen(&index)? {
                 let reference = Reference::Digest(child);
                 manifests.push(self.manifest(&reference).await?);
             }
         }
         let is_index = manifests.len() > 1;
-        let mut contents: Vec<Content> = manifests.iter().map(Manifest::content).collect();
+        let mut contents: Vec<Content> = manifests.iter().map(Answer::content).collect();
         for manifest in manifests.iter().skip(usize::from(is_index)) {
             contents.extend(blobs(manifest)?);
         }
@@ -227,16 +184,17 @@ impl Seen<'_> {
     }
 
     /// The manifests of an index that are wanted.
-    fn chosen(&self, index: Index) -> Result<Vec<Digest>, Unresolved> {
+    fn chosen(&self, index: &Manifest) -> Result<Vec<Digest>, Unresolved> {
         let wanted = &self.image.platforms;
         let is_wanted = |child: &Descriptor| {
-            let is = |platform: &Platform| wanted.iter().any(|wanted| platform.is(wanted));
-            wanted.is_empty() || child.platform.as_ref().is_some_and(is)
+            wanted.is_empty() || wanted.iter().any(|wanted| child.is_for(wanted))
         };
-        let children = index.manifests.into_iter().filter(is_wanted);
-        let digests: Result<Vec<Digest>, _> = children.map(|child| child.digest.parse()).collect();
-        let digests =
-            digests.map_err(|_| Unresolved::anywhere(None, "the index names no digest"))?;
+        let children: Result<Vec<Descriptor>, _> = index.manifests().collect();
+        let children = children.map_err(|cause| {
+            Unresolved::anywhere(None, format!("the index can't be read: {}", chain(&cause)))
+        })?;
+        let digests = children.iter().filter(|child| is_wanted(child));
+        let digests: Vec<Digest> = digests.map(|child| child.digest).collect();
         if digests.is_empty() {
             let what = format!("the index has no manifest for {}", wanted.join(", "));
             return Err(Unresolved::anywhere(None, what));
@@ -249,7 +207,7 @@ impl Seen<'_> {
     }
 
     /// A manifest as the mirror gives it: its right checked, a tag asked anew.
-    async fn manifest(&self, reference: &Reference) -> Result<Manifest, Unresolved> {
+    async fn manifest(&self, reference: &Reference) -> Result<Answer, Unresolved> {
         let (text, digest) = match reference {
             Reference::Tag(tag) => (tag.clone(), None),
             Reference::Digest(digest) => (digest.to_string(), Some(*digest)),
@@ -292,7 +250,7 @@ impl Seen<'_> {
         let told = parts.headers.get("docker-content-digest");
         let told = told.and_then(|value| value.to_str().ok()?.parse().ok());
         let digest = told.ok_or_else(|| Unresolved::here("the manifest has no digest"))?;
-        Ok(Manifest {
+        Ok(Answer {
             digest,
             bytes: body.to_bytes(),
         })
@@ -344,49 +302,30 @@ impl Seen<'_> {
 }
 
 /// What a manifest names; what lies elsewhere (foreign layers) is left out.
-fn blobs(manifest: &Manifest) -> Result<Vec<Content>, Unresolved> {
-    let nonsense = |_| {
-        let what = format!("{} is no image manifest", manifest.digest);
-        Unresolved::anywhere(Some(manifest.digest), what)
+fn blobs(answer: &Answer) -> Result<Vec<Content>, Unresolved> {
+    let nonsense = |why: String| {
+        let what = format!("{} is no image manifest: {why}", answer.digest);
+        Unresolved::anywhere(Some(answer.digest), what)
     };
-    let parsed: ImageManifest = serde_json::from_slice(&manifest.bytes).map_err(nonsense)?;
-    let all = std::iter::once(parsed.config).chain(parsed.layers);
-    let here = all.filter(|descriptor| descriptor.urls.is_empty());
-    here.map(|descriptor| {
-        let digest = descriptor.digest.parse();
-        let nothing = |_| Unresolved::anywhere(Some(manifest.digest), "a layer without a digest");
-        Ok(Content {
-            digest: digest.map_err(nothing)?,
-            size: descriptor.size,
-            kind: OriginKind::Blob,
-            url: None,
-        })
-    })
-    .collect()
+    let parsed = Manifest::parse(&answer.bytes).map_err(|cause| nonsense(cause.to_string()))?;
+    if parsed.config().is_none() {
+        return Err(nonsense("it names no configuration".to_owned()));
+    }
+    let content = |descriptor: Descriptor| Content {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        kind: OriginKind::Blob,
+        url: None,
+    };
+    let blobs = parsed.blobs().map(|read| read.map(content));
+    blobs
+        .collect::<Result<_, _>>()
+        .map_err(|cause| nonsense(chain(&cause)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn platforms_as_people_write_them() {
-        let arm = Platform {
-            os: "linux".to_owned(),
-            architecture: "arm64".to_owned(),
-            variant: "v8".to_owned(),
-        };
-        for (wanted, is) in [
-            ("linux/arm64", true),
-            ("linux/arm64/v8", true),
-            ("linux/arm64/v7", false),
-            ("linux/amd64", false),
-            ("linux", false),
-            ("", false),
-        ] {
-            assert_eq!(arm.is(wanted), is, "{wanted}");
-        }
-    }
 
     #[test]
     fn passwords_are_not_passed_on() {
@@ -405,18 +344,19 @@ mod tests {
     #[test]
     fn a_manifest_names_what_the_registry_has() {
         let digest = Digest::sha256(b"x");
+        let entry = format!(r#""mediaType":"application/octet-stream","digest":"{digest}""#);
         let text = format!(
-            r#"{{"config":{{"digest":"{digest}","size":1}},"layers":[
-                {{"digest":"{digest}","size":2}},
-                {{"digest":"{digest}","size":3,"urls":["https://elsewhere.example/"]}}]}}"#
+            r#"{{"config":{{{entry},"size":1}},"layers":[{{{entry},"size":2}},
+                {{{entry},"size":3,"urls":["https://elsewhere.example/"]}}]}}"#
         );
-        let manifest = |text: &str| Manifest {
+        let manifest = |text: &str| Answer {
             digest,
             bytes: text.to_owned().into(),
         };
         let sizes = |list: Vec<Content>| list.iter().map(|one| one.size).collect::<Vec<_>>();
         assert_eq!(sizes(blobs(&manifest(&text)).unwrap()), [1, 2]);
-        for nonsense in ["[]", "{}", r#"{"config":{"digest":"md5:0","size":1}}"#] {
+        let other = text.replace("sha256:", "md5:");
+        for nonsense in ["[]", "{}", r#"{"layers":[]}"#, &other] {
             assert!(blobs(&manifest(nonsense)).is_err(), "{nonsense}");
         }
     }

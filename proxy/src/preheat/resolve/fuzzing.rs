@@ -4,19 +4,26 @@ use super::*;
 
 /// Indexes and image manifests, read as for a preheat.
 pub(crate) fn manifest(data: &[u8]) {
-    if let Ok(index) = serde_json::from_slice::<Index>(data) {
-        for platform in index
-            .manifests
-            .iter()
-            .filter_map(|one| one.platform.as_ref())
-        {
-            let whole = [&platform.os, &platform.architecture, &platform.variant];
+    if let Ok(index) = Manifest::parse(data) {
+        for child in index.manifests().flatten() {
+            let Some(platform) = &child.platform else {
+                continue;
+            };
+            let (os, architecture) = (
+                platform.os().to_string(),
+                platform.architecture().to_string(),
+            );
+            let whole = [
+                os,
+                architecture,
+                platform.variant().clone().unwrap_or_default(),
+            ];
             // A part that holds a slash is none of a platform that people write.
             let has_slash = whole.iter().any(|part| part.contains('/'));
-            assert!(has_slash || platform.is(&whole.map(String::as_str).join("/")));
+            assert!(has_slash || child.is_for(&whole.join("/")));
         }
     }
-    let manifest = Manifest {
+    let manifest = Answer {
         digest: Digest::sha256(data),
         bytes: data.to_vec().into(),
     };

@@ -24,6 +24,7 @@ use crate::{
     content::{
         Content, Contents, MAX_MANIFEST_BYTES, OpenError, Progress, Provenance, ReadError, Want,
     },
+    manifest::Manifest,
     source::{SourceError, Stat},
     store::Blob,
     swarm::core::event::Event,
@@ -180,16 +181,8 @@ async fn whole_manifest(download: &Arc<Download>) -> Result<(), OpenError> {
 
 /// What a manifest says that it is, or what its form says.
 fn sniff(read: impl FnOnce() -> io::Result<bytes::Bytes>) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(&read().ok()?).ok()?;
-    if let Some(stated) = value.get("mediaType").and_then(|stated| stated.as_str()) {
-        return Some(stated.to_owned());
-    }
-    let kind = if value.get("manifests").is_some() {
-        "application/vnd.oci.image.index.v1+json"
-    } else {
-        "application/vnd.oci.image.manifest.v1+json"
-    };
-    Some(kind.to_owned())
+    let manifest = Manifest::parse(&read().ok()?).ok()?;
+    Some(manifest.media_type().to_owned())
 }
 
 /// Finds out where a content is to come from, and joins it.
