@@ -80,7 +80,8 @@ pub(super) fn proof(fingerprint: &Fingerprint, host: &HostId) -> Vec<u8> {
     message
 }
 
-struct Registrar {
+/// What answers: the authority, and how long what it signs lives.
+struct Desk {
     authority: Arc<Authority>,
     life: Duration,
 }
@@ -111,7 +112,7 @@ pub async fn serve(
     let router = Router::new()
         .route(PATH, post(certify))
         .layer(DefaultBodyLimit::max(MOST_BODY))
-        .with_state(Arc::new(Registrar { authority, life }));
+        .with_state(Arc::new(Desk { authority, life }));
     server.serve("authority", router, tasks, options);
     Ok(address)
 }
@@ -124,7 +125,7 @@ fn refuse(status: StatusCode, error: impl ToString) -> Refused {
 }
 
 async fn certify(
-    State(registrar): State<Arc<Registrar>>,
+    State(registrar): State<Arc<Desk>>,
     request: Request,
 ) -> Result<Json<Issued>, Refused> {
     let body = Json::<CertificateRequest>::from_request(request, &());
@@ -152,7 +153,7 @@ async fn certify(
         .map(Json)
 }
 
-impl Registrar {
+impl Desk {
     fn issue(&self, host: &HostId, secret: Option<&str>) -> Result<Issued, Refused> {
         let admitted = Register::new(self.authority.dir()).admit(host, secret);
         if let Err(cause) = admitted {
