@@ -1,9 +1,9 @@
 """What people run beside Darter: its dashboard and rules name metrics that there are, and its
-Compose file and Dockerfile are what their readers and the binary itself take.
+Compose file, Dockerfile and systemd unit are what their readers and the binary itself take.
 
     DARTER_BIN=target/debug/darter python3 -B -m unittest operations_test     (in hack)
 
-What needs docker-compose or PyYAML is skipped without them, and says so.
+What needs docker-compose, systemd or PyYAML is skipped without them, and says so.
 """
 
 import hashlib
@@ -168,6 +168,40 @@ class Compose(unittest.TestCase):
         self.assertGreater(words.index("USER"), last, "root does no more than install")
         entry = json.loads(lines[words.index("ENTRYPOINT")].split(" ", 1)[1])
         self.assertEqual(entry, ["/usr/local/bin/darter"])
+
+
+
+class Systemd(unittest.TestCase):
+    FILE = HACK / "systemd/darter.service"
+
+    def command(self):
+        (command,) = re.findall(r"^ExecStart=(.*)$", self.FILE.read_text(), re.M)
+        binary, *rest = command.split()
+        self.assertEqual(binary, "/usr/local/bin/darter")
+        return rest
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd is not installed")
+    def test_systemd_takes_it(self):
+        with tempfile.TemporaryDirectory() as root:
+            unit = Path(root) / "darter.service"
+            unit.write_text(self.FILE.read_text().replace("/usr/local/bin/darter", str(DARTER)))
+            command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit]
+            checked = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        about = [line for line in checked.stderr.splitlines() if "darter.service" in line]
+        self.assertEqual((checked.returncode, about), (0, []), checked.stderr)
+
+    def test_darter_takes_its_command(self):
+        with tempfile.TemporaryDirectory() as root:
+            config = Path(root) / "config.toml"
+            config.write_text("[nonsense]\nkey = 1\n")
+            command = self.command()
+            command = [DARTER] + [str(config) if "/etc/" in part else part for part in command]
+            started = subprocess.run(
+                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=LIMIT
+            )
+        # One mistake is made on purpose, so that nothing starts: it has to be the only one.
+        self.assertEqual(started.returncode, 2, started.stderr)
+        self.assertIn(b"has 1 mistake(s)", started.stderr)
 
 
 if __name__ == "__main__":
