@@ -8,7 +8,7 @@ use darter_proxy::swarm::core::event::{Event, ReaderId};
 use crate::{
     network::Place,
     scenario::Client,
-    world::{Happening, World},
+    world::{Happening, World, origin},
 };
 
 /// Ranges that a chunk-wise client reads at the same time.
@@ -22,24 +22,39 @@ pub(crate) struct Chunks {
 }
 
 impl World {
-    /// A client begins with all contents.
+    /// A client begins with all contents, or with as many as it pulls at a time: then its host
+    /// has said what it will want, as after a manifest.
     pub(crate) fn client_starts(&mut self, host: Place) {
         self.hosts[host].began = Some(self.now);
-        let tasks: Vec<TaskId> = self.contents.iter().map(|(task, _)| *task).collect();
-        for task in tasks {
-            let pieces = self.lengths(&task).pieces();
-            match self.client_of(host) {
-                Client::Whole => {
-                    self.open(host, task, 0..pieces);
-                }
-                Client::Leaves(after) => {
-                    if let Some(reader) = self.open(host, task, 0..pieces) {
-                        let leaves = Happening::Leaves { host, task, reader };
-                        self.queue.put(self.now + after, leaves);
-                    }
-                }
-                Client::Chunks { .. } => self.read_chunks(host, task),
+        let all = self.contents.len();
+        let parallel = self.scenario.parallel.filter(|few| *few < all);
+        if parallel.is_some() {
+            let (tasks, origin) = (self.contents.clone(), origin());
+            self.handle(host, Event::Interest { tasks, origin });
+        }
+        for _ in 0..parallel.unwrap_or(all) {
+            self.begins_next(host);
+        }
+    }
+
+    /// A client begins with the next content, if there is one.
+    pub(crate) fn begins_next(&mut self, host: Place) {
+        let peer = &mut self.hosts[host];
+        let Some((task, lengths)) = self.contents.get(peer.contents_begun).copied() else {
+            return;
+        };
+        peer.contents_begun += 1;
+        match self.client_of(host) {
+            Client::Whole => {
+                self.open(host, task, 0..lengths.pieces());
             }
+            Client::Leaves(after) => {
+                if let Some(reader) = self.open(host, task, 0..lengths.pieces()) {
+                    let leaves = Happening::Leaves { host, task, reader };
+                    self.queue.put(self.now + after, leaves);
+                }
+            }
+            Client::Chunks { .. } => self.read_chunks(host, task),
         }
     }
 

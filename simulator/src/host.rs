@@ -33,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) zone: usize,
     /// When its client came.
     pub(crate) began: Option<Timestamp>,
+    /// Contents that its client has begun with.
+    pub(crate) contents_begun: usize,
     pub(crate) node: Node,
     pub(crate) alive: bool,
     /// When the core wants to be woken.

@@ -9,7 +9,7 @@
 //! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
 //! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do (of
 //! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`outcome`] what is
-//! noted, [`watch`] when slow hosts are found, [`trace`] what hosts wait for. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
+//! noted, [`said`] how much is said, [`watch`] when slow hosts are found, [`trace`] what hosts wait for. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 
 mod arrival;
@@ -23,6 +23,7 @@ mod outcome;
 mod queue;
 mod reads;
 mod report;
+mod said;
 mod scenario;
 mod sessions;
 mod setup;
@@ -39,6 +40,7 @@ mod world;
 
 pub use arrival::{Arrival, ArrivalError};
 pub use report::{Pull, Report, Traffic};
+pub use said::Said;
 pub use scenario::{Action, Client, Megabits, Scenario, Who};
 pub use spec::{Spec, SpecError};
 pub use summary::Summary;

@@ -40,6 +40,7 @@ impl World {
         } else {
             self.outcome.failed += 1;
         }
+        self.begins_next(host);
         self.next_wave(self.now);
     }
 
@@ -105,6 +106,7 @@ impl World {
             seed_use: outcome.seeds_sent as f64 / capacity.max(1.0),
             lost: outcome.lost,
             events,
+            said: self.said,
             trace: self.trace.lines,
             times: outcome.times,
             pulls: outcome.pulls,

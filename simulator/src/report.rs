@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::SlowHost;
+use crate::{Said, SlowHost};
 
 /// Points of a traffic curve: when more are needed, each spans twice the time.
 const POINTS: usize = 256;
@@ -99,6 +99,8 @@ pub struct Report {
     pub wronged: usize,
     /// Events that the run took.
     pub events: u64,
+    /// What hosts and schedulers told each other.
+    pub said: Said,
     /// What hosts waited for while it went on, if the scenario asks for it.
     pub trace: Vec<String>,
 }

@@ -72,6 +72,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Bytes of each content; all clients want all of them.
     pub contents: Vec<u64>,
+    /// Contents that a client pulls at the same time; none means all.
+    pub parallel: Option<usize>,
     /// Hosts with a client.
     pub peers: usize,
     /// Seed peers.
@@ -145,6 +147,7 @@ impl Default for Scenario {
         Self {
             seed: 1,
             contents: vec![100_000_000],
+            parallel: None,
             peers: 10,
             seeds: 1,
             peer_rate: (Megabits(100), Megabits(100)),

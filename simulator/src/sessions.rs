@@ -139,6 +139,7 @@ impl World {
             return;
         }
         self.trace_said(host, &message);
+        self.said.peer(&message);
         let control = &mut self.controls[scheduler];
         let id = self.hosts[host].id;
         let event = if message == PeerMessage::Resting {
@@ -164,6 +165,7 @@ impl World {
             return;
         }
         self.trace_heard(host, &message);
+        self.said.scheduler(&message);
         let name = self.controls[scheduler].name.clone();
         if is_welcome(&message) {
             if let Some(line) = self.hosts[host].lines.get_mut(&scheduler) {

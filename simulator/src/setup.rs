@@ -91,6 +91,7 @@ impl World {
             kind,
             zone,
             began: None,
+            contents_begun: 0,
             node: Node::new(options, id, self.rng.random()),
             alive: true,
             deadline: None,

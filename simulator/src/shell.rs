@@ -37,6 +37,7 @@ impl World {
             }
             Command::Link { host: to, message } => {
                 if let Some(to) = self.places.get(&to).copied() {
+                    self.said.link(&message);
                     let linked = Happening::Linked {
                         from: host,
                         to,

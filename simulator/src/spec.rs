@@ -33,6 +33,8 @@ pub struct Spec {
     pub size: ByteSize,
     /// Layers of equal size. Default 1.
     pub layers: u64,
+    /// Layers that a client pulls at the same time. Default all.
+    pub parallel: Option<usize>,
     /// A peer's uplink. Default 100 Mbit/s.
     pub up: Megabits,
     /// A peer's downlink. Default 100 Mbit/s.
@@ -132,6 +134,7 @@ impl Default for Spec {
             hosts: scenario.peers,
             size: ByteSize::mb(100),
             layers: 1,
+            parallel: None,
             up: scenario.peer_rate.0,
             down: scenario.peer_rate.1,
             seeds: scenario.seeds,
@@ -201,6 +204,7 @@ impl Spec {
         Ok(Scenario {
             seed: self.seed,
             contents,
+            parallel: self.parallel,
             peers: self.hosts,
             seeds: self.seeds,
             peer_rate: (self.up, self.down),
@@ -286,6 +290,13 @@ impl Spec {
         within(&mut mistakes, "schedulers", self.schedulers, 1, 1024);
         within(&mut mistakes, "zones", self.zones, 1, MAX_HOSTS);
         within(&mut mistakes, "layers", self.layers, 1, MAX_LAYERS);
+        within(
+            &mut mistakes,
+            "parallel",
+            self.parallel.unwrap_or(1),
+            1,
+            usize::MAX,
+        );
         within(&mut mistakes, "slow_factor", self.slow_factor, 1, 1_000_000);
         within(
             &mut mistakes,

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::{Pull, Report, SlowHost, Spec};
+use crate::{Pull, Report, Said, SlowHost, Spec};
 
 /// Points of the completion curve.
 const POINTS: usize = 100;
@@ -72,6 +72,8 @@ pub struct Summary {
     pub slow_hosts: Vec<SlowHost>,
     /// Other hosts that a scheduler took for slow at some time.
     pub wronged: usize,
+    /// Messages of the run.
+    pub said: Said,
     /// Events of the run.
     pub events: u64,
     /// When each hundredth of the hosts was done.
@@ -128,6 +130,7 @@ impl Summary {
             self_leases: report.self_leases,
             slow_hosts: report.slow_hosts.clone(),
             wronged: report.wronged,
+            said: report.said.clone(),
             events: report.events,
             completion: completion(&report.pulls),
             origin_span: report.origin.span.as_secs_f64(),
@@ -227,6 +230,7 @@ impl fmt::Display for Summary {
             )?;
         }
         self.write_slow_hosts(f)?;
+        writeln!(f, "{}", self.said)?;
         write!(f, "  events        {}", self.events)
     }
 }

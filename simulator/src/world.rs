@@ -28,6 +28,7 @@ use crate::{
     network::{Chunk, Network, Place, TransferId},
     outcome::Outcome,
     queue::Queue,
+    said::Said,
     scenario::{Action, Client, Who},
     setup::contents,
     trace::Trace,
@@ -144,6 +145,7 @@ pub(crate) struct World {
     pub(crate) watch: Watch,
     pub(crate) trace: Trace,
     pub(crate) outcome: Outcome,
+    pub(crate) said: Said,
 }
 
 impl World {
@@ -175,6 +177,7 @@ impl World {
             watch: Watch::default(),
             trace: Trace::default(),
             outcome: Outcome::default(),
+            said: Said::default(),
             scenario: scenario.clone(),
         };
         world.populate();
