@@ -357,7 +357,7 @@ impl Play {
                 let name = name.as_ref();
                 assert!(cluster.hosts[name].tasks.contains_key(id));
                 assert!(member.held().end() <= pieces);
-                assert!(member.neighbours().len() <= cluster.room() + 3);
+                assert!(member.neighbours().len() <= cluster.room(task) + 3);
                 for other in member.neighbours() {
                     let other_member = task.members.get(other);
                     assert!(

@@ -73,7 +73,10 @@ impl Cluster {
         host: &HostId,
         place: &Locality,
     ) {
-        let room = self.room();
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let (room, few) = (self.room(task), self.degree(task) / 4);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -89,7 +92,6 @@ impl Cluster {
             task.leave_until(now, &pieces, until);
         }
         let empty = task.members.is_empty();
-        let few = self.options.degree / 4;
         let lonely: Vec<HostId> = neighbours
             .iter()
             .filter(|host| task.members.get(*host).is_some_and(Member::wants))

@@ -29,6 +29,8 @@ const SAMPLE: usize = 64;
 const FAR: usize = 2;
 /// Seeds that are always looked at.
 const MAX_SEEDS: usize = 8;
+/// Neighbours for a content of one piece.
+const ENOUGH: usize = 4;
 /// A gateway has so much less of the degree in its own zone.
 const GATEWAYS_SHARE: usize = 6;
 /// Who joined so long ago is no newcomer: a rush is over by then.
@@ -43,12 +45,14 @@ impl Cluster {
     /// introduced to half the degree, so that there is room for those who come later:
     /// otherwise the first ones would fill each other up, and the swarm would fall apart.
     pub(super) fn introduce(&mut self, host: HostId, id: &TaskId) -> bool {
-        self.introduce_up_to(self.options.degree.div_ceil(2), host, id)
+        let degree = self.tasks.get(id).map_or(0, |task| self.degree(task));
+        self.introduce_up_to(degree.div_ceil(2), host, id)
     }
 
     /// Those who came a moment ago get the rest of their degree: after the last ones of a
     /// rush nobody comes, and with half the neighbours they would be the last to be done.
     pub(super) fn settle_newcomers(&mut self, now: Timestamp, id: &TaskId) {
+        let degree = self.tasks.get(id).map_or(0, |task| self.degree(task));
         while let Some(task) = self.tasks.get_mut(id)
             && let Some((_, host)) = task
                 .newcomers
@@ -58,8 +62,8 @@ impl Cluster {
                 continue;
             };
             member.settled();
-            if member.wants() && task.degree(&host) < self.options.degree {
-                self.introduce_up_to(self.options.degree, host, id);
+            if member.wants() && task.degree(&host) < degree {
+                self.introduce_up_to(degree, host, id);
             }
         }
     }
@@ -79,7 +83,7 @@ impl Cluster {
         };
         let wanted = most.saturating_sub(has);
         if wanted > 0 {
-            let candidates = self.candidates(id, &host, self.room());
+            let candidates = self.candidates(id, &host, self.room(task));
             let (slow, mut fit): (Vec<HostId>, Vec<HostId>) = candidates
                 .into_iter()
                 .partition(|other| self.is_slow(other) && !self.is_probe_due(other));
@@ -154,9 +158,19 @@ impl Cluster {
         }
     }
 
-    /// Neighbours of a host for one task, at most.
-    pub(super) const fn room(&self) -> usize {
-        self.options.degree + self.options.degree / 2
+    /// Neighbours of a host for a task: fewer where the first of them that has the content has all
+    /// of it, and all that is said is said to each.
+    pub(super) fn degree(&self, task: &Task) -> usize {
+        match task.lengths.pieces() {
+            ..=1 => self.options.degree.min(ENOUGH),
+            _ => self.options.degree,
+        }
+    }
+
+    /// The same, at most.
+    pub(super) fn room(&self, task: &Task) -> usize {
+        let degree = self.degree(task);
+        degree + degree / 2
     }
 
     /// Introduces a starving host to some who hold what it misses; whether there was
@@ -177,7 +191,10 @@ impl Cluster {
     }
 
     fn holders(&mut self, host: HostId, id: &TaskId, pieces: &PieceSet) -> Vec<HostId> {
-        let limit = self.room() + RESCUERS;
+        let Some(task) = self.tasks.get(id) else {
+            return Vec::new();
+        };
+        let limit = self.room(task) + RESCUERS;
         let candidates = self.candidates(id, &host, limit);
         let from = HostId::from_bytes(self.rng.random());
         let Some(task) = self.tasks.get(id) else {

@@ -29,7 +29,7 @@ impl Cluster {
         } else {
             1.0
         };
-        let places = 1.0 - task.degree(other) as f64 / self.room().max(1) as f64;
+        let places = 1.0 - task.degree(other) as f64 / self.room(task).max(1) as f64;
         let distance = self.distance(task, host, other);
         chance - f64::from(weights.locality) * f64::from(distance)
             + f64::from(weights.rate) * rate

@@ -163,11 +163,11 @@ impl Cluster {
             elsewhere(other)
                 && self.is_fit(task, host, other)
                 && !self.is_bad(other)
-                && task.degree(other) < self.room()
+                && task.degree(other) < self.room(task)
         });
         // Who reads the source comes first: everything is had there.
         found.sort_by_key(|other| !task.reads_source(other));
-        let room = self.room().saturating_sub(task.degree(host));
+        let room = self.room(task).saturating_sub(task.degree(host));
         found.truncate(MAX_CROSSINGS.saturating_sub(crossed).min(room));
         found
     }

@@ -257,7 +257,7 @@ impl History {
             for (host, member) in task.members.iter() {
                 let host = host.as_ref();
                 assert!(self.cluster.hosts[host].tasks.contains_key(id));
-                assert!(member.neighbours().len() <= self.cluster.room() + 3);
+                assert!(member.neighbours().len() <= self.cluster.room(task) + 3);
                 for other in member.neighbours() {
                     assert!(
                         task.members.get(other).unwrap().neighbours().contains(host),

@@ -599,13 +599,22 @@ fn the_end_of_an_old_session_does_not_remove_a_host_that_is_back() {
     assert_eq!(lab.cluster.counts().hosts, 1);
 }
 
-#[test]
-fn a_large_swarm_is_one_swarm() {
+/// Two hundred hosts and a seed that want a content of so many bytes: all are reached from the seed.
+/// The most neighbours of one.
+fn neighbours_in_a_large_swarm(bytes: u64) -> usize {
     let mut lab = Lab::new();
+    let lengths = Lengths::of(bytes).unwrap();
     lab.up(0, Role::Seed);
     for name in 1..=200 {
         lab.up(name, Role::Peer);
-        lab.joins(name);
+        let join = PeerMessage::Join(Join {
+            task: task(1),
+            lengths,
+            held: PieceSet::new(),
+            origin: origin(),
+            purpose: Purpose::Pull,
+        });
+        lab.says(name, join);
     }
     let graph = lab.cluster.graph(&task(1)).unwrap();
     let neighbours = |host: &HostId| {
@@ -619,6 +628,18 @@ fn a_large_swarm_is_one_swarm() {
         }
     }
     assert_eq!(seen.len(), 201, "everybody is reached from the seed");
+    let task = &lab.cluster.tasks[&task(1)];
     let most = graph.nodes.iter().map(|node| node.neighbours.len()).max();
-    assert!(most.unwrap() <= lab.cluster.room());
+    assert!(most <= Some(lab.cluster.room(task)));
+    most.unwrap_or_default()
+}
+
+#[test]
+fn a_large_swarm_is_one_swarm() {
+    assert!(neighbours_in_a_large_swarm(lengths().size()) > 20);
+}
+
+#[test]
+fn for_a_content_of_one_piece_few_neighbours_are_enough() {
+    assert!(neighbours_in_a_large_swarm(100_000) <= 6);
 }
