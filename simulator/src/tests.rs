@@ -72,6 +72,21 @@ fn several_layers_at_the_same_time() {
 }
 
 #[test]
+fn small_contents_are_little_talked_about() {
+    let scenario = Scenario {
+        contents: vec![100_000; 60],
+        parallel: Some(16),
+        ..Scenario::default()
+    };
+    let report = play("small contents", &scenario);
+    let links: u64 = report.said.links.values().sum();
+    let pulls = report.expected as u64;
+    println!("{}", report.said);
+    assert!(links <= 9 * pulls, "{links} messages for {pulls} pulls");
+    assert!(report.origin_copies() <= 1.0001, "{report}");
+}
+
+#[test]
 fn a_thousand_joins_at_a_slow_scheduler_make_one_copy() {
     let scenario = Scenario {
         scheduler_delay: SECOND / 2,

@@ -92,6 +92,12 @@ impl Announcer {
         }
     }
 
+    /// Nobody wants to hear of it any more.
+    pub(super) fn leave_all(&mut self) {
+        self.subscribers.clear();
+        self.offers.count_unknown(&self.subscribers);
+    }
+
     /// These are not held any more, by anybody.
     pub(super) fn take_back(&mut self, pieces: &PieceSet, open: &mut Open) {
         self.offers.take_back(pieces, open);
@@ -354,6 +360,7 @@ impl Node {
         self.subscribe_back(host, &id);
         self.flush(&id);
         self.offer(now, &id);
+        self.part(&id);
     }
 
     pub(super) fn unsubscribed(&mut self, now: Timestamp, host: &HostId, id: &TaskId) {

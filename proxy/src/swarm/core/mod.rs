@@ -9,7 +9,7 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
-//! [`offers`] who is given what only this host has, [`links`] to whom there is a link, [`lease`] when the source is read and
+//! [`offers`] who is given what only this host has, [`single`] what goes without saying, [`links`] to whom there is a link, [`lease`] when the source is read and
 //! [`reads`] in which order, [`reports`] what the scheduler hears of parents, [`homes`] which
 //! scheduler has a task, [`sessions`] what is said to whom of them, [`insight`] why a piece does
 //! not come.
@@ -31,6 +31,7 @@ mod pick;
 mod reads;
 mod reports;
 mod sessions;
+mod single;
 mod state;
 mod view;
 
@@ -427,6 +428,7 @@ impl Node {
 
     fn committed(&mut self, id: &TaskId) {
         self.cancel_all(id);
+        let parted = self.parted(id);
         if let Some(task) = self.state.tasks.get_mut(id) {
             task.download = None;
             task.reading = PieceSet::new();
@@ -436,7 +438,8 @@ impl Node {
         if self.homes.no_longer_asked(id) {
             self.rehome(self.now, None);
         }
-        self.lose_interest(id);
+        self.lose_interest(id, &parted);
+        self.part(id);
         self.rest(id);
     }
 

@@ -1,6 +1,6 @@
 //! Neighbours: introduced by the scheduler, and subscribed to.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use darter_api::{
     HostId, PieceSet, SchedulerName, TaskId, Timestamp,
@@ -141,6 +141,7 @@ impl Node {
                 self.heard(now, &task, &host, &pieces);
                 self.note_available(now, &host, &task, &pieces);
                 self.held_elsewhere(now, &task, &pieces);
+                self.part_with(&task, &host);
                 self.pick(now, &task);
             }
             LinkMessage::Lost { task, pieces } => {
@@ -214,10 +215,10 @@ impl Node {
     }
 
     /// What neighbours have is of no interest any more, but to who still gives out pieces
-    /// one by one.
-    pub(super) fn lose_interest(&mut self, id: &TaskId) {
+    /// one by one. Those who know are not told.
+    pub(super) fn lose_interest(&mut self, id: &TaskId, parted: &BTreeSet<HostId>) {
         if !self.gives_out(id) {
-            self.unsubscribe_all(id);
+            self.unsubscribe_from(id, parted);
         }
     }
 
@@ -228,11 +229,15 @@ impl Node {
     }
 
     pub(super) fn unsubscribe_all(&mut self, id: &TaskId) {
+        self.unsubscribe_from(id, &BTreeSet::new());
+    }
+
+    fn unsubscribe_from(&mut self, id: &TaskId, but: &BTreeSet<HostId>) {
         let hosts: Vec<HostId> = self
             .state
             .hosts
             .iter()
-            .filter(|(_, host)| host.up && host.tasks.contains(id))
+            .filter(|(name, host)| host.up && host.tasks.contains(id) && !but.contains(name))
             .map(|(host, _)| *host)
             .collect();
         for host in hosts {

@@ -6,3 +6,4 @@ mod links;
 mod offers;
 mod reads;
 mod rules;
+mod single;

@@ -106,7 +106,7 @@ pub(super) fn have(name: u8, pieces: PieceSet) -> Event {
     }
 }
 
-fn reading(name: u8, pieces: PieceSet) -> Event {
+pub(super) fn reading(name: u8, pieces: PieceSet) -> Event {
     Event::Link {
         host: host(name),
         message: LinkMessage::Reading {
@@ -171,7 +171,7 @@ fn source_reads(commands: &[Command]) -> Vec<(PieceSet, bool)> {
     reads.collect()
 }
 
-fn requests(commands: &[Command]) -> Vec<(RequestId, HostId, u32)> {
+pub(super) fn requests(commands: &[Command]) -> Vec<(RequestId, HostId, u32)> {
     let requests = commands.iter().filter_map(|command| match command {
         Command::Request {
             request,
