@@ -56,6 +56,7 @@ impl Node {
         neighbourhood.up = false;
         neighbourhood.dialled = false;
         neighbourhood.failures += 1;
+        neighbourhood.ahead.clear();
         let failures = neighbourhood.failures;
         let tasks = neighbourhood.tasks.clone();
         let wanted = tasks.intersection(&self.state.busy).next().copied();
@@ -158,6 +159,7 @@ impl Node {
     pub(super) fn strangers(&mut self, id: &TaskId) {
         for host in self.state.hosts.values_mut() {
             host.tasks.remove(id);
+            host.ahead.remove(id);
         }
     }
 }

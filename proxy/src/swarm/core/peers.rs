@@ -99,10 +99,13 @@ impl Node {
             }
             let host = self.state.hosts.entry(neighbour.host).or_default();
             host.tasks.insert(*id);
+            let is_subscribed_to = host.ahead.remove(id);
             host.used = now;
             host.info = Some(neighbour.clone());
             if host.up {
-                self.subscribe(neighbour.host, id);
+                if !is_subscribed_to {
+                    self.subscribe(neighbour.host, id);
+                }
             } else {
                 self.commands.extend(host.dial());
             }
@@ -110,6 +113,7 @@ impl Node {
         for host in remove {
             if let Some(neighbourhood) = self.state.hosts.get_mut(host) {
                 neighbourhood.tasks.remove(id);
+                neighbourhood.ahead.remove(id);
             }
             self.withdrawn(host, id);
         }
@@ -267,6 +271,7 @@ impl Node {
         neighbourhood.up = true;
         neighbourhood.dialled = true;
         if neighbourhood.tasks.insert(*id) {
+            neighbourhood.ahead.insert(*id);
             self.subscribe(host, id);
         }
     }

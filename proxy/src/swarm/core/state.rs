@@ -233,6 +233,9 @@ pub(super) struct Neighbourhood {
     pub(super) dialled: bool,
     /// Tasks for which the scheduler introduced it.
     pub(super) tasks: BTreeSet<TaskId>,
+    /// Those of them that it subscribed to sooner than the scheduler introduced it: it was
+    /// subscribed to in turn.
+    pub(super) ahead: BTreeSet<TaskId>,
     pub(super) in_flight: u32,
     /// How long a piece takes there, as far as is known.
     pub(super) service: Option<Duration>,

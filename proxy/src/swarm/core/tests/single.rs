@@ -172,3 +172,15 @@ fn of_a_large_content_the_last_word_is_said() {
     let said = lab.handle(Event::Committed { task: task() });
     assert_eq!(unsubscribes(&said), hosts([1]));
 }
+
+#[test]
+fn who_is_quicker_than_the_scheduler_is_subscribed_to_once() {
+    let mut lab = Lab::with_session();
+    lab.handle(starts());
+    lab.handle(Event::LinkUp(host(1)));
+    let mut said = lab.handle(subscribes(1));
+    said.extend(lab.handle(neighbours(&[1], &[])));
+    assert_eq!(subscriptions(&said), 1);
+    // Introduced once more, it may have forgotten.
+    assert_eq!(subscriptions(&lab.handle(neighbours(&[1], &[]))), 1);
+}
