@@ -84,7 +84,7 @@ impl Cutter {
         let proof = is_stated.then(|| self.prove(piece));
         let groups: &[GroupDigest] = if proof.is_some() { &self.groups } else { &[] };
         self.download.partial.seal(piece, groups, proof.as_ref())?;
-        self.download.sealed(piece);
+        self.download.sealed(piece, false);
         Ok(Some(piece))
     }
 

@@ -84,6 +84,7 @@ impl Download {
             grown: None,
             growths,
             readings: 0,
+            was_read: false,
             watches: HashMap::new(),
             next_watch: 0,
         };
@@ -159,12 +160,17 @@ impl Download {
         self.growth.lock().grow(bytes);
     }
 
-    /// This piece is sealed.
-    pub(super) fn sealed(&self, piece: PieceIndex) {
+    /// This piece is sealed. What its content's digest has proved as it came needs no other look,
+    /// unless something else may have been written over it.
+    pub(super) fn sealed(&self, piece: PieceIndex, is_proved: bool) {
         {
             let mut growth = self.growth.lock();
             growth.held.insert(piece.0);
             growth.grow(self.lengths.piece_range(piece));
+            if is_proved && !growth.was_read {
+                growth.verdict = Verdict::Good;
+                growth.wake_all();
+            }
         }
         if self.is_whole() {
             self.waits.over();
@@ -183,7 +189,10 @@ impl Download {
 
     /// The source is being read, until the guard drops.
     pub(super) fn reading(&self) -> Reading<'_> {
-        self.growth.lock().readings += 1;
+        let mut growth = self.growth.lock();
+        growth.readings += 1;
+        growth.was_read = true;
+        drop(growth);
         Reading(self)
     }
 

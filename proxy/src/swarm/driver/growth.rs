@@ -30,6 +30,8 @@ pub(super) struct Growth {
     /// How often bytes came that were not there before.
     pub(super) growths: u64,
     pub(super) readings: usize,
+    /// A source has been read, and may have written over what is there.
+    pub(super) was_read: bool,
     pub(super) watches: HashMap<u64, Place>,
     pub(super) next_watch: u64,
 }

@@ -69,7 +69,8 @@ impl PieceRun {
             .partial
             .seal(index, &fetched.groups, fetched.proof.as_ref())
             .map_err(FetchError::Store)?;
-        self.download.sealed(index);
+        let Wanted { task, lengths, .. } = &self.wanted;
+        self.download.sealed(index, task.proves_itself(lengths));
         self.shared.metrics.piece(From::Peer);
         self.shared.verifiers.advance(&self.download);
         Ok(())
