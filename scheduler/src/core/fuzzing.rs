@@ -357,13 +357,10 @@ impl Play {
                 let name = name.as_ref();
                 assert!(cluster.hosts[name].tasks.contains_key(id));
                 assert!(member.held().end() <= pieces);
-                assert!(member.neighbours().len() <= cluster.room(task) + 3);
-                for other in member.neighbours() {
-                    let other_member = task.members.get(other);
-                    assert!(
-                        other_member.is_some_and(|one| one.neighbours().contains(name)),
-                        "symmetric"
-                    );
+                assert!(task.degree(name) <= cluster.room(task) + 3);
+                for other in task.neighbours(name) {
+                    assert!(task.members.contains_key(other));
+                    assert!(task.are_neighbours(other, name), "symmetric");
                     assert_ne!(other, name);
                 }
                 held.union_with(member.held());

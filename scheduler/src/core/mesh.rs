@@ -257,8 +257,7 @@ impl Cluster {
             let Some(task) = self.tasks.get_mut(id) else {
                 return false;
             };
-            task.member(host).meets(*other);
-            task.member(*other).meets(host);
+            task.meet(host, *other);
             introduced.push(theirs);
             let message = SchedulerMessage::Neighbours {
                 task: *id,

@@ -79,7 +79,7 @@ impl Task {
             leased: leased(host),
             gateway: false,
             bad: false,
-            neighbours: member.neighbours().iter().copied().collect(),
+            neighbours: self.neighbours(host).copied().collect(),
         });
         Graph {
             lengths: self.lengths,

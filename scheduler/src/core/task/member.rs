@@ -1,27 +1,20 @@
 //! A host's part in a task.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use darter_api::{HostId, PieceSet, session::Purpose};
+use darter_api::{PieceSet, session::Purpose};
 
 use super::super::cells::Seat;
 
 /// Nothing, to be pointed at.
 static NO_PIECES: PieceSet = PieceSet::new();
-static NO_HOSTS: BTreeSet<HostId> = BTreeSet::new();
 
 /// A host's part in a task. There are millions: what most of them have none of is not
-/// stored in them, and what they have in common only once; 24 bytes.
+/// stored in them, and what they have in common only once; 16 bytes.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Member {
     /// `None` for nothing.
     pub(super) held: Option<Arc<PieceSet>>,
-    /// `None` for nobody.
-    #[expect(
-        clippy::box_collection,
-        reason = "a pointer for a set, in millions of members"
-    )]
-    pub(super) neighbours: Option<Box<BTreeSet<HostId>>>,
     pub(in crate::core) purpose: Purpose,
     pub(super) marks: Marks,
     pub(super) seat: Seat,
@@ -57,23 +50,6 @@ impl Member {
         self.held.as_deref().unwrap_or(&NO_PIECES)
     }
 
-    pub(in crate::core) fn neighbours(&self) -> &BTreeSet<HostId> {
-        self.neighbours.as_deref().unwrap_or(&NO_HOSTS)
-    }
-
-    pub(in crate::core) fn meets(&mut self, other: HostId) {
-        self.neighbours.get_or_insert_default().insert(other);
-    }
-
-    pub(super) fn loses(&mut self, other: &HostId) {
-        if let Some(neighbours) = &mut self.neighbours {
-            neighbours.remove(other);
-        }
-        if self.neighbours().is_empty() {
-            self.neighbours = None;
-        }
-    }
-
     pub(in crate::core) const fn wants(&self) -> bool {
         self.marks.has(Marks::WANTS)
     }
@@ -92,5 +68,15 @@ impl Member {
     /// It is no newcomer any more.
     pub(in crate::core) const fn settled(&mut self) {
         self.marks.set(Marks::NEW, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_takes_few_bytes() {
+        assert_eq!(size_of::<Member>(), 16);
     }
 }

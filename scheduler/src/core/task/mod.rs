@@ -5,6 +5,7 @@ mod coverage;
 mod graph;
 mod lease;
 mod member;
+mod neighbours;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -22,6 +23,7 @@ pub use graph::{Graph, GraphNode, Summary};
 pub(super) use lease::Lease;
 use member::Marks;
 pub(super) use member::Member;
+use neighbours::Neighbours;
 
 /// Places where a task can be read that are kept.
 const MAX_ORIGINS: usize = 8;
@@ -36,6 +38,7 @@ pub(super) struct Task {
     pub(super) lengths: Lengths,
     pub(super) origins: Vec<Origin>,
     pub(super) members: Blocks<Arc<HostId>, Member>,
+    neighbours: Neighbours,
     /// The members again, for sampling.
     pub(super) cells: Cells,
     /// Who was elected to bring it into a data centre; no more than the options allow.
@@ -71,6 +74,7 @@ impl Task {
             lengths,
             origins: Vec::new(),
             members: Blocks::default(),
+            neighbours: Neighbours::default(),
             cells: Cells::default(),
             gateways: BTreeMap::new(),
             sources: BTreeSet::new(),
@@ -122,14 +126,18 @@ impl Task {
         self.sources.contains(host) || self.leases.iter().any(|lease| lease.holder == *host)
     }
 
+    /// Two members know each other from now on.
+    pub(super) fn meet(&mut self, host: HostId, other: HostId) {
+        self.neighbours.meet(host, other);
+    }
+
+    /// Those that a member knows, in order.
     pub(super) fn neighbours(&self, host: &HostId) -> impl Iterator<Item = &HostId> {
-        let member = self.members.get(host).into_iter();
-        member.flat_map(Member::neighbours)
+        self.neighbours.of(host).iter()
     }
 
     pub(super) fn are_neighbours(&self, host: &HostId, other: &HostId) -> bool {
-        let member = self.members.get(host);
-        member.is_some_and(|member| member.neighbours().contains(other))
+        self.neighbours.of(host).contains(other)
     }
 
     /// A member joined.
@@ -171,12 +179,7 @@ impl Task {
         }
         self.refused.remove(host);
         self.told_unavailable.remove(host);
-        for neighbour in gone.neighbours() {
-            if let Some(member) = self.members.get_mut(neighbour) {
-                member.loses(host);
-            }
-        }
-        gone.neighbours.map(|all| *all).unwrap_or_default()
+        self.neighbours.remove(host)
     }
 
     /// A host failed to read the source. Seeds do not count: where they stand, the source
@@ -196,8 +199,7 @@ impl Task {
 
     /// How many neighbours a host has.
     pub(super) fn degree(&self, host: &HostId) -> usize {
-        let member = self.members.get(host);
-        member.map_or(0, |member| member.neighbours().len())
+        self.neighbours.of(host).len()
     }
 
     /// All members, from a place in their order on and round to it.
