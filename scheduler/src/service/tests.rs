@@ -11,11 +11,18 @@ use darter_api::{
     },
 };
 use darter_runtime::tls::{Authority, Certificate, Connector, Credentials};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{session::OUTBOX, *};
+use super::{
+    session::{OUTBOX, WINDOW},
+    *,
+};
 use crate::core::Command;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -273,4 +280,38 @@ fn hosts_that_stop_reading_at_once_end_one_after_the_other() {
         .stack_size(512 << 10)
         .spawn(play);
     assert_eq!(thread.unwrap().join().unwrap(), 0);
+}
+
+/// What HTTP/2 says of itself first of all (RFC 9113, section 6.5).
+async fn settings(scheduler: &Scheduler) -> Vec<(u16, u32)> {
+    let mut socket = TcpStream::connect(scheduler.address()).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let none = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    socket.write_all(preface).await.unwrap();
+    socket.write_all(&none).await.unwrap();
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).await.unwrap();
+    let [_, high, low, kind, ..] = head;
+    assert_eq!(kind, 4, "SETTINGS come first");
+    let mut frame = vec![0; usize::from(u16::from_be_bytes([high, low]))];
+    socket.read_exact(&mut frame).await.unwrap();
+    let (all, _) = frame.as_chunks::<6>();
+    let setting = |one: &[u8; 6]| {
+        let [id, more, value @ ..] = *one;
+        (u16::from_be_bytes([id, more]), u32::from_be_bytes(value))
+    };
+    all.iter().map(setting).collect()
+}
+
+#[tokio::test]
+async fn a_host_may_send_no_more_than_fits_into_one_read() {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let dir = tempfile::tempdir().unwrap();
+    let (scheduler, tasks) = start(dir.path(), &Security::Plain).await;
+    let settings = settings(&scheduler).await;
+    assert!(
+        settings.contains(&(INITIAL_WINDOW_SIZE, WINDOW)),
+        "{settings:?}"
+    );
+    assert!(tasks.stop(Duration::from_secs(5)).await);
 }
