@@ -101,24 +101,10 @@ async fn session(
     inbox: mpsc::Sender<Inbound>,
 ) {
     // On the heap: what is needed once would stay as long as the session.
-    let greeting = Box::pin(greeting(&mut inbound, proof));
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting).await {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(status)) => {
-            tracing::warn!(%status, "a session is refused");
-            let _ = sender.try_send(Box::new(Err(status)));
-            return;
-        }
-        Err(_) => return,
-    };
-    let (host, epoch) = (hello.host, hello.epoch);
-    tracing::info!(?host, name = hello.name, role = ?hello.role, address = %hello.address, "a peer has come");
-    // The outbox is the actor's alone, so that its drop of it ends the stream, and this with it.
-    let over = CancellationToken::new();
-    let up = Inbound::Up(hello, sender, over.clone().drop_guard());
-    if inbox.send(up).await.is_err() {
+    let begun = Box::pin(begin(&mut inbound, proof, sender, &inbox)).await;
+    let Some((host, epoch, over)) = begun else {
         return;
-    }
+    };
     loop {
         let next = tokio::select! {
             biased;
@@ -128,7 +114,7 @@ async fn session(
         let Some(Ok(message)) = next else { break };
         match PeerMessage::try_from(message).map(Box::new) {
             Ok(message) => {
-                // A send would hold the message twice, in a session that stays for long.
+                // A send has room for the largest event twice, in a session that stays for long.
                 let Ok(place) = inbox.reserve().await else {
                     return;
                 };
@@ -141,7 +127,34 @@ async fn session(
         }
     }
     tracing::info!(?host, "a peer has gone");
-    let _ = inbox.send(Inbound::Down(host, epoch)).await;
+    if let Ok(place) = inbox.reserve().await {
+        place.send(Inbound::Down(host, epoch));
+    }
+}
+
+/// Who has come, once the actor knows it, and what ends the session.
+async fn begin(
+    inbound: &mut Streaming<v1::PeerMessage>,
+    proof: Proof,
+    sender: mpsc::Sender<Parcel>,
+    inbox: &mpsc::Sender<Inbound>,
+) -> Option<(HostId, u64, CancellationToken)> {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, greeting(inbound, proof)).await {
+        Ok(Ok(hello)) => hello,
+        Ok(Err(status)) => {
+            tracing::warn!(%status, "a session is refused");
+            let _ = sender.try_send(Box::new(Err(status)));
+            return None;
+        }
+        Err(_) => return None,
+    };
+    let (host, epoch) = (hello.host, hello.epoch);
+    tracing::info!(?host, name = hello.name, role = ?hello.role, address = %hello.address, "a peer has come");
+    // The outbox is the actor's alone, so that its drop of it ends the stream, and this with it.
+    let over = CancellationToken::new();
+    let up = Inbound::Up(hello, sender, over.clone().drop_guard());
+    inbox.send(up).await.ok()?;
+    Some((host, epoch, over))
 }
 
 /// The hello, if it proves the id that it names.
