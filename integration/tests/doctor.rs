@@ -156,8 +156,8 @@ async fn what_stands_in_files_is_broken() -> Result<()> {
     let found = examine(dir, &[]).await?;
     found.says("trust", "ok", "made at the first start");
     let data = dir.join("data");
-    let proxy = start_proxy(dir, "data", NOWHERE, None, &[]).await?;
-    drop(proxy);
+    let mut proxy = start_proxy(dir, "data", NOWHERE, None, &[]).await?;
+    proxy.process.kill().await?;
     let key = data.join("ca.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644))?;
     let found = examine(dir, &[]).await?;
