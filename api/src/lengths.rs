@@ -17,6 +17,11 @@ pub const READ_OVER_BYTES: u64 = 1024 * 1024;
 pub const MAX_SIZE: u64 = 1 << 43;
 /// No task has more pieces.
 pub const MAX_PIECES: u32 = (MAX_SIZE / MAX_PIECE_BYTES) as u32;
+/// Bytes of every piece of a content whose size nobody has told: as many as of one of 600 MB.
+pub const OPEN_PIECE_BYTES: u64 = 1024 * 1024;
+/// Pieces that such a content has room for, the one that says where it ends among them: 64 GiB.
+/// More would make what is told of it larger, for no image.
+pub const OPEN_PIECES: u32 = 64 * 1024;
 /// Pieces a task aims at, at most, until they are [`MAX_PIECE_BYTES`] long (so 400 to 800 of large
 /// contents, as pieces are powers of two). With half as many a
 /// thousand hosts took 6 % longer for 500 MB (simulated).
@@ -75,11 +80,31 @@ impl Lengths {
         })
     }
 
+    /// The geometry of a content whose size nobody has told: as if it went on for as long as such
+    /// a content may. Where it ends is told by who reads it to its end ([`crate::proof::End`]);
+    /// the pieces from there on are empty.
+    pub const fn open() -> Self {
+        Self {
+            size: OPEN_PIECES as u64 * OPEN_PIECE_BYTES,
+            piece_length: OPEN_PIECE_BYTES as u32,
+        }
+    }
+
+    /// Whether it is [`Lengths::open`]. No size has the same piece length.
+    pub const fn is_open(&self) -> bool {
+        let open = Self::open();
+        self.size == open.size && self.piece_length == open.piece_length
+    }
+
     /// A geometry that came over the wire.
     ///
     /// # Errors
-    /// When it is not the one that [`Lengths::of`] gives for the size.
+    /// When it is neither [`Lengths::open`] nor the one that [`Lengths::of`] gives for the size.
     pub fn checked(size: u64, piece_length: u32) -> Result<Self, LengthsError> {
+        let open = Self::open();
+        if (size, piece_length) == (open.size, open.piece_length) {
+            return Ok(open);
+        }
         let expected = Self::of(size)?;
         if expected.piece_length != piece_length {
             return Err(LengthsError::PieceLength {
@@ -193,6 +218,17 @@ mod tests {
         assert_eq!(largest.pieces(), MAX_PIECES);
         assert!(Lengths::of(MAX_SIZE + 1).is_err());
         assert!(Lengths::checked(100, 4096).is_err());
+        let (open, sized) = (
+            Lengths::open(),
+            Lengths::of(Lengths::open().size()).unwrap(),
+        );
+        assert!(open.is_open() && !sized.is_open());
+        assert_eq!(open.pieces(), OPEN_PIECES);
+        for lengths in [open, sized] {
+            let again = Lengths::checked(lengths.size(), lengths.piece_length());
+            assert_eq!(again, Ok(lengths));
+        }
+        assert!(Lengths::checked(open.size() - 1, open.piece_length()).is_err());
     }
 
     #[test]

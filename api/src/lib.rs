@@ -30,7 +30,7 @@ pub use lengths::{GROUP_BYTES, Lengths, LengthsError, PieceIndex, READ_OVER_BYTE
 pub use membership::{ClusterName, Member, MemberKind, Place};
 pub use origin::{Origin, OriginKind, Repository, UpstreamName};
 pub use pieces::PieceSet;
-pub use proof::{Grant, PieceDigest, Proof, ProofError, Statement};
+pub use proof::{End, Grant, PieceDigest, Proof, ProofError, Statement};
 pub use rendezvous::SchedulerName;
 pub use task::TaskId;
 pub use time::Timestamp;

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::{
     host::{HostId, NodeKey},
-    lengths::{GROUP_BYTES, Lengths, PieceIndex},
+    lengths::{GROUP_BYTES, Lengths, OPEN_PIECE_BYTES, OPEN_PIECES, PieceIndex},
     task::TaskId,
 };
 
@@ -18,6 +18,7 @@ use crate::{
 const GRANT_DOMAIN: &[u8] = b"darter grant v1\0";
 const STATEMENT_DOMAIN: &[u8] = b"darter statement v1\0";
 const EXCERPT_DOMAIN: &[u8] = b"darter excerpt v1\0";
+const END_DOMAIN: &[u8] = b"darter end v1\0";
 
 /// The BLAKE3 of a 64 KiB group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -45,6 +46,15 @@ impl PieceDigest {
         for group in groups {
             hasher.update(&group.0);
         }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// What is stated of the first piece past a content's end, instead of a digest of its bytes:
+    /// that the content is so long.
+    pub fn of_end(size: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(END_DOMAIN);
+        hasher.update(&size.to_be_bytes());
         Self(*hasher.finalize().as_bytes())
     }
 }
@@ -219,6 +229,56 @@ pub struct Proof {
     pub statement: Statement,
 }
 
+/// Where a content of untold size ends, as who read it to its end has stated it, of the first
+/// piece that is not there any more. It counts as the statement of a piece does: who signs a wrong
+/// one makes a pull fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Bytes of the whole content.
+    pub size: u64,
+    /// Whose word it is.
+    pub proof: Proof,
+}
+
+impl End {
+    /// The piece that is stated of a content of this size: the first one without bytes. `None`
+    /// for sizes that no content of untold size may have.
+    pub fn piece_of(size: u64) -> Option<PieceIndex> {
+        let piece = u32::try_from(size.div_ceil(OPEN_PIECE_BYTES)).ok()?;
+        (0 < piece && piece < OPEN_PIECES).then_some(PieceIndex(piece))
+    }
+
+    /// The first piece that is not there any more.
+    pub const fn piece(&self) -> PieceIndex {
+        self.proof.statement.index
+    }
+
+    /// The bytes of a piece of this content; none past its end.
+    pub fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
+        let whole = Lengths::open().piece_range(piece);
+        whole.start.min(self.size)..whole.end.min(self.size)
+    }
+
+    /// As [`Proof::verify_beside`], of an end.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_beside(
+        &self,
+        task: &TaskId,
+        trusted: impl FnOnce(&Grant) -> bool,
+        is_authentic: impl FnOnce(&Grant) -> bool,
+    ) -> Result<(), ProofError> {
+        let piece = Self::piece_of(self.size).ok_or(ProofError::End)?;
+        let lengths = Lengths::open();
+        let stated = self
+            .proof
+            .verify_beside(task, &lengths, piece, trusted, is_authentic)?;
+        let right = stated == PieceDigest::of_end(self.size);
+        right.then_some(()).ok_or(ProofError::End)
+    }
+}
+
 /// Why a proof does not make a piece believable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
@@ -239,6 +299,9 @@ pub enum ProofError {
     /// Neither a trusted scheduler nor a member in its own name granted it.
     #[error("the granter {0:?} is not trusted")]
     Untrusted(HostId),
+    /// It is not what is stated of a content of that size.
+    #[error("the proof is not that of a content's end")]
+    End,
     /// A signature is not its signer's.
     #[error("the signature of {0:?} is wrong")]
     Signature(HostId),
@@ -391,5 +454,51 @@ mod tests {
         assert!(!ExcerptStatement { group: 5, ..good }.is_authentic(grant));
         let digest = GroupDigest::of(b"other");
         assert!(!ExcerptStatement { digest, ..good }.is_authentic(grant));
+    }
+    #[test]
+    fn an_end_is_the_holders_word_on_one_size() {
+        let task = TaskId::from(Digest::sha256(b"content")).opened();
+        let lengths = Lengths::open();
+        let holder = key(2);
+        let grant = Grant::sign(&key(1), holder.id(), task, lengths, 0..OPEN_PIECES, 7);
+        let grant = Arc::new(grant);
+        let end = |size: u64, digest| {
+            let piece = PieceIndex(size.div_ceil(OPEN_PIECE_BYTES) as u32);
+            let statement = Statement::sign(&holder, &task, &lengths, piece, digest);
+            let grant = Arc::clone(&grant);
+            let proof = Proof { grant, statement };
+            End { size, proof }
+        };
+        let verify = |end: &End| end.verify_beside(&task, |_| true, Grant::is_authentic);
+        let stated = |size| end(size, PieceDigest::of_end(size));
+        let good = stated(OPEN_PIECE_BYTES + 1);
+        assert_eq!(verify(&good), Ok(()));
+        assert_eq!(good.piece(), PieceIndex(2));
+        assert_eq!(
+            good.piece_range(PieceIndex(1)),
+            OPEN_PIECE_BYTES..OPEN_PIECE_BYTES + 1
+        );
+        assert!(good.piece_range(PieceIndex(2)).is_empty());
+        assert_eq!(verify(&stated(OPEN_PIECE_BYTES)), Ok(()));
+        // Another size of as many pieces, a piece's own digest, nothing at all, and too much.
+        let size = OPEN_PIECE_BYTES + 2;
+        let other = End {
+            size,
+            ..good.clone()
+        };
+        assert_eq!(verify(&other), Err(ProofError::End));
+        assert_eq!(verify(&end(9, PieceDigest::of(&[]))), Err(ProofError::End));
+        for size in [0, lengths.size()] {
+            assert_eq!(verify(&stated(size)), Err(ProofError::End), "{size}");
+        }
+        assert_eq!(verify(&stated(lengths.size() - OPEN_PIECE_BYTES)), Ok(()));
+        let of_another = task.closed();
+        let verified = good.verify_beside(&of_another.opened(), |_| true, Grant::is_authentic);
+        assert_eq!(verified, Ok(()));
+        let verified = good.verify_beside(&of_another, |_| true, Grant::is_authentic);
+        assert_eq!(verified, Err(ProofError::OtherTask));
+        let mut forged = good;
+        forged.proof.statement.signature[0] ^= 1;
+        assert_eq!(verify(&forged), Err(ProofError::Signature(holder.id())));
     }
 }

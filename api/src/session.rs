@@ -193,17 +193,6 @@ pub struct Observation {
     pub age_ms: u64,
 }
 
-/// What a host says of a content whose size its source does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sizing {
-    /// It wants it: what is its size, and if nobody knows, who is to find out?
-    Asks,
-    /// It is reading all of it to find out, and bytes came within the last second.
-    Reads,
-    /// It does not read it any more.
-    GaveUp,
-}
-
 /// A content of a public repository that a member of the cluster has read there itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicContent {
@@ -338,12 +327,11 @@ pub enum PeerMessage {
         /// The reference.
         reference: Reference,
     },
-    /// Of a content whose size is not known; said again every second until it is.
-    Sizing {
+    /// Its source does not tell how large this is: does anybody know? Answered by
+    /// [`SchedulerMessage::Size`].
+    SizeWanted {
         /// The task.
         task: TaskId,
-        /// What the host does about it.
-        state: Sizing,
     },
     /// I am about to read small parts of this, not all of it: who reads them from the source for
     /// all? Answered by [`SchedulerMessage::ExcerptsFrom`].
@@ -376,7 +364,7 @@ impl PeerMessage {
             | Self::SelfLeased { task, .. }
             | Self::Report { task, .. }
             | Self::ExcerptsWanted { task, .. }
-            | Self::Sizing { task, .. } => Some(task),
+            | Self::SizeWanted { task } => Some(task),
             Self::Hello(_)
             | Self::Inventory { .. }
             | Self::Interest { .. }
@@ -479,14 +467,12 @@ pub enum SchedulerMessage {
         /// The blobs.
         contents: Vec<PublicContent>,
     },
-    /// The answer to [`Sizing::Asks`].
+    /// The answer to [`PeerMessage::SizeWanted`].
     Size {
         /// The task.
         task: TaskId,
         /// Its size in bytes, where a member knows it.
         size: Option<u64>,
-        /// The host is to find out, by reading all of it; if not, another one does.
-        read: bool,
     },
     /// The answer to [`PeerMessage::ExcerptsWanted`].
     ExcerptsFrom {

@@ -34,6 +34,9 @@ pub struct Want {
     /// How little of it will be read, where that is known beforehand; `None` is all of it, or all
     /// from some place on.
     pub excerpt: Option<Excerpt>,
+    /// Whether the caller can do nothing without the size: it waits until that is known then,
+    /// which may be when all of it has come.
+    pub needs_size: bool,
 }
 
 /// Some ranges of a content, all of them with an end.
@@ -54,17 +57,24 @@ pub enum Provenance {
     Download,
 }
 
-/// A content whose size is known.
+/// A content that is being given.
 #[derive(Clone)]
 pub struct Content {
-    /// Size in bytes.
-    pub size: u64,
+    /// Size in bytes, as far as anybody knows it: always, where the want said that it is needed.
+    pub size: Option<u64>,
     /// Media type of a manifest.
     pub media_type: Option<String>,
     /// Where its bytes come from.
     pub provenance: Provenance,
     /// Gives the bytes; keeps the content from being evicted and its download going.
     pub reader: Arc<dyn Reader>,
+}
+
+impl Content {
+    /// All its bytes, however many they turn out to be.
+    pub fn all(&self) -> Range<u64> {
+        0..self.size.unwrap_or(u64::MAX)
+    }
 }
 
 /// What those who wait for a content's bytes may hope for.
@@ -140,7 +150,8 @@ pub enum ReadError {
 /// All contents this node can get.
 pub trait Contents: Send + Sync + 'static {
     /// Opens a content: from the store, or by joining its download, or by starting
-    /// one. Returns as soon as the size is known. Dropping the future gives up.
+    /// one. Returns as soon as it is known that there is such a content, and how large it is where
+    /// its source tells, or the want needs it. Dropping the future gives up.
     fn open(&self, want: Want) -> BoxFuture<'static, Result<Content, OpenError>>;
 
     /// Whether the store holds it whole: its size and media type.

@@ -37,9 +37,20 @@ pub(super) fn host(raw: &[u8]) -> Result<HostId, WireError> {
     HostId::try_from(raw).map_err(|_| WireError::Invalid("host"))
 }
 
-pub(super) fn lengths(value: Option<v1::Lengths>) -> Result<Lengths, WireError> {
+fn lengths(value: Option<v1::Lengths>) -> Result<Lengths, WireError> {
     let value = required(value, "lengths")?;
     Lengths::checked(value.size, value.piece_length).map_err(|_| WireError::Invalid("lengths"))
+}
+
+/// A task and a geometry that can be its.
+pub(super) fn sized(
+    text: &str,
+    value: Option<v1::Lengths>,
+) -> Result<(TaskId, Lengths), WireError> {
+    let (task, lengths) = (task(text)?, lengths(value)?);
+    let fits = task.fits(&lengths);
+    fits.then_some((task, lengths))
+        .ok_or(WireError::Invalid("lengths"))
 }
 
 pub(super) fn origin(value: Option<v1::Origin>) -> Result<Origin, WireError> {
@@ -150,12 +161,12 @@ impl TryFrom<v1::Grant> for Grant {
     type Error = WireError;
 
     fn try_from(value: v1::Grant) -> Result<Self, WireError> {
-        let lengths = lengths(value.lengths)?;
+        let (task, lengths) = sized(&value.task, value.lengths)?;
         if value.first_piece >= value.end_piece || value.end_piece > lengths.pieces() {
             return Err(WireError::Invalid("pieces"));
         }
         Ok(Self {
-            task: task(&value.task)?,
+            task,
             lengths,
             pieces: value.first_piece..value.end_piece,
             holder: host(&value.holder)?,

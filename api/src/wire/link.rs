@@ -2,7 +2,7 @@
 
 use super::{
     WireError,
-    common::{lengths, pieces, required, some, task},
+    common::{pieces, required, sized, some, task},
     v1::{self, link_frame::Kind},
 };
 use crate::{PieceSet, TaskId, link::LinkMessage};
@@ -43,11 +43,15 @@ impl TryFrom<v1::LinkFrame> for LinkMessage {
     fn try_from(frame: v1::LinkFrame) -> Result<Self, WireError> {
         Ok(match required(frame.kind, "kind")? {
             Kind::Hello(_) | Kind::Proof(_) => return Err(WireError::Invalid("kind")),
-            Kind::Subscribe(v) => Self::Subscribe {
-                task: task(&v.task)?,
-                lengths: lengths(v.lengths)?,
-                waits: !v.for_others,
-            },
+            Kind::Subscribe(v) => {
+                let (task, lengths) = sized(&v.task, v.lengths)?;
+                let waits = !v.for_others;
+                Self::Subscribe {
+                    task,
+                    lengths,
+                    waits,
+                }
+            }
             Kind::Unsubscribe(v) => Self::Unsubscribe {
                 task: task(&v.task)?,
             },

@@ -11,7 +11,7 @@ use super::{
     },
 };
 use crate::{
-    Digest, OriginKind,
+    Digest, OriginKind, TaskId,
     preheat::{
         Authorization, Content, Have, ImageName, MOST_CONTENTS, MOST_FILES, MOST_PIN_SECONDS,
         MOST_PLATFORMS, MOST_TIMEOUT_SECONDS, MOST_URL, MOST_WHY, Order, PreheatOrder,
@@ -45,9 +45,18 @@ pub(super) fn why(text: String) -> Result<String, WireError> {
     Ok(text)
 }
 
+/// A task that is a content by itself, whatever its size.
+fn content(text: &str) -> Result<TaskId, WireError> {
+    let task = task(text)?;
+    let is_content = !task.is_open();
+    is_content
+        .then_some(task)
+        .ok_or(WireError::Invalid("digest"))
+}
+
 /// A digest, or what a version of a file is called.
 fn named(text: &str) -> Result<Digest, WireError> {
-    Ok(*task(text)?.digest())
+    Ok(*content(text)?.digest())
 }
 
 fn perhaps(text: &str) -> Result<Option<Digest>, WireError> {
@@ -173,7 +182,7 @@ impl TryFrom<v1::PreheatContent> for Content {
     type Error = WireError;
 
     fn try_from(value: v1::PreheatContent) -> Result<Self, WireError> {
-        let (name, is_file) = (task(&value.digest)?, !value.url.is_empty());
+        let (name, is_file) = (content(&value.digest)?, !value.url.is_empty());
         if name.is_file() != is_file {
             return Err(WireError::Invalid("digest"));
         }

@@ -180,10 +180,14 @@ fn peer_messages() -> Vec<PeerMessage> {
         PeerMessage::Evicted {
             tasks: vec![task()],
         },
-        PeerMessage::Sizing {
-            task: task(),
-            state: Sizing::GaveUp,
-        },
+        PeerMessage::SizeWanted { task: task() },
+        PeerMessage::Join(Join {
+            task: task().opened(),
+            lengths: Lengths::open(),
+            held: PieceSet::from_range(3..Lengths::open().pieces()),
+            origin: origin(),
+            purpose: Purpose::Pull,
+        }),
         PeerMessage::ExcerptsWanted {
             task: task(),
             lengths: lengths(),
@@ -247,7 +251,6 @@ fn scheduler_messages() -> Vec<SchedulerMessage> {
         SchedulerMessage::Size {
             task: task(),
             size: Some(7),
-            read: false,
         },
         SchedulerMessage::ExcerptsFrom {
             task: task(),

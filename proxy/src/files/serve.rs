@@ -113,6 +113,7 @@ impl Host {
             credential: None,
             purpose: Purpose::Pull,
             excerpt: None,
+            needs_size: true,
         };
         let begun = async {
             let opened = self.contents.open(want).await;
@@ -167,7 +168,7 @@ fn unreachable(error: &SourceError) -> Response<Body> {
 
 /// The response, once its first bytes are there.
 async fn body(content: Content, place: &Place, asked: &HeaderMap) -> Option<Response<Body>> {
-    let size = content.size;
+    let size = content.size?;
     let version = &place.version;
     let wanted = match version.goes_on_from(asked.get(header::IF_RANGE)) {
         true => range::wanted(asked, size),

@@ -53,7 +53,7 @@ impl Call<'_> {
             let size = stored
                 .or(allowed.stat.size)
                 .ok_or_else(|| Failure::Unavailable("the size is not known".to_owned()))?;
-            return Ok(head(&digest, size));
+            return Ok(head(&digest, Some(size)));
         }
         self.served(&origin, digest).await
     }
@@ -93,6 +93,8 @@ impl Call<'_> {
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
             excerpt: range::excerpt(self.headers),
+            // What is only a part of it has to say of how much.
+            needs_size: self.headers.contains_key(header::RANGE),
         };
         let task = TaskId::from(digest);
         let came = Notify::new();
@@ -154,9 +156,13 @@ impl Call<'_> {
         content: Content,
         digest: &Digest,
     ) -> Result<Result<Response<Body>, OpenError>, Failure> {
-        let size = content.size;
         let one = |range| vec![range];
-        let (status, ranges) = match range::wanted(self.headers, size) {
+        let size = content.size.unwrap_or(u64::MAX);
+        let wanted = match content.size {
+            Some(size) => range::wanted(self.headers, size),
+            None => Wanted::Whole,
+        };
+        let (status, ranges) = match wanted {
             Wanted::Whole => (StatusCode::OK, one(0..size)),
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, one(range)),
             Wanted::Parts(ranges) => (StatusCode::PARTIAL_CONTENT, ranges),
@@ -182,7 +188,8 @@ impl Call<'_> {
             .first_byte(self.began.elapsed().as_secs_f64());
         let begun = stream::iter(first.map(Ok)).chain(stream).boxed();
         if let [range] = &ranges[..] {
-            let mut response = head(digest, range.end - range.start);
+            let length = content.size.map(|_| range.end - range.start);
+            let mut response = head(digest, length);
             if status == StatusCode::PARTIAL_CONTENT {
                 let value = content_range(range, size);
                 let value = HeaderValue::try_from(value).map_err(|_| Failure::NotFound)?;
@@ -193,7 +200,7 @@ impl Call<'_> {
             return Ok(Ok(response));
         }
         let parts = Multipart::new(ranges, size);
-        let mut response = head(digest, parts.length());
+        let mut response = head(digest, Some(parts.length()));
         let kind = HeaderValue::try_from(parts.media_type()).map_err(|_| Failure::NotFound)?;
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         *response.status_mut() = status;
@@ -259,12 +266,15 @@ pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
     response.expect("a digest makes valid headers")
 }
 
-fn head(digest: &Digest, length: u64) -> Response<Body> {
-    let response = common(digest)
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, length)
-        .header(header::ACCEPT_RANGES, "bytes")
-        .body(Body::empty());
+/// Without a length, where nobody knows it: the body then ends as the source's does.
+fn head(digest: &Digest, length: Option<u64>) -> Response<Body> {
+    let mut response = common(digest).header(header::CONTENT_TYPE, "application/octet-stream");
+    if let Some(length) = length {
+        response = response
+            .header(header::CONTENT_LENGTH, length)
+            .header(header::ACCEPT_RANGES, "bytes");
+    }
+    let response = response.body(Body::empty());
     response.expect("a digest and a length make valid headers")
 }
 

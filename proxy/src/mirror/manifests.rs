@@ -98,6 +98,7 @@ impl Call<'_> {
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
             excerpt: None,
+            needs_size: true,
         };
         let read = async {
             let content = self
@@ -106,15 +107,14 @@ impl Call<'_> {
                 .open(want)
                 .await
                 .map_err(|error| Failure::from_open(&error, true))?;
-            if content.size > MAX_MANIFEST_BYTES {
-                return Err(Failure::BadGateway(format!(
-                    "a manifest of {} bytes is over the limit",
-                    content.size
-                )));
+            let size = content.size.unwrap_or(u64::MAX);
+            if size > MAX_MANIFEST_BYTES {
+                let what = format!("a manifest of {size} bytes is over the limit");
+                return Err(Failure::BadGateway(what));
             }
-            let size = usize::try_from(content.size).unwrap_or(usize::MAX);
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
             let room = self.mirror.held.room(size).await?;
-            let mut stream = content.reader.read(0..content.size);
+            let mut stream = content.reader.read(content.all());
             let mut bytes = BytesMut::with_capacity(size);
             while let Some(chunk) = stream.next().await {
                 bytes.extend_from_slice(&chunk.map_err(|error| Failure::from_read(&error, true))?);
@@ -151,7 +151,7 @@ impl Read {
             room,
         } = self;
         if bytes.len() > LONG && content.reader.is_here() {
-            let spans = content.reader.spans(0..content.size);
+            let spans = content.reader.spans(content.all());
             set_spans(response, spans.map_err(BoxError::from).boxed());
         } else {
             *response.body_mut() = room.body(bytes);

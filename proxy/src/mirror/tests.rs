@@ -167,7 +167,7 @@ impl Source for Manifest {
 impl Contents for Manifest {
     fn open(&self, _: Want) -> BoxFuture<'static, Result<Content, OpenError>> {
         let content = Content {
-            size: self.bytes.len() as u64,
+            size: Some(self.bytes.len() as u64),
             media_type: None,
             provenance: Provenance::Download,
             reader: Arc::new(self.clone()),

@@ -137,6 +137,7 @@ impl Preheater {
             credential,
             purpose: Purpose::Preheat,
             excerpt: None,
+            needs_size: false,
         };
         // It must not be evicted between its commit and its pin.
         if let Some(until) = until

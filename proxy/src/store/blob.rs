@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use darter_api::{Lengths, PieceIndex, Proof, TaskId, proof::GroupDigest};
+use darter_api::{End, Lengths, PieceIndex, Proof, TaskId, proof::GroupDigest};
 use darter_runtime::server::span::FileSpan;
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
@@ -157,8 +157,8 @@ impl Blob {
             return Ok(None);
         }
         let piece = StoredPiece {
-            lengths,
-            index,
+            range: lengths.piece_range(index),
+            end: None,
             media_type: self.whole.media_type.clone(),
             proof: None,
             groups: Arc::new([]),
@@ -200,8 +200,8 @@ pub(super) enum Keep {
 /// A verified piece, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct StoredPiece {
-    pub(super) lengths: Lengths,
-    pub(super) index: PieceIndex,
+    pub(super) range: Range<u64>,
+    pub(super) end: Option<Arc<End>>,
     pub(super) media_type: Option<String>,
     pub(super) proof: Option<Proof>,
     pub(super) groups: Arc<[GroupDigest]>,
@@ -210,9 +210,9 @@ pub struct StoredPiece {
 }
 
 impl StoredPiece {
-    /// The content's geometry.
-    pub const fn lengths(&self) -> Lengths {
-        self.lengths
+    /// Where the content ends, of one whose size was not known when it began and is by now.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_deref()
     }
 
     /// Media type of a manifest.
@@ -243,7 +243,7 @@ impl StoredPiece {
 
     /// The bytes of the content that it covers.
     pub fn range(&self) -> Range<u64> {
-        self.lengths.piece_range(self.index)
+        self.range.clone()
     }
 
     /// Where a part of the content lies. It stays there until the span is dropped.

@@ -12,6 +12,8 @@ use std::{
 
 use darter_api::{Algorithm, TaskId};
 
+use super::endless;
+
 /// The directory of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
@@ -71,10 +73,12 @@ impl Layout {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
             _ => fs::create_dir_all(layout.trash())?,
         }
-        for whole in [true, false] {
-            for algorithm in ALGORITHMS {
+        endless::clear(&layout.open_folder())?;
+        for algorithm in ALGORITHMS {
+            for whole in [true, false] {
                 fs::create_dir_all(layout.folder(whole, algorithm))?;
             }
+            fs::create_dir_all(layout.open_folder().join(algorithm.as_str()))?;
         }
         Ok(layout)
     }
@@ -92,10 +96,19 @@ impl Layout {
         self.root.join(kind).join(algorithm.as_str())
     }
 
+    /// Of contents whose size is not known.
+    fn open_folder(&self) -> PathBuf {
+        self.root.join("partial").join("open")
+    }
+
     /// A digest's text is hex of a fixed length, so it can't leave the folder.
     pub(super) fn files(&self, task: &TaskId, whole: bool) -> Files {
         let digest = task.digest();
-        let data = self.folder(whole, digest.algorithm()).join(digest.hex());
+        let folder = match task.is_open() {
+            true => self.open_folder().join(digest.algorithm().as_str()),
+            false => self.folder(whole, digest.algorithm()),
+        };
+        let data = folder.join(digest.hex());
         let journal = data.with_extension("journal");
         Files { data, journal }
     }

@@ -6,6 +6,7 @@
 //! blobs/<algorithm>/<hex>             whole and verified
 //! blobs/<algorithm>/<hex>.journal     geometry, origin, group digests, proofs
 //! partial/<algorithm>/<hex>[.journal] the same, being downloaded
+//! partial/open/<algorithm>/<hex>      the same, while nobody knows its size
 //! trash/<number>                      dropped, and soon gone
 //! pins                                what is to stay, and until when
 //! scrubbed                            how far the scrub's round is
@@ -22,6 +23,7 @@
 
 mod blob;
 mod durable;
+mod endless;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod hasher;
@@ -51,6 +53,7 @@ use dashmap::{DashMap, Entry as Slot};
 use parking_lot::Mutex;
 
 pub use blob::{Blob, StoredPiece};
+pub use endless::Resealed;
 pub use hasher::PrefixHasher;
 pub use metrics::Metrics;
 pub use open::OpenError;
@@ -188,7 +191,12 @@ impl Store {
             self.make_disk_room(0)?;
             return Ok(partial);
         }
-        let (size, manifest) = (lengths.size(), is_manifest(origin, media_type));
+        if task.is_open() && self.stat(&task.closed()).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let manifest = is_manifest(origin, media_type);
+        // What nobody knows the size of asks for room as it grows.
+        let size = if task.is_open() { 0 } else { lengths.size() };
         self.reserve(size, manifest)?;
         let created = Growing::create(&self.0.layout, task, lengths, origin, media_type);
         let created = created.inspect_err(|_| {
@@ -207,7 +215,7 @@ impl Store {
     fn resume(&self, task: &TaskId, lengths: Lengths) -> io::Result<Option<Partial>> {
         match self.0.index.get(task).as_deref() {
             Some(Entry::Whole(_)) => Err(io::ErrorKind::AlreadyExists.into()),
-            Some(Entry::Growing(growing)) if growing.lengths == lengths => {
+            Some(Entry::Growing(growing)) if growing.goes_on_as(lengths) => {
                 Ok(Some(Partial::new(Arc::clone(growing), self.clone())))
             }
             _ => Ok(None),
@@ -394,7 +402,7 @@ impl Entry {
     fn size(&self) -> u64 {
         match self {
             Self::Whole(whole) => whole.lengths.size(),
-            Self::Growing(growing) => growing.lengths.size(),
+            Self::Growing(growing) => growing.size(),
         }
     }
 
@@ -402,7 +410,7 @@ impl Entry {
     fn size_on_disk(&self) -> u64 {
         match self {
             Self::Whole(whole) => whole.lengths.size(),
-            Self::Growing(growing) => growing.lengths.size() - growing.missing_bytes(),
+            Self::Growing(growing) => growing.size().saturating_sub(growing.missing_bytes()),
         }
     }
 

@@ -122,9 +122,11 @@ impl Store {
     fn adopt_whole(&self, task: TaskId, same_boot: bool) -> io::Result<Option<Found>> {
         let files = self.0.layout.files(&task, true);
         let Ok(metadata) = fs::metadata(&files.data) else {
-            // A commit was cut between its two renames: its data still lies in `partial`.
+            // A commit was cut between its two renames: its data still lies in `partial`, and its
+            // journal no more. Where there is one, the data is another download's, and this journal
+            // that of a content whose size was not known, which is lost.
             let back = self.0.layout.files(&task, false);
-            if back.data.is_file() {
+            if back.data.is_file() && !back.journal.is_file() {
                 fs::rename(&files.journal, &back.journal)?;
             } else {
                 drop(self.0.layout.remove(&task, true)?);

@@ -5,6 +5,7 @@ use std::{
     io,
     ops::Range,
     os::unix::fs::FileExt as _,
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -16,6 +17,7 @@ use parking_lot::Mutex;
 use super::{
     Entry, Store,
     blob::{Keep, StoredPiece, Whole, read_range, write_at},
+    endless::Endless,
     is_manifest,
     journal::{Header, Ledger, Record},
     layout::Layout,
@@ -33,6 +35,8 @@ pub(super) struct Growing {
     journal: Mutex<Journal>,
     /// What it became: who still reads the growing content keeps the whole one.
     committed: OnceLock<Arc<Whole>>,
+    /// What there is to know of one whose size was not known when it began.
+    pub(super) endless: Option<Endless>,
 }
 
 /// The journal's file and what it says. A record is written before it counts; one that the disk took
@@ -80,7 +84,9 @@ impl Growing {
             ledger: Ledger::default(),
         };
         let file = options.open(&files.data)?;
-        file.set_len(lengths.size())?;
+        if !lengths.is_open() {
+            file.set_len(lengths.size())?;
+        }
         let header = Header::new(&task, &lengths, origin, media_type);
         journal.append(vec![Record::Header(header)], &lengths)?;
         Ok(Self {
@@ -91,6 +97,7 @@ impl Growing {
             file: Arc::new(file),
             journal: Mutex::new(journal),
             committed: OnceLock::new(),
+            endless: lengths.is_open().then(Endless::default),
         })
     }
 
@@ -131,6 +138,7 @@ impl Growing {
                 ledger,
             }),
             committed: OnceLock::new(),
+            endless: None,
         }))
     }
 
@@ -139,35 +147,66 @@ impl Growing {
     }
 
     pub(super) fn held(&self) -> PieceSet {
-        self.journal.lock().ledger.held.clone()
+        let mut held = self.journal.lock().ledger.held.clone();
+        if let Some(endless) = &self.endless {
+            held.union_with(&endless.past());
+        }
+        held
+    }
+
+    /// Cuts the file.
+    pub(super) fn set_size(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    /// Bytes that it counts for.
+    pub(super) fn size(&self) -> u64 {
+        let endless = self.endless.as_ref();
+        endless.map_or(self.lengths.size(), Endless::reserved)
+    }
+
+    /// Whether a download of this geometry can go on with it.
+    pub(super) fn goes_on_as(&self, lengths: Lengths) -> bool {
+        let endless = self.endless.as_ref();
+        self.lengths == lengths && !endless.is_some_and(Endless::is_closed)
     }
 
     /// Bytes of pieces that are not sealed yet.
     pub(super) fn missing_bytes(&self) -> u64 {
         let sealed = self.journal.lock().ledger.held.len();
         let sealed = u64::from(sealed) * u64::from(self.lengths.piece_length());
-        self.lengths.size().saturating_sub(sealed)
+        self.size().saturating_sub(sealed)
     }
 
     pub(super) fn piece(self: &Arc<Self>, index: PieceIndex) -> io::Result<Option<StoredPiece>> {
-        let journal = self.journal.lock();
-        Ok(journal.ledger.get(index).map(|sealed| StoredPiece {
-            lengths: self.lengths,
-            index,
+        let end = self.endless.as_ref().and_then(Endless::end);
+        let piece = |range, proof, groups| StoredPiece {
+            range,
+            proof,
+            groups,
+            end: end.clone(),
             media_type: self.media_type.clone(),
-            proof: sealed.proof.clone(),
-            groups: Arc::clone(&sealed.groups),
             file: Arc::clone(&self.file),
             keep: Keep::Growing(Arc::clone(self)),
-        }))
+        };
+        let range = match &end {
+            Some(end) => end.piece_range(index),
+            None => self.lengths.piece_range(index),
+        };
+        if range.is_empty() && end.is_some() {
+            return Ok(Some(piece(range, None, Arc::new([]))));
+        }
+        let journal = self.journal.lock();
+        let sealed = journal.ledger.get(index);
+        Ok(sealed.map(|sealed| piece(range, sealed.proof.clone(), Arc::clone(&sealed.groups))))
     }
 }
 
 /// A download, open for writing. Cheap to clone; while one is held it is not evicted.
 #[derive(Debug, Clone)]
 pub struct Partial {
-    growing: Arc<Growing>,
-    store: Store,
+    pub(super) growing: Arc<Growing>,
+    pub(super) store: Store,
 }
 
 impl Partial {
@@ -206,6 +245,9 @@ impl Partial {
                 "a write past the content's end",
             ));
         }
+        if let Some(endless) = &self.growing.endless {
+            endless.make_room(&self.store, offset + bytes.len() as u64)?;
+        }
         write_at(&self.growing.file, offset, bytes)
     }
 
@@ -231,7 +273,11 @@ impl Partial {
     pub fn unseal(&self, pieces: &PieceSet) -> io::Result<()> {
         let mut journal = self.growing.journal.lock();
         let record = Record::Lost(pieces.clone());
-        journal.append(vec![record], &self.growing.lengths)
+        journal.append(vec![record], &self.growing.lengths)?;
+        if let Some(endless) = &self.growing.endless {
+            endless.take_back(pieces);
+        }
+        Ok(())
     }
 
     /// Reads bytes, verified or not: the caller knows which are.
@@ -270,13 +316,29 @@ impl Partial {
     /// When the files can't be renamed.
     pub fn commit(self) -> io::Result<()> {
         let (task, lengths) = (self.growing.task, self.growing.lengths);
+        let journal = self.store.0.layout.files(&task, false).journal;
+        let whole = self.make_whole(task, lengths, &journal)?;
+        self.store.0.index.insert(task, Entry::Whole(whole));
+        self.store.0.fresh.lock().push(task);
+        self.store.0.metrics.committed();
+        Ok(())
+    }
+
+    /// Renames the files to those of a whole `task`, of which the journal speaks.
+    pub(super) fn make_whole(
+        &self,
+        task: TaskId,
+        lengths: Lengths,
+        journal: &Path,
+    ) -> io::Result<Arc<Whole>> {
         let layout = &self.store.0.layout;
-        let (from, to) = (layout.files(&task, false), layout.files(&task, true));
+        let from = layout.files(&self.growing.task, false);
+        let to = layout.files(&task, true);
         // The journal first: a data file under `blobs` always has one.
-        fs::rename(&from.journal, &to.journal)?;
+        fs::rename(journal, &to.journal)?;
         if let Err(cause) = fs::rename(&from.data, &to.data) {
             // So that the download can still be gone on with.
-            fs::rename(&to.journal, &from.journal)?;
+            fs::rename(&to.journal, journal)?;
             return Err(cause);
         }
         let whole = Whole::new(
@@ -288,9 +350,6 @@ impl Partial {
         );
         let whole = Arc::new(whole);
         let _ = self.growing.committed.set(Arc::clone(&whole));
-        self.store.0.index.insert(task, Entry::Whole(whole));
-        self.store.0.fresh.lock().push(task);
-        self.store.0.metrics.committed();
-        Ok(())
+        Ok(whole)
     }
 }

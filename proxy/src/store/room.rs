@@ -30,20 +30,22 @@ pub(super) struct Room {
 impl Store {
     /// Accounts for a content, if there is room or can be made.
     pub(super) fn reserve(&self, size: u64, manifest: bool) -> io::Result<()> {
-        let _one = self.0.room.asking.lock();
-        let found = self.make_room(size, manifest);
-        if found.is_ok() {
+        self.with_room(|| {
+            self.make_room(size, manifest)?;
             self.account(size, manifest);
-        } else {
-            self.0.metrics.refused();
-        }
-        found
+            Ok(())
+        })
     }
 
-    fn make_room(&self, size: u64, manifest: bool) -> io::Result<()> {
-        let capacity = self.0.options.capacity(manifest);
-        let over = (self.used(manifest) + size).saturating_sub(capacity);
-        self.free(over, manifest, Entry::size)?;
+    /// One asks at a time; who is refused is counted.
+    pub(super) fn with_room(&self, ask: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _one = self.0.room.asking.lock();
+        ask().inspect_err(|_| self.0.metrics.refused())
+    }
+
+    /// Evicts what stands in the way of `size` more bytes. One asks at a time.
+    pub(super) fn make_room(&self, size: u64, manifest: bool) -> io::Result<()> {
+        self.free(self.over(size, manifest), manifest, Entry::size)?;
         self.make_disk_room(size)
     }
 
@@ -51,10 +53,17 @@ impl Store {
     ///
     /// # Errors
     /// When the file system does not say what is free.
-    pub fn reach(&self) -> io::Result<u64> {
-        let there = self.used(false) + self.free_bytes()?;
+    pub(super) fn reach(&self) -> io::Result<u64> {
+        // What is given but not written yet is among what is free.
+        let there = self.on_disk().saturating_add(self.free_bytes()?);
         let disk = there.saturating_sub(self.0.options.min_free.as_u64());
         Ok(disk.min(self.0.options.capacity(false)))
+    }
+
+    /// By how much the store would be over its capacity with `size` bytes more.
+    pub(super) fn over(&self, size: u64, manifest: bool) -> u64 {
+        let capacity = self.0.options.capacity(manifest);
+        (self.used(manifest) + size).saturating_sub(capacity)
     }
 
     /// Sees to it that the disk takes `size` more bytes, beside all that is still to be
@@ -64,8 +73,8 @@ impl Store {
         freed.inspect_err(|_| self.show_full(true))
     }
 
-    /// What the disk lacks for that.
-    fn short_of(&self, size: u64) -> io::Result<u64> {
+    /// How much the disk lacks for that.
+    pub(super) fn short_of(&self, size: u64) -> io::Result<u64> {
         let wanted = size + self.promised() + self.0.options.min_free.as_u64();
         Ok(wanted.saturating_sub(self.free_bytes()?))
     }
@@ -111,6 +120,8 @@ impl Store {
             .index
             .iter()
             .filter(|entry| entry.is_free() && entry.is_manifest() == manifests)
+            // What has become another content gives nothing back.
+            .filter(|entry| entry.size() > 0)
             .filter(|entry| !self.is_pinned(entry.key()))
             .map(|entry| {
                 let used = match entry.value() {
@@ -142,18 +153,6 @@ impl Store {
         self.make_disk_room(bytes)
     }
 
-    /// The same where nothing is to be evicted for them.
-    ///
-    /// # Errors
-    /// When the disk has not so much to spare.
-    pub fn spare_free(&self, bytes: u64) -> io::Result<()> {
-        let _one = self.0.room.asking.lock();
-        match self.short_of(bytes)? {
-            0 => Ok(()),
-            _ => Err(io::ErrorKind::StorageFull.into()),
-        }
-    }
-
     /// Bytes of blobs at most.
     pub fn capacity(&self) -> u64 {
         self.0.options.capacity(false)
@@ -180,6 +179,7 @@ impl Store {
                 whole.forget_ledger();
             }
         }
+        self.drop_closed(Instant::now());
         if let Err(cause) = self.tidy_disk() {
             tracing::warn!(%cause, "the disk's free space can't be told");
         }
@@ -224,6 +224,12 @@ impl Store {
     fn used(&self, manifests: bool) -> u64 {
         let (blobs, manifest_bytes) = self.usage();
         if manifests { manifest_bytes } else { blobs }
+    }
+
+    /// Bytes of blobs that are on the disk.
+    fn on_disk(&self) -> u64 {
+        let blobs = self.0.index.iter().filter(|entry| !entry.is_manifest());
+        blobs.map(|entry| entry.size_on_disk()).sum()
     }
 
     /// Bytes that downloads under way have still to write.

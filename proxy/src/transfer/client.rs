@@ -8,12 +8,14 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::Range,
     time::{Duration, Instant},
 };
 
 use bytes::Buf as _;
 use darter_api::{
-    Grant, HostId, Lengths, PieceDigest, PieceIndex, Proof, ProofError, TaskId,
+    End, Grant, HostId, Lengths, PieceDigest, PieceIndex, Proof, ProofError, TaskId,
+    lengths::GROUP_BYTES,
     proof::GroupDigest,
     wire::{WireError, v1},
 };
@@ -78,6 +80,9 @@ pub enum Rot {
     /// A group does not match its digest.
     #[error("group {0} does not match its digest")]
     Group(u32),
+    /// The content ends elsewhere, by another signer's word.
+    #[error("it says that the content ends elsewhere")]
+    End,
     /// A small content does not match its own digest.
     #[error("the content does not match its digest")]
     Content,
@@ -90,6 +95,8 @@ pub struct Fetched {
     pub proof: Option<Proof>,
     /// Its groups' digests.
     pub groups: Vec<GroupDigest>,
+    /// Where the content ends, of one whose size was not known when it began: verified.
+    pub end: Option<End>,
     /// Media type of a manifest.
     pub media_type: Option<String>,
     /// Its bytes.
@@ -154,7 +161,7 @@ impl PieceClient {
     pub async fn fetch(
         &self,
         wanted: &Wanted,
-        trusted: impl FnOnce(&Grant) -> bool + Send,
+        trusted: impl Fn(&Grant) -> bool + Send + Sync,
         sink: &mut impl Sink,
     ) -> Result<Fetched, FetchError> {
         let begin = Instant::now();
@@ -167,16 +174,18 @@ impl PieceClient {
             class: wanted.class,
         };
         sink.begun();
-        let (proof, groups) = match body.head(wanted, trusted, &self.grants).await? {
-            Some((proof, groups)) => {
-                body.groups(wanted, &groups, sink).await?;
-                (Some(proof), groups)
-            }
-            None => {
-                body.small(wanted, sink).await?;
-                (None, Vec::new())
-            }
-        };
+        let Stated {
+            proof,
+            end,
+            groups,
+            range,
+        } = body.head(wanted, trusted, &self.grants).await?;
+        let bytes = range.end - range.start;
+        match &proof {
+            Some(_) => body.groups(range, &groups, sink).await?,
+            None if wanted.task.is_open() => {}
+            None => body.small(wanted, sink).await?,
+        }
         if body.left == 0 {
             self.parents
                 .give_back(wanted.address, body.connection, &head);
@@ -184,8 +193,9 @@ impl PieceClient {
         Ok(Fetched {
             proof,
             groups,
+            end,
             media_type: head.media_type,
-            bytes: wanted.lengths.piece_bytes(wanted.index),
+            bytes,
             elapsed: begin.elapsed(),
         })
     }
@@ -228,6 +238,16 @@ impl PieceClient {
             other => FetchError::NotHeld(other),
         })
     }
+}
+
+/// What a parent says of a piece before its bytes: believed.
+struct Stated {
+    /// None where the content's own digest proves it, and past the content's end.
+    proof: Option<Proof>,
+    end: Option<End>,
+    groups: Vec<GroupDigest>,
+    /// The bytes that follow.
+    range: Range<u64>,
 }
 
 /// A reply that is read in exact portions.
@@ -275,53 +295,109 @@ impl Reply {
     async fn head(
         &mut self,
         wanted: &Wanted,
-        trusted: impl FnOnce(&Grant) -> bool,
+        trusted: impl Fn(&Grant) -> bool,
         grants: &Grants,
-    ) -> Result<Option<(Proof, Vec<GroupDigest>)>, FetchError> {
+    ) -> Result<Stated, FetchError> {
+        let rot = FetchError::Rot;
+        let Wanted {
+            task,
+            lengths,
+            index,
+            ..
+        } = wanted;
+        let proof = self.proof().await?;
+        let end = match task.is_open() {
+            true => self.end(task, &trusted, grants).await?,
+            false => None,
+        };
+        let range = match &end {
+            Some(end) => end.piece_range(*index),
+            None => lengths.piece_range(*index),
+        };
+        let needs_none = task.proves_itself(lengths) || range.is_empty();
+        let proof = match proof {
+            None if needs_none => {
+                return Ok(Stated {
+                    proof: None,
+                    end,
+                    groups: Vec::new(),
+                    range,
+                });
+            }
+            Some(proof) if !needs_none => proof,
+            _ => return Err(rot(Rot::Length)),
+        };
+        let stated = proof
+            .verify_beside(task, lengths, *index, &trusted, |grant| {
+                grants.is_authentic(grant)
+            })
+            .map_err(|cause| rot(Rot::Proof(cause)))?;
+        let groups = (range.end - range.start).div_ceil(GROUP_BYTES);
+        let raw = self.take(groups as usize * 32).await?;
+        let (groups, _) = raw.as_chunks::<32>();
+        let groups: Vec<GroupDigest> = groups.iter().map(|raw| GroupDigest(*raw)).collect();
+        if PieceDigest::of(&groups) != stated {
+            return Err(rot(Rot::Groups));
+        }
+        Ok(Stated {
+            proof: Some(proof),
+            end,
+            groups,
+            range,
+        })
+    }
+
+    /// The next proof, if there is one; nothing of it has been checked.
+    async fn proof(&mut self) -> Result<Option<Proof>, FetchError> {
         let rot = FetchError::Rot;
         let length = self.take(4).await?.get_u32() as usize;
-        match (wanted.task.proves_itself(&wanted.lengths), length) {
-            (true, 0) => return Ok(None),
-            (false, 1..=MAX_PROOF_BYTES) => {}
+        match length {
+            0 => return Ok(None),
+            1..=MAX_PROOF_BYTES => {}
             _ => return Err(rot(Rot::Length)),
         }
         let proof = self.take(length).await?;
         let proof =
             v1::Proof::decode(proof).map_err(|_| rot(Rot::Wire(WireError::Invalid("proof"))))?;
         let proof = Proof::try_from(proof).map_err(|cause| rot(Rot::Wire(cause)))?;
-        let Wanted { task, lengths, .. } = wanted;
-        let stated = proof
-            .verify_beside(task, lengths, wanted.index, trusted, |grant| {
-                grants.is_authentic(grant)
-            })
-            .map_err(|cause| rot(Rot::Proof(cause)))?;
-        let raw = self
-            .take(wanted.lengths.groups(wanted.index) as usize * 32)
-            .await?;
-        let (groups, _) = raw.as_chunks::<32>();
-        let groups: Vec<GroupDigest> = groups.iter().map(|raw| GroupDigest(*raw)).collect();
-        if PieceDigest::of(&groups) != stated {
-            return Err(rot(Rot::Groups));
-        }
-        Ok(Some((proof, groups)))
+        Ok(Some(proof))
     }
 
+    /// Where the content ends, if the parent knows.
+    async fn end(
+        &mut self,
+        task: &TaskId,
+        trusted: impl Fn(&Grant) -> bool,
+        grants: &Grants,
+    ) -> Result<Option<End>, FetchError> {
+        let proof = self.proof().await?;
+        let size = self.take(8).await?.get_u64();
+        let Some(proof) = proof else {
+            return Ok(None);
+        };
+        let end = End { size, proof };
+        let verified = end.verify_beside(task, trusted, |grant| grants.is_authentic(grant));
+        verified.map_err(|cause| FetchError::Rot(Rot::Proof(cause)))?;
+        Ok(Some(end))
+    }
+
+    /// The groups that these bytes are made of.
     async fn groups(
         &mut self,
-        wanted: &Wanted,
+        bytes: Range<u64>,
         groups: &[GroupDigest],
         sink: &mut impl Sink,
     ) -> Result<(), FetchError> {
+        let mut at = bytes.start;
         for (number, digest) in groups.iter().enumerate() {
-            let range = wanted.lengths.group_range(wanted.index, number as u32);
-            let length = range.end - range.start;
+            let length = GROUP_BYTES.min(bytes.end - at);
             self.write_soon(length).await;
-            let bytes = self.take(length as usize).await?;
-            if GroupDigest::of(bytes) != *digest {
+            let group = self.take(length as usize).await?;
+            if GroupDigest::of(group) != *digest {
                 return Err(FetchError::Rot(Rot::Group(number as u32)));
             }
-            sink.verified(range.start, bytes)
-                .map_err(FetchError::Store)?;
+            sink.verified(at, group).map_err(FetchError::Store)?;
+            at += length;
         }
         Ok(())
     }

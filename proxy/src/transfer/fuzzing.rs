@@ -2,12 +2,13 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use darter_api::{
-    Digest, Grant, Lengths, NodeKey, PieceDigest, PieceIndex, Proof, Statement, TaskId,
+    Digest, End, Grant, Lengths, NodeKey, PieceDigest, PieceIndex, Proof, Statement, TaskId,
     proof::GroupDigest, wire::v1,
 };
 use darter_runtime::tls::Connector;
@@ -30,6 +31,8 @@ struct Case {
     task: TaskId,
     lengths: Lengths,
     index: PieceIndex,
+    /// The bytes of the piece.
+    range: Range<u64>,
     reply: Vec<u8>,
 }
 
@@ -40,27 +43,50 @@ fn content(size: usize) -> Vec<u8> {
 impl Case {
     /// The last piece of a content of so many bytes.
     fn new(task: TaskId, size: usize) -> Self {
-        let content = content(size);
         let lengths = Lengths::of(size as u64).expect("within the limit");
         let index = PieceIndex(lengths.pieces() - 1);
         let range = lengths.piece_range(index);
-        let piece = &content[range.start as usize..];
-        let mut body = Vec::new();
-        if task.proves_itself(&lengths) {
-            body.extend([0; 4]);
-        } else {
-            let key = NodeKey::from_seed([1; 32]);
-            let groups: Vec<GroupDigest> = piece.chunks(64 * 1024).map(GroupDigest::of).collect();
-            let pieces = 0..lengths.pieces();
-            let grant = Arc::new(Grant::sign(&key, key.id(), task, lengths, pieces, 5));
-            let digest = PieceDigest::of(&groups);
-            let statement = Statement::sign(&key, &task, &lengths, index, digest);
-            let proof = v1::Proof::from(&Proof { grant, statement }).encode_to_vec();
-            body.extend((proof.len() as u32).to_be_bytes());
-            body.extend(proof);
-            body.extend(groups.iter().flat_map(|group| group.0));
-        }
-        body.extend(piece);
+        let content = content(size);
+        let body = match task.proves_itself(&lengths) {
+            true => vec![0; 4],
+            false => {
+                let groups = groups(&content[range.start as usize..]);
+                let digest = PieceDigest::of(&groups);
+                let mut body = proved(task, lengths, index, digest);
+                body.extend(groups.iter().flat_map(|group| group.0));
+                body
+            }
+        };
+        Self::replied(content, (task, lengths, index), range, body)
+    }
+
+    /// A piece of a content of so many bytes whose size was not known when it began, with its end.
+    fn open(size: usize, index: PieceIndex) -> Self {
+        let content = content(size);
+        let task = TaskId::from(Digest::sha256(&content)).opened();
+        let lengths = Lengths::open();
+        let size = size as u64;
+        let whole = lengths.piece_range(index);
+        let range = whole.start.min(size)..whole.end.min(size);
+        let groups = groups(&content[range.start as usize..range.end as usize]);
+        let mut body = match range.is_empty() {
+            true => vec![0; 4],
+            false => proved(task, lengths, index, PieceDigest::of(&groups)),
+        };
+        let past = End::piece_of(size).expect("it may be so long");
+        body.extend(proved(task, lengths, past, PieceDigest::of_end(size)));
+        body.extend(size.to_be_bytes());
+        body.extend(groups.iter().flat_map(|group| group.0));
+        Self::replied(content, (task, lengths, index), range, body)
+    }
+
+    fn replied(
+        content: Vec<u8>,
+        (task, lengths, index): (TaskId, Lengths, PieceIndex),
+        range: Range<u64>,
+        mut body: Vec<u8>,
+    ) -> Self {
+        body.extend(&content[range.start as usize..range.end as usize]);
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
         let reply = [head.as_bytes(), &body].concat();
         Self {
@@ -68,16 +94,39 @@ impl Case {
             task,
             lengths,
             index,
+            range,
             reply,
         }
     }
 }
 
-/// One that is proved by its own digest, and two by a statement: of two groups, and a small file.
-static CASES: LazyLock<[Case; 3]> = LazyLock::new(|| {
+fn groups(bytes: &[u8]) -> Vec<GroupDigest> {
+    bytes.chunks(64 * 1024).map(GroupDigest::of).collect()
+}
+
+/// A statement by who granted itself all of it, and how long that is.
+fn proved(task: TaskId, lengths: Lengths, index: PieceIndex, digest: PieceDigest) -> Vec<u8> {
+    let key = NodeKey::from_seed([1; 32]);
+    let pieces = 0..lengths.pieces();
+    let grant = Arc::new(Grant::sign(&key, key.id(), task, lengths, pieces, 5));
+    let statement = Statement::sign(&key, &task, &lengths, index, digest);
+    let proof = v1::Proof::from(&Proof { grant, statement }).encode_to_vec();
+    [&(proof.len() as u32).to_be_bytes(), &proof[..]].concat()
+}
+
+/// One that is proved by its own digest, and two by a statement: of two groups, and a small file; and
+/// two with the end of the content: its last piece, and one past that.
+static CASES: LazyLock<[Case; 5]> = LazyLock::new(|| {
     let blob = |size| Case::new(TaskId::from(Digest::sha256(&content(size))), size);
     let file = Case::new(TaskId::of_file(b"http://h/f"), 40);
-    [blob(40), blob((256 + 64) * 1024 + 10), file]
+    let open = |piece| Case::open((1024 + 64) * 1024 + 10, PieceIndex(piece));
+    [
+        blob(40),
+        blob((256 + 64) * 1024 + 10),
+        file,
+        open(1),
+        open(5),
+    ]
 });
 
 /// Makes a reply of the one that is right: four bytes each say what is done where.
@@ -110,9 +159,10 @@ pub fn piece_reply(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
-    let case = match kind & 4 {
+    let case = match kind & 12 {
         0 => &CASES[usize::from(kind & 1)],
-        _ => &CASES[2],
+        4 => &CASES[2],
+        _ => &CASES[3 + usize::from(kind & 1)],
     };
     let reply = match kind & 2 {
         0 => spoil(&case.reply, rest),
@@ -182,9 +232,12 @@ async fn fetch(case: &Case, reply: &[u8], listener: &TcpListener) {
     let fetched = client.fetch(&wanted, |grant| grant.is_self_lease(), &mut taken);
     let (fetched, served) = tokio::join!(fetched, serve(listener, reply));
     drop(served);
-    let piece = case.lengths.piece_bytes(case.index);
-    if fetched.is_ok() {
+    if let Ok(fetched) = &fetched {
+        let piece = case.range.end - case.range.start;
         assert_eq!(taken.bytes, piece, "it is whole");
+        let end = fetched.end.as_ref().map(|end| end.size);
+        let known = case.task.is_open().then_some(case.content.len() as u64);
+        assert_eq!(end, known, "its end is the content's");
     }
     if reply == case.reply {
         fetched.expect("the reply is right");

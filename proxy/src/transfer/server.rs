@@ -11,7 +11,7 @@ use axum::{
     routing::get,
 };
 use bytes::{BufMut as _, Bytes, BytesMut};
-use darter_api::{PieceIndex, TaskId, wire::v1};
+use darter_api::{PieceIndex, Proof, TaskId, wire::v1};
 use darter_runtime::server::{
     PeerIdentity,
     span::{Span, set_spans},
@@ -81,7 +81,8 @@ impl PieceServer {
         // A piece without a proof can't be believed by anybody, but some need none.
         let found = match task.proves_itself(&lengths) {
             true => found.map(StoredPiece::without_proof),
-            false => found.filter(|piece| piece.proof().is_some()),
+            // Past the end there is nothing to be proved but the end.
+            false => found.filter(|piece| piece.proof().is_some() || piece.range().is_empty()),
         };
         found.ok_or(StatusCode::NOT_FOUND)
     }
@@ -120,7 +121,8 @@ async fn piece(
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     server.metrics.upload("sent");
-    send(&server, piece, slot, class)
+    let is_open = task.parse().is_ok_and(|task: TaskId| task.is_open());
+    send(&server, piece, is_open, slot, class)
 }
 
 /// Whether somebody waits for it where it goes.
@@ -131,9 +133,15 @@ fn class(headers: &HeaderMap) -> Class {
     }
 }
 
-fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> Response {
+fn send(
+    server: &PieceServer,
+    piece: StoredPiece,
+    is_open: bool,
+    slot: Slot,
+    class: Class,
+) -> Response {
     let metrics = server.metrics.clone();
-    let head = head(&piece);
+    let head = head(&piece, is_open);
     let range = piece.range();
     let length = head.len() as u64 + (range.end - range.start);
     let mut response = Response::builder()
@@ -164,12 +172,10 @@ fn send(server: &PieceServer, piece: StoredPiece, slot: Slot, class: Class) -> R
     response
 }
 
-/// Proof and group digests, before the bytes.
-fn head(piece: &StoredPiece) -> Bytes {
-    let proof = match piece.proof() {
-        Some(proof) => v1::Proof::from(proof).encode_to_vec(),
-        None => Vec::new(),
-    };
+/// Proof and group digests, before the bytes; between them, of a content whose size was not known
+/// when it began, where it ends, if that is known.
+fn head(piece: &StoredPiece, is_open: bool) -> Bytes {
+    let proof = encoded(piece.proof());
     let groups = if proof.is_empty() {
         &[]
     } else {
@@ -178,10 +184,21 @@ fn head(piece: &StoredPiece) -> Bytes {
     let mut head = BytesMut::with_capacity(4 + proof.len() + groups.len() * 32);
     head.put_u32(proof.len() as u32);
     head.put_slice(&proof);
+    if is_open {
+        let end = encoded(piece.end().map(|end| &end.proof));
+        head.put_u32(end.len() as u32);
+        head.put_slice(&end);
+        head.put_u64(piece.end().map_or(0, |end| end.size));
+    }
     for group in groups {
         head.put_slice(&group.0);
     }
     head.freeze()
+}
+
+/// Nothing, where there is none.
+fn encoded(proof: Option<&Proof>) -> Vec<u8> {
+    proof.map_or_else(Vec::new, |proof| v1::Proof::from(proof).encode_to_vec())
 }
 
 /// A piece under way.

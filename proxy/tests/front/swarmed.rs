@@ -11,6 +11,7 @@ use futures::future::join_all;
 use http::{Request, StatusCode};
 use prometheus_client::registry::Registry as Metrics;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use crate::{
@@ -276,27 +277,100 @@ async fn of_a_public_repository_one_member_asks_for_all() {
     swarm.stop().await;
 }
 
-#[tokio::test]
-async fn a_content_whose_size_nobody_tells_is_read_once() {
-    let blob = content(3_000_000, 5);
+/// Of a registry that tells no size, neither to HEAD nor to a range, and whose first body stops
+/// there until the gate is open.
+fn untold(
+    blob: &Bytes,
+    stop: usize,
+    gate: watch::Receiver<bool>,
+) -> impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static {
     let whole = blob.clone();
-    let swarm = Swarm::start(Shelf::new().blob("app", &blob), move |seen, good| {
-        if seen.is("HEAD", "/blobs/") || seen.is("GET", "/blobs/") {
-            let reply = Reply::new(200).framing(Framing::Chunked);
-            return reply.body(whole.clone());
+    move |seen, good| {
+        if !seen.path.contains("/blobs/") {
+            return good;
         }
-        good
-    })
-    .await;
+        let reply = Reply::new(200)
+            .framing(Framing::Chunked)
+            .body(whole.clone());
+        match seen.header("range") {
+            None if seen.method == "GET" => reply.end(End::Gate(stop, gate.clone())),
+            _ => reply,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_content_whose_size_nobody_tells_is_read_once_and_given_as_it_comes() {
+    const HALF: usize = 4_000_000;
+    let blob = content(9_000_001, 5);
+    let (open, gate) = watch::channel(false);
+    let twist = untold(&blob, HALF, gate);
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), twist).await;
     let path = blob_path("app", &blob);
     let [one, two] = &swarm.peers;
-    let (first, second) = tokio::join!(one.get(&*path), two.get(&*path));
-    first.is_whole(&blob);
-    second.is_whole(&blob);
+    let begun = [one, two].map(|peer| async {
+        let mut begun = peer.ask(&*path).open().await;
+        // Long before the registry's end: the seed reads, and both have its pieces.
+        let came = begun.read(3_000_000).await;
+        assert!(came == blob.slice(..came.len()));
+        assert!(!begun.response.headers().contains_key("content-length"));
+        (begun, came)
+    });
+    // Until here nobody can have come to the end.
+    let begun = join_all(begun).await;
+    open.send_replace(true);
+    let ends = begun.into_iter().map(|(begun, came)| {
+        let rest = blob.slice(came.len()..);
+        async move { begun.finish().await.is_whole(&rest) }
+    });
+    join_all(ends).await;
     let mut reads = swarm.registry.asked("GET", "/blobs/");
     // Those with a range ask for the size, and take no more than a head.
     reads.retain(|seen| seen.header("range").is_none());
     assert_eq!(reads.len(), 1);
+    // It has a size by now, and so have its parts.
+    let part = one
+        .ask(&*path)
+        .header("range", "bytes=8999999-")
+        .send()
+        .await;
+    assert_eq!(part.status, StatusCode::PARTIAL_CONTENT);
+    assert_eq!(
+        part.header("content-range"),
+        "bytes 8999999-9000000/9000001"
+    );
+    assert!(part.body == blob.slice(8_999_999..));
+    swarm.stop().await;
+}
+
+#[tokio::test]
+async fn a_content_without_a_size_that_breaks_off_ends_short_for_all() {
+    let blob = content(3_000_001, 8);
+    let swarm = Swarm::start(Shelf::new().blob("app", &blob), {
+        let whole = blob.clone();
+        move |seen, good| {
+            if !seen.path.contains("/blobs/") {
+                return good;
+            }
+            let reply = Reply::new(200)
+                .framing(Framing::Chunked)
+                .body(whole.clone());
+            match seen.method.as_str() {
+                "GET" => reply.end(End::Fin(2_000_000)),
+                _ => reply,
+            }
+        }
+    })
+    .await;
+    let path = blob_path("app", &blob);
+    let [one, two] = &swarm.peers;
+    let answers = tokio::join!(one.get(&*path), two.get(&*path));
+    for answer in [answers.0, answers.1] {
+        let short = (answer.status.as_u16(), &answer.end);
+        assert_eq!(short, (200, &BodyEnd::Short));
+        assert!(answer.body == blob.slice(..answer.body.len()));
+        assert!(answer.body.len() <= 2_000_000);
+    }
     swarm.stop().await;
 }
 

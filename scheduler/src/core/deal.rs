@@ -112,7 +112,8 @@ impl Cluster {
     }
 
     /// Who reads what all readers have passed. They would come back to it only after all the rest, and
-    /// everybody's window begins with it.
+    /// everybody's window begins with it. Not where nobody knows the end: who reads a part of such a
+    /// content could not tell its own end from the content's.
     fn who_goes_back(
         &self,
         now: Timestamp,
@@ -121,7 +122,9 @@ impl Cluster {
         readers: &[HostId],
         pieces: &PieceSet,
     ) -> Option<HostId> {
-        let may = self.options.source_holders > 1 && readers.len() < self.options.source_budget;
+        let may = self.options.source_holders > 1
+            && readers.len() < self.options.source_budget
+            && !task.lengths.is_open();
         if !may || task.ranges != Some(true) || !task.is_passed(pieces) {
             return None;
         }
@@ -149,7 +152,10 @@ impl Cluster {
 
     /// How many may read this task's source at a time.
     fn allowed(&self, task: &Task) -> usize {
-        let shared = task.lengths.pieces() >= MIN_SHARED && task.ranges != Some(false);
+        let shared = task.lengths.pieces() >= MIN_SHARED
+            && task.ranges != Some(false)
+            // Of parts nobody could tell where they end.
+            && !task.lengths.is_open();
         if shared { self.most_holders() } else { 1 }
     }
 

@@ -45,7 +45,10 @@ impl Cluster {
         origin: &Origin,
     ) -> Option<ExcerptSeed> {
         let known = self.tasks.get(id);
-        if lengths.pieces() == 0 || known.is_some_and(|task| task.lengths != lengths) {
+        if lengths.pieces() == 0
+            || lengths.is_open()
+            || known.is_some_and(|task| task.lengths != lengths)
+        {
             return None;
         }
         let reads = |seed: &HostId| {

@@ -10,7 +10,6 @@ use darter_api::{
     lengths::{MAX_PIECE_BYTES, MAX_PIECES},
     session::{
         Holding, Join, LeaseEnd, Locality, Observation, ParentReport, Purpose, Reference, Role,
-        Sizing,
     },
 };
 
@@ -207,11 +206,7 @@ fn some_message(input: &mut Unstructured<'_>) -> Result<PeerMessage> {
         },
         17 => PeerMessage::Evicted { tasks: vec![task] },
         18 => PeerMessage::Moved { tasks: vec![task] },
-        19 => {
-            let all = [Sizing::Asks, Sizing::Reads, Sizing::GaveUp];
-            let state = *input.choose(&all)?;
-            PeerMessage::Sizing { task, state }
-        }
+        19 => PeerMessage::SizeWanted { task },
         20 => {
             let origin = some_origin(input)?;
             PeerMessage::Observed(Observation {

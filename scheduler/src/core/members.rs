@@ -50,7 +50,6 @@ impl Cluster {
             return;
         };
         self.seeds.remove(host);
-        self.unsized_tasks.gone(host);
         self.sweeps.remove(&(gone.sweep_at, *host));
         for task in gone.tasks.keys() {
             self.remove_member(now, task, host, &gone.place);

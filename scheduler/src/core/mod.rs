@@ -55,7 +55,6 @@ use observations::Observations;
 use pace::Paces;
 pub use preheat::{Preheat, Preheated};
 use public::Followed;
-use sizing::Unsized;
 use task::Task;
 pub use task::{Graph, GraphNode, Summary};
 
@@ -148,7 +147,6 @@ pub struct Cluster {
     live: BTreeSet<TaskId>,
     observations: Observations,
     followed: Followed,
-    unsized_tasks: Unsized,
     /// Tasks that came from another scheduler, and until when nobody is granted a read.
     settling: HashMap<TaskId, Timestamp>,
     /// When those that have settled were last looked for.
@@ -183,7 +181,6 @@ impl Cluster {
             live: BTreeSet::new(),
             observations: Observations::default(),
             followed: Followed::default(),
-            unsized_tasks: Unsized::default(),
             settling: HashMap::new(),
             settling_swept: now,
             sweeps: BTreeSet::new(),
@@ -357,7 +354,7 @@ impl Cluster {
                     self.forget_member(now, &task, &host);
                 }
             }
-            PeerMessage::Sizing { task, state } => self.sizing(now, host, task, state),
+            PeerMessage::SizeWanted { task } => self.size_wanted(host, task),
             PeerMessage::ExcerptsWanted {
                 task,
                 lengths,

@@ -223,6 +223,10 @@ impl Cluster {
         let (Some(task), Some(known)) = (self.tasks.get(id), self.hosts.get_mut(host)) else {
             return;
         };
+        if task.has_told_end(host) {
+            // Nobody has read what lies past it.
+            return;
+        }
         let bytes = |pieces: u32| u64::from(pieces) * u64::from(task.lengths.piece_length());
         if let Some(pace) = &mut known.pace {
             pace.read(now, bytes(pieces));

@@ -86,6 +86,7 @@ pub(super) fn unpack(inventory: v1::Inventory) -> Result<Vec<Holding>, WireError
 fn is_plain(holding: &Holding) -> bool {
     let pieces = holding.lengths.pieces();
     holding.task.digest().algorithm() == Algorithm::Sha256
+        && !holding.task.is_open()
         && !holding.wanted
         && holding.reading.is_empty()
         && pieces > 0
@@ -125,9 +126,13 @@ mod tests {
         wanted.wanted = true;
         let mut file = holding("file", all.clone(), None);
         file.task = TaskId::of_file(b"http://host/path 1");
+        let endless = Lengths::open();
+        let mut open = holding("open", PieceSet::full(endless.pieces()), None);
+        (open.task, open.lengths) = (open.task.opened(), endless);
         let long = vec![
             wanted,
             file,
+            open,
             holding("part", PieceSet::from_range(0..3), None),
         ];
         let short = vec![
@@ -139,7 +144,7 @@ mod tests {
         let both = [long.clone(), short.clone()].concat();
         let packed = pack(&both, true);
         let whole = packed.whole.clone().unwrap();
-        assert_eq!((packed.holdings.len(), whole.sizes.len()), (3, 4));
+        assert_eq!((packed.holdings.len(), whole.sizes.len()), (4, 4));
         assert_eq!(whole.origin, [1, 2, 1, 0]);
         assert_eq!(unpack(packed), Ok(both));
 
@@ -149,7 +154,7 @@ mod tests {
             ..v1::Inventory::default()
         };
         let read = unpack(mixed).unwrap();
-        assert_eq!(read.len(), 7);
+        assert_eq!(read.len(), 8);
         assert_eq!(unpack(pack(&read, true)), Ok(read));
 
         let many = vec![holding("a", PieceSet::full(12), Some(origin("library/app"))); 200];

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     HostId, Lengths, PieceSet, TaskId,
-    session::{Complaint, LeaseEnd, Purpose, Role, Sizing},
+    session::{Complaint, LeaseEnd, Purpose, Role},
 };
 
 /// Contents in one message at most, many times what hosts send; each takes more memory than bytes in it.
@@ -40,7 +40,6 @@ enums! {
         NotNeeded = NotNeeded, Refused = Refused, Missing = Missing,
         Unreachable = Unreachable, WrongSize = WrongSize
     }
-    Sizing { Asks = Asks, Reads = Reads, GaveUp = GaveUp }
     Complaint { Unreachable = HostUnreachable, Slow = Slow, Rot = Rot }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     super::{
         WireError,
-        common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
+        common::{digest, host, origin, parse, pieces, required, short, sized, some},
         v1,
     },
     id_bytes, purpose, role,
@@ -116,9 +116,10 @@ impl TryFrom<v1::Holding> for Holding {
     type Error = WireError;
 
     fn try_from(value: v1::Holding) -> Result<Self, WireError> {
+        let (task, lengths) = sized(&value.task, value.lengths)?;
         Ok(Self {
-            task: task(&value.task)?,
-            lengths: lengths(value.lengths)?,
+            task,
+            lengths,
             held: pieces(value.held)?,
             reading: pieces(value.reading)?,
             wanted: value.wanted,
@@ -143,9 +144,10 @@ impl TryFrom<v1::Join> for Join {
     type Error = WireError;
 
     fn try_from(value: v1::Join) -> Result<Self, WireError> {
+        let (task, lengths) = sized(&value.task, value.lengths)?;
         Ok(Self {
-            task: task(&value.task)?,
-            lengths: lengths(value.lengths)?,
+            task,
+            lengths,
             held: pieces(value.held)?,
             origin: origin(value.origin)?,
             purpose: purpose(value.purpose)?,

@@ -3,7 +3,7 @@
 use super::{
     super::{
         WireError,
-        common::{digest, host, lengths, origin, parse, pieces, required, short, some, task},
+        common::{digest, host, origin, parse, pieces, required, short, sized, some, task},
         v1::{self, peer_message::Kind as Up},
     },
     enumeration, few, id_bytes, inventory, lease_end, task_frame, task_lengths, task_pieces, tasks,
@@ -63,10 +63,7 @@ impl From<&PeerMessage> for v1::PeerMessage {
             PeerMessage::Evicted { tasks } => Up::Evicted(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
-            PeerMessage::Sizing { task, state } => Up::Sizing(v1::Unsized {
-                task: task.to_string(),
-                state: v1::Sizing::from(*state).into(),
-            }),
+            PeerMessage::SizeWanted { task } => Up::SizeWanted(task_frame(task)),
             PeerMessage::Moved { tasks } => Up::Moved(v1::Tasks {
                 tasks: tasks.iter().map(ToString::to_string).collect(),
             }),
@@ -117,8 +114,7 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             },
             Up::Interest(v) => {
                 few(&v.tasks, "tasks")?;
-                let tasks = v.tasks.into_iter();
-                let tasks = tasks.map(|t| Ok((task(&t.task)?, lengths(t.lengths)?)));
+                let tasks = v.tasks.into_iter().map(|t| sized(&t.task, t.lengths));
                 Self::Interest {
                     tasks: tasks.collect::<Result<_, WireError>>()?,
                     origin: origin(v.origin)?,
@@ -178,18 +174,21 @@ impl TryFrom<v1::PeerMessage> for PeerMessage {
             Up::Moved(v) => Self::Moved {
                 tasks: tasks(&v.tasks)?,
             },
-            Up::ExcerptsWanted(v) => Self::ExcerptsWanted {
-                task: task(&v.task)?,
-                lengths: lengths(v.lengths)?,
-                origin: origin(v.origin)?,
-            },
+            Up::ExcerptsWanted(v) => {
+                let (task, lengths) = sized(&v.task, v.lengths)?;
+                let origin = origin(v.origin)?;
+                Self::ExcerptsWanted {
+                    task,
+                    lengths,
+                    origin,
+                }
+            }
             Up::Preheat(v) => Self::Preheat(v.try_into()?),
             Up::Errand(v) => Self::Errand(v.try_into()?),
             Up::Resting(v1::Resting {}) => Self::Resting,
             Up::Observed(v) => Self::Observed(v.try_into()?),
-            Up::Sizing(v) => Self::Sizing {
+            Up::SizeWanted(v) => Self::SizeWanted {
                 task: task(&v.task)?,
-                state: enumeration::<v1::Sizing, _>(v.state, "state")?,
             },
             Up::Lookup(v) => {
                 use v1::lookup::Reference as Wire;

@@ -3,7 +3,7 @@
 use super::{
     super::{
         WireError,
-        common::{host, lengths, origin, parse, pieces, required, some, task},
+        common::{host, origin, parse, pieces, required, sized, some, task},
         v1::{self, scheduler_message::Kind as Down},
     },
     id_bytes, lease_end, purpose, task_lengths, task_pieces,
@@ -64,10 +64,9 @@ impl From<&SchedulerMessage> for v1::SchedulerMessage {
             }
             SchedulerMessage::Preheat(order) => Down::Preheat(order.into()),
             SchedulerMessage::Errand(order) => Down::Errand(order.into()),
-            SchedulerMessage::Size { task, size, read } => Down::Size(v1::Size {
+            SchedulerMessage::Size { task, size } => Down::Size(v1::Size {
                 task: task.to_string(),
                 size: *size,
-                read: *read,
             }),
             SchedulerMessage::Public {
                 upstream,
@@ -116,16 +115,19 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
                 task: task(&v.task)?,
                 pieces: pieces(v.pieces)?,
             },
-            Down::Fetch(v) => Self::Fetch {
-                task: task(&v.task)?,
-                lengths: lengths(v.lengths)?,
-                origin: origin(v.origin)?,
-                purpose: purpose(v.purpose)?,
-            },
-            Down::Mismatch(v) => Self::Mismatch {
-                task: task(&v.task)?,
-                lengths: lengths(v.lengths)?,
-            },
+            Down::Fetch(v) => {
+                let (task, lengths) = sized(&v.task, v.lengths)?;
+                Self::Fetch {
+                    task,
+                    lengths,
+                    origin: origin(v.origin)?,
+                    purpose: purpose(v.purpose)?,
+                }
+            }
+            Down::Mismatch(v) => {
+                let (task, lengths) = sized(&v.task, v.lengths)?;
+                Self::Mismatch { task, lengths }
+            }
             Down::Unavailable(v) => Self::Unavailable {
                 task: task(&v.task)?,
                 why: lease_end(v.why)?,
@@ -152,7 +154,6 @@ impl TryFrom<v1::SchedulerMessage> for SchedulerMessage {
             Down::Size(v) => Self::Size {
                 task: task(&v.task)?,
                 size: v.size,
-                read: v.read,
             },
             Down::Public(v) => Self::Public {
                 upstream: parse(&v.upstream, "upstream")?,

@@ -1,6 +1,7 @@
 //! The store on real files.
 
 pub(crate) mod disk;
+mod endless;
 mod restart;
 mod room;
 mod scrub;
@@ -113,7 +114,7 @@ fn grows_commits_and_is_there_after_a_restart() {
     assert_eq!(piece.proof(), Some(&proof));
     assert!(
         proof
-            .verify(&task, &piece.lengths(), PieceIndex(2), |_| true)
+            .verify(&task, &proof.grant.lengths, PieceIndex(2), |_| true)
             .is_ok()
     );
 }

@@ -72,7 +72,8 @@ impl Announcer {
         }
     }
 
-    fn tell_all(&mut self, pieces: &PieceSet) {
+    /// All subscribers hear of these with the next batch.
+    pub(super) fn tell_all(&mut self, pieces: &PieceSet) {
         for subscriber in self.subscribers.values_mut() {
             subscriber.tell(pieces);
         }

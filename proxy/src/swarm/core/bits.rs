@@ -97,8 +97,9 @@ impl Bits {
 
     /// Removes from `pieces` what is in this set.
     pub(super) fn remove_from(&self, pieces: &mut PieceSet) {
-        let both: PieceSet = pieces.iter().filter(|one| self.contains(*one)).collect();
-        pieces.subtract(&both);
+        let mut rest = Self::from(&*pieces);
+        rest.subtract_bits(self);
+        *pieces = rest.to_pieces();
     }
 
     /// The same as runs.

@@ -152,6 +152,14 @@ pub enum Event {
         /// The piece.
         piece: PieceIndex,
     },
+    /// It turned out where a content ends whose size was not known when it began.
+    Ends {
+        /// The task.
+        task: TaskId,
+        /// The first piece that is not there any more: whoever knows that holds it and all
+        /// behind it.
+        past: PieceIndex,
+    },
     /// Reading the source ended without the rest of its pieces, after all retries.
     SourceFailed {
         /// The task.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arbitrary::{Result, Unstructured};
 use darter_api::{
     Digest, Grant, OriginKind, PieceIndex, SchedulerName,
+    lengths::OPEN_PIECES,
     link::LinkMessage,
     session::{LeaseEnd, Neighbour, Role, SchedulerMessage},
 };
@@ -23,8 +24,11 @@ const HOSTS: u8 = 6;
 /// Of one history.
 const MOST_STEPS: usize = 300;
 /// Of each task; this host never wants the last one.
-const PIECES: [u32; 4] = [16, 5, 1, 3];
-const WANTED: usize = 3;
+const PIECES: [u32; 5] = [16, 5, 1, OPEN_PIECES, 3];
+const WANTED: usize = 4;
+/// The one whose size nobody knew, and its pieces that are not empty.
+const OPEN: usize = 3;
+const PAST: u32 = 7;
 /// No set of pieces that came over the wire ends later.
 const END: u32 = 1 << 20;
 
@@ -70,10 +74,14 @@ fn host(name: u8) -> HostId {
 }
 
 fn task(at: usize) -> TaskId {
-    TaskId::of_content(Digest::sha256(&[at as u8]))
+    let task = TaskId::of_content(Digest::sha256(&[at as u8]));
+    if at == OPEN { task.opened() } else { task }
 }
 
 fn lengths(at: usize) -> Lengths {
+    if at == OPEN {
+        return Lengths::open();
+    }
     Lengths::of(u64::from(PIECES[at]) * 256 * 1024).expect("within the limit")
 }
 
@@ -151,8 +159,11 @@ fn some_word(input: &mut Unstructured<'_>) -> Result<SchedulerMessage> {
                 true => input.choose_index(PIECES.len())?,
                 false => at,
             };
-            let start = input.int_in_range(0..=PIECES[of] - 1)?;
-            let end = input.int_in_range(start + 1..=PIECES[of])?;
+            let start = input.int_in_range(0..=PIECES[of].min(16) - 1)?;
+            let end = match of == OPEN && input.ratio(3, 4)? {
+                true => PIECES[of],
+                false => input.int_in_range(start + 1..=PIECES[of])?,
+            };
             SchedulerMessage::Grant(Grant {
                 task,
                 lengths: self::lengths(of),
@@ -287,7 +298,7 @@ impl Play {
     /// What comes from outside, and what this host's clients do.
     fn step(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let at = input.choose_index(WANTED)?;
-        match input.int_in_range(0..=19)? {
+        match input.int_in_range(0..=20)? {
             0 | 1 => self.start(at),
             2 => {
                 let known = &mut self.known[at];
@@ -299,7 +310,7 @@ impl Play {
             }
             3 => {
                 let reader = ReaderId(input.int_in_range(0..=2)?);
-                let start = input.int_in_range(0..=PIECES[at])?;
+                let start = input.int_in_range(0..=PIECES[at].min(16))?;
                 let (task, wants) = (task(at), start..PIECES[at]);
                 self.handle(match input.ratio(1, 4)? {
                     true => Event::ReaderGone { task, reader },
@@ -344,6 +355,8 @@ impl Play {
                 let good = input.ratio(3, 4)?;
                 self.checked(at, good);
             }
+            // A parent has said it with a piece.
+            19 if at == OPEN && self.known[at].started => self.told(),
             _ => {
                 let millis = input.int_in_range(1..=3000)?;
                 self.pass(millis);
@@ -437,19 +450,39 @@ impl Play {
             return Ok(());
         };
         let (request, task, piece) = (*request, *task, *piece);
+        let past = task == OPEN && piece >= PAST;
+        if past && !fails {
+            self.told();
+        }
         self.requests.remove(&request);
         if fails {
             self.handle(Event::PieceFailed { request, failure });
         } else {
-            self.known[task].held.insert(piece);
+            if !past {
+                self.known[task].held.insert(piece);
+            }
             self.handle(Event::PieceStored(request));
         }
         Ok(())
     }
 
+    /// The driver hears where the open content ends: what lies past that is held.
+    fn told(&mut self) {
+        let (known, past) = (&mut self.known[OPEN], PAST..OPEN_PIECES);
+        known.source.remove_range(past.clone());
+        known.held.insert_range(past);
+        self.handle(Event::Ends {
+            task: task(OPEN),
+            past: PieceIndex(PAST),
+        });
+    }
+
     fn source_gives(&mut self, at: usize) {
         let known = &mut self.known[at];
-        if let Some(piece) = known.source.first() {
+        let first = known.source.first();
+        if at == OPEN && first.is_some_and(|piece| piece >= PAST) {
+            self.told();
+        } else if let Some(piece) = first {
             known.source.remove(piece);
             known.held.insert(piece);
             self.handle(Event::SourcePiece {

@@ -139,11 +139,10 @@ impl Node {
             return;
         };
         let missing = task.held.missing(task.lengths.pieces());
-        let pieces: PieceSet = missing
-            .iter()
-            .filter(|piece| !download.is_promised(*piece))
-            .filter(|piece| !download.in_flight.contains_key(piece))
-            .collect();
+        let mut pieces = download.unpromised(&missing);
+        for piece in download.in_flight.keys() {
+            pieces.remove(*piece);
+        }
         if pieces.is_empty() {
             return;
         }

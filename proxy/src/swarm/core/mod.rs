@@ -8,6 +8,9 @@
 //! missing; a piece is asked only of a host that announced it; requests in flight stay
 //! within the options' limits; no request id is used twice.
 //!
+//! What has no end yet is as long as it may be, and what lies past its end is held by whoever knows
+//! the end ([`ends`]): so nothing else has to tell it from other contents.
+//!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
 //! [`offers`] who is given what only this host has, [`single`] what goes without saying, [`links`] to whom there is a link, [`lease`] when the source is read and
 //! [`reads`] in which order, [`reports`] what the scheduler hears of parents, [`homes`] which
@@ -16,6 +19,7 @@
 
 mod announce;
 mod bits;
+mod ends;
 pub mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -229,6 +233,7 @@ impl Node {
                 }
             }
             Event::SourcePiece { task, piece } => self.source_piece(now, &task, piece.0),
+            Event::Ends { task, past } => self.ends(now, &task, past.0),
             Event::SourceFailed { task, why } => self.source_failed(now, &task, why),
             Event::Committed { task } => self.committed(&task),
             Event::Corrupt { task, pieces } => self.corrupt(now, &task, &pieces),

@@ -299,7 +299,7 @@ impl Node {
             let missing = task.held.missing(task.lengths.pieces());
             task.download
                 .as_ref()
-                .is_some_and(|download| missing.iter().all(|piece| download.is_promised(piece)))
+                .is_some_and(|download| download.unpromised(&missing).is_empty())
         });
         if !gained_meanwhile {
             let forbidden = forbidden.then_some(DownloadFailure::Forbidden);

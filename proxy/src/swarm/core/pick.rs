@@ -38,6 +38,8 @@ const BORED: usize = 4;
 /// Requests for what nobody waits for, while somebody waits for something else: enough to go on
 /// with, few enough to be in nobody's way.
 const BEHIND: usize = 2;
+/// So far is looked ahead in what has no end yet: who knows the end has all pieces behind it.
+const MOST_BEYOND: u32 = 1024;
 /// Requests of one piece at the same time.
 const MAX_DUPLICATES: usize = 2;
 
@@ -101,12 +103,15 @@ impl Node {
     fn beyond(&self, task: &Task) -> Vec<Range<u32>> {
         let mut rest = Vec::new();
         let mut at = task.held.first_gap(0);
-        let end = task.lengths.pieces();
+        let end = match task.lengths.is_open() {
+            true => task.lengths.pieces().min(at.saturating_add(MOST_BEYOND)),
+            false => task.lengths.pieces(),
+        };
         for window in self.windows(task) {
             rest.push(at..window.start);
             at = window.end;
         }
-        rest.push(at..end);
+        rest.push(at..end.max(at));
         rest.retain(|part| !part.is_empty());
         rest
     }

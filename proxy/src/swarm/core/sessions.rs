@@ -79,7 +79,7 @@ impl Node {
         if let Some(id) = message.task().copied() {
             let waits = matches!(
                 message,
-                PeerMessage::Sizing { .. } | PeerMessage::ExcerptsWanted { .. }
+                PeerMessage::SizeWanted { .. } | PeerMessage::ExcerptsWanted { .. }
             );
             if waits {
                 // Somebody waits for the answer.

@@ -180,13 +180,6 @@ impl Download {
         self.corrupted > 0
     }
 
-    /// Whether a neighbour holds this piece or is reading it.
-    pub(super) fn is_promised(&self, piece: u32) -> bool {
-        let mut read = self.read_by.values();
-        self.available.values().any(|set| set.contains(piece))
-            || read.any(|set| set.contains(piece))
-    }
-
     /// Those that no neighbour holds or is reading.
     pub(super) fn unpromised(&self, pieces: &PieceSet) -> PieceSet {
         let mut rest = Bits::from(pieces);

@@ -1,5 +1,6 @@
 //! The rules one by one, and the invariants over random histories.
 
+mod ends;
 mod histories;
 mod homes;
 mod links;

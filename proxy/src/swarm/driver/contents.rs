@@ -6,7 +6,6 @@ use darter_api::{
     Digest, Lengths, Origin, OriginKind, Repository, TaskId, UpstreamName,
     session::{Observation, PeerMessage, Purpose, Reference},
 };
-use darter_runtime::server::span::FileSpan;
 use futures::future::BoxFuture;
 
 use super::{
@@ -16,8 +15,8 @@ use super::{
     excerpts,
     growth::Verdict,
     live::{Entry, Hold, Phase},
-    reader::{EmptyReader, GrowingReader, SpooledReader, StoredReader, ThroughReader},
-    solo::Spooled,
+    reader::{EmptyReader, GrowingReader, HeldReader, StoredReader, ThroughReader},
+    solo::Held,
     through::Through,
 };
 use crate::{
@@ -39,7 +38,7 @@ pub(super) enum Joined {
     Stored(Blob, Provenance),
     Growing(Hold, Arc<Download>),
     Through(Through),
-    Spooled(Spooled),
+    Held(Held),
 }
 
 impl Contents for Swarm {
@@ -53,7 +52,10 @@ impl Contents for Swarm {
     }
 
     fn progress(&self, task: &TaskId) -> Progress {
-        self.0.live.progress(task)
+        match self.0.live.progress(task) {
+            Progress::Nothing => self.0.live.progress(&task.opened()),
+            progress => progress,
+        }
     }
 
     fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin) {
@@ -87,9 +89,10 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
         return Ok(content);
     }
     let manifest = want.origin.kind == OriginKind::Manifest;
+    let needs_size = want.needs_size;
     match join(&shared, want).await? {
         Joined::Empty => Ok(Content {
-            size: 0,
+            size: Some(0),
             media_type: None,
             provenance: Provenance::Cache,
             reader: Arc::new(EmptyReader),
@@ -99,8 +102,12 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
             if manifest {
                 whole_manifest(&download).await?;
             }
+            if needs_size {
+                has_size(&download).await?;
+            }
             Ok(growing(&shared, hold, download, manifest))
         }
+        Joined::Through(through) if needs_size && through.size.is_none() => Err(untold(None)),
         Joined::Through(through) => {
             shared.metrics.streamed_through.inc();
             Ok(Content {
@@ -110,9 +117,9 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
                 reader: Arc::new(ThroughReader(through)),
             })
         }
-        Joined::Spooled(spooled) => {
+        Joined::Held(held) => {
             shared.metrics.streamed_through.inc();
-            Ok(from_spool(spooled, manifest))
+            Ok(from_memory(held, manifest))
         }
     }
 }
@@ -123,7 +130,7 @@ fn stored(shared: &Arc<Shared>, blob: Blob, provenance: Provenance, manifest: bo
         media_type = sniff(|| blob.read(0..blob.size().min(MAX_MANIFEST_BYTES)));
     }
     Content {
-        size: blob.size(),
+        size: Some(blob.size()),
         media_type,
         provenance,
         reader: Arc::new(StoredReader {
@@ -133,26 +140,25 @@ fn stored(shared: &Arc<Shared>, blob: Blob, provenance: Provenance, manifest: bo
     }
 }
 
-fn from_spool(spooled: Spooled, manifest: bool) -> Content {
-    let size = spooled.lengths.size();
-    let mut media_type = spooled.media_type.clone();
+fn from_memory(held: Held, manifest: bool) -> Content {
+    let mut media_type = held.media_type.clone();
     if manifest && media_type.is_none() {
-        let whole = FileSpan::new(Arc::clone(&spooled.file), 0..size.min(MAX_MANIFEST_BYTES));
-        media_type = sniff(|| whole.read());
+        media_type = sniff(|| Ok(held.bytes.clone()));
     }
     Content {
-        size,
+        size: Some(held.bytes.len() as u64),
         media_type,
         provenance: Provenance::Download,
-        reader: Arc::new(SpooledReader(spooled)),
+        reader: Arc::new(HeldReader(held)),
     }
 }
 
 fn growing(shared: &Arc<Shared>, hold: Hold, download: Arc<Download>, manifest: bool) -> Content {
-    let size = download.lengths.size();
+    let size = download.size();
     let mut media_type = download.media_type();
     if manifest && media_type.is_none() && download.verdict() == Verdict::Good {
-        media_type = sniff(|| download.partial.read(0..size.min(MAX_MANIFEST_BYTES)));
+        let size = download.lengths.size().min(MAX_MANIFEST_BYTES);
+        media_type = sniff(|| download.partial.read(0..size));
     }
     Content {
         size,
@@ -179,6 +185,26 @@ async fn whole_manifest(download: &Arc<Download>) -> Result<(), OpenError> {
     }
 }
 
+/// Waits until it is known where a content ends.
+async fn has_size(download: &Arc<Download>) -> Result<(), OpenError> {
+    if download.sized().await.is_some() {
+        return Ok(());
+    }
+    Err(match download.ended() {
+        Some(ReadError::Download(cause)) => OpenError::Source(cause),
+        Some(ReadError::Store(cause)) => OpenError::Store(cause),
+        Some(ReadError::ShuttingDown) => OpenError::ShuttingDown,
+        Some(ReadError::Corrupt) => untold(Some("it does not match its digest")),
+        None => untold(None),
+    })
+}
+
+/// What is asked for needs a size that nobody knows.
+fn untold(why: Option<&'static str>) -> OpenError {
+    let why = why.unwrap_or("nobody tells its size");
+    OpenError::Source(Arc::new(SourceError::Protocol(why)))
+}
+
 /// What a manifest says that it is, or what its form says.
 fn sniff(read: impl FnOnce() -> io::Result<bytes::Bytes>) -> Option<String> {
     let manifest = Manifest::parse(&read().ok()?).ok()?;
@@ -196,21 +222,34 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
     }
     let mut rejoined = 0;
     loop {
-        let (hold, phase) = opened(shared, &want).await?;
+        let (hold, phase) = opened(shared, &want, &want.origin).await?;
+        let (hold, phase) = match phase {
+            // Others hear of the place that has it.
+            Phase::Endless(origin) => {
+                let task = task.opened();
+                let endless = Want {
+                    task,
+                    origin,
+                    ..want.clone()
+                };
+                opened(shared, &endless, &want.origin).await?
+            }
+            phase => (hold, phase),
+        };
         return match phase {
-            Phase::Opening => Err(OpenError::ShuttingDown),
+            Phase::Opening | Phase::Endless(_) => Err(OpenError::ShuttingDown),
             Phase::Open(download) => {
                 let waiter = download.join(want.purpose, &shared.turns);
                 Ok(Joined::Growing(hold.with(waiter), download))
             }
             Phase::Through(through) => Ok(Joined::Through(through)),
-            Phase::Spooled(spooled) => Ok(Joined::Spooled(spooled)),
+            Phase::Held(held) => Ok(Joined::Held(held)),
             Phase::Failed(error) if rejoined < REJOINS && is_others(&error, &hold, &want) => {
                 rejoined += 1;
                 continue;
             }
             Phase::Failed(error) => Err(error),
-            Phase::Stored => match shared.store.whole(&task) {
+            Phase::Stored => match shared.store.whole(&task.closed()) {
                 Some(blob) => Ok(Joined::Stored(blob, Provenance::Download)),
                 None => Err(OpenError::Store(Arc::new(io::ErrorKind::NotFound.into()))),
             },
@@ -219,13 +258,18 @@ pub(super) async fn join(shared: &Arc<Shared>, want: Want) -> Result<Joined, Ope
 }
 
 /// Waits for a download to be opened, which this client's want does if it is the first.
-async fn opened(shared: &Arc<Shared>, want: &Want) -> Result<(Hold, Phase), OpenError> {
+/// `place` is where its client asked for it.
+async fn opened(
+    shared: &Arc<Shared>,
+    want: &Want,
+    place: &Origin,
+) -> Result<(Hold, Phase), OpenError> {
     if shared.tasks.token().is_cancelled() {
         return Err(OpenError::ShuttingDown);
     }
     let (hold, first) = shared.live.join(want.task);
     let entry = Arc::clone(hold.entry());
-    entry.askers.add(&want.origin, want.credential.clone());
+    entry.askers.add(place, want.credential.clone());
     if first {
         let (shared, entry) = (Arc::clone(shared), Arc::clone(&entry));
         let work = open_alone(Arc::clone(&shared), want.clone(), entry);
@@ -252,11 +296,18 @@ fn is_others(error: &OpenError, hold: &Hold, want: &Want) -> bool {
 async fn open_alone(shared: Arc<Shared>, want: Want, entry: Arc<Entry>) {
     let task = want.task;
     let opening = entry.opening.clone();
-    let prepare = shared.prepare(want, &entry);
+    let prepare = shared.prepare(want.clone(), &entry);
     let Some(prepared) = opening.run_until_cancelled(prepare).await else {
         return;
     };
-    let phase = prepared.unwrap_or_else(Phase::Failed);
+    let mut phase = prepared.unwrap_or_else(Phase::Failed);
+    // Whoever comes meanwhile waits for it, whoever leaves.
+    let kept = shared.live.keep(&task, &entry);
+    if let Phase::Held(held) = &phase
+        && kept.is_some()
+    {
+        phase = shared.keep(want, &entry, held.clone()).await;
+    }
     if let Phase::Open(download) = &phase {
         shared.verifiers.advance(download);
     }
@@ -266,6 +317,9 @@ async fn open_alone(shared: Arc<Shared>, want: Want, entry: Arc<Entry>) {
 impl Shared {
     async fn prepare(self: &Arc<Self>, want: Want, entry: &Entry) -> Result<Phase, OpenError> {
         let task = want.task;
+        if task.is_open() {
+            return self.begin(want, entry, Lengths::open(), None).await;
+        }
         let manifest = want.origin.kind == OriginKind::Manifest;
         let known = want.size.or_else(|| self.claims.get(&task, &want.origin));
         let known = known.or_else(|| Some(self.store.proven_lengths(&task)?.size()));
@@ -284,10 +338,13 @@ impl Shared {
         let want = Want { origin, ..want };
         let mut size = stat.size.or(known);
         if size.is_none() && self.session.is_some() && !manifest {
-            size = self.unsized_contents.find(task, entry).await;
+            size = self.unsized_contents.ask(task).await;
         }
         let Some(size) = size else {
-            return self.read_alone(&want, entry, stat.media_type).await;
+            return match manifest {
+                true => self.read_alone(&want, entry, stat.media_type).await,
+                false => Ok(Phase::Endless(want.origin)),
+            };
         };
         let wrong = |what| OpenError::Source(Arc::new(SourceError::Protocol(what)));
         let lengths = Lengths::of(size).map_err(|_| wrong("it is too large"))?;
@@ -297,18 +354,27 @@ impl Shared {
         if lengths.pieces() == 0 {
             return Err(wrong("it is empty, which its digest is not"));
         }
+        self.begin(want, entry, lengths, stat.media_type).await
+    }
+
+    /// Has the store begin it, or go on with it.
+    async fn begin(
+        &self,
+        want: Want,
+        entry: &Entry,
+        lengths: Lengths,
+        told: Option<String>,
+    ) -> Result<Phase, OpenError> {
+        let task = want.task;
         let through = || {
-            let (media_type, askers) = (stat.media_type.clone(), Arc::clone(&entry.askers));
+            let size = Some(lengths.size()).filter(|_| !task.is_open());
+            let (media_type, askers) = (told.clone(), Arc::clone(&entry.askers));
             Phase::Through(self.through(task, size, media_type, askers))
         };
         if self.store.is_closed() {
             return Ok(through());
         }
-        let (store, origin, media_type) = (
-            self.store.clone(),
-            want.origin.clone(),
-            stat.media_type.clone(),
-        );
+        let (store, origin, media_type) = (self.store.clone(), want.origin.clone(), told.clone());
         let begin = tokio::task::spawn_blocking(move || {
             store.begin(task, lengths, Some(&origin), media_type.as_deref())
         });
@@ -329,7 +395,7 @@ impl Shared {
             want.purpose,
             partial,
             Arc::clone(&entry.askers),
-            stat.media_type,
+            told,
         );
         self.metrics.started.inc();
         self.metrics.resumed_bytes.inc_by(download.held_bytes());

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use darter_api::{
-    GROUP_BYTES, Grant, NodeKey, PieceDigest, PieceIndex, Proof, Statement, proof::GroupDigest,
+    End, GROUP_BYTES, Grant, NodeKey, PieceDigest, PieceIndex, Proof, Statement, proof::GroupDigest,
 };
 
 use super::{download::Download, source::Order};
@@ -21,6 +21,9 @@ pub(super) struct Chunk {
     pub(super) offset: u64,
     pub(super) bytes: Bytes,
 }
+
+/// The first piece past a content's end, and the last one, if it was sealed with it.
+pub(super) type Ends = (PieceIndex, Option<PieceIndex>);
 
 /// Writes chunks, shows them to readers and seals pieces. Blocks on the disk.
 pub(super) struct Cutter {
@@ -55,6 +58,26 @@ impl Cutter {
         }
     }
 
+    /// The content ends here, which nobody knew: states it, and seals the piece at hand, if it is
+    /// the last one and all of it came this way. `checked` is whether the digest of all bytes
+    /// matched. The first piece past the end, and the last one if it was sealed; nothing of it, if
+    /// another end is known.
+    pub(super) fn end(&mut self, size: u64, checked: bool) -> io::Result<Option<Ends>> {
+        let piece = End::piece_of(size).ok_or_else(|| io::Error::other("no such end"))?;
+        let proof = self.prove(piece, PieceDigest::of_end(size));
+        if !self.download.ends(End { size, proof }, checked) {
+            return Ok(None);
+        }
+        let last = PieceIndex(piece.0 - 1);
+        let is_cut = self.at == size && size < self.download.lengths.piece_range(last).end;
+        if !is_cut || self.download.holds(last) {
+            return Ok(Some((piece, None)));
+        }
+        self.hash(&[], true);
+        self.seal(last)?;
+        Ok(Some((piece, Some(last))))
+    }
+
     /// Takes the next bytes, which must not cross a piece's end; the piece, if they
     /// complete one.
     pub(super) fn take(&mut self, chunk: &Chunk) -> io::Result<Option<PieceIndex>> {
@@ -80,12 +103,18 @@ impl Cutter {
             self.download.readable(chunk.offset..end);
             return Ok(None);
         }
-        let is_stated = !self.download.task.proves_itself(&lengths);
-        let proof = is_stated.then(|| self.prove(piece));
+        self.seal(piece)?;
+        Ok(Some(piece))
+    }
+
+    fn seal(&self, piece: PieceIndex) -> io::Result<()> {
+        let Download { task, lengths, .. } = &*self.download;
+        let is_stated = !task.proves_itself(lengths);
+        let proof = is_stated.then(|| self.prove(piece, PieceDigest::of(&self.groups)));
         let groups: &[GroupDigest] = if proof.is_some() { &self.groups } else { &[] };
         self.download.partial.seal(piece, groups, proof.as_ref())?;
         self.download.sealed(piece, false);
-        Ok(Some(piece))
+        Ok(())
     }
 
     fn hash(&mut self, mut bytes: &[u8], ends: bool) {
@@ -111,9 +140,8 @@ impl Cutter {
         self.filled = 0;
     }
 
-    fn prove(&self, piece: PieceIndex) -> Proof {
+    fn prove(&self, piece: PieceIndex, digest: PieceDigest) -> Proof {
         let Download { task, lengths, .. } = &*self.download;
-        let digest = PieceDigest::of(&self.groups);
         // A lease may have moved on while its piece was on the way.
         let grant = self.order.grant(piece).unwrap_or_else(|| {
             let alone = piece.0..piece.0 + 1;
@@ -126,10 +154,13 @@ impl Cutter {
 
 /// A host's own word that it may read these pieces.
 pub(super) fn self_lease(key: &NodeKey, download: &Download, pieces: Range<u32>) -> Grant {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let now = now_unix_ms();
     let Download { task, lengths, .. } = download;
     Grant::sign(key, key.id(), *task, *lengths, pieces, now)
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }

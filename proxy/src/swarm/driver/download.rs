@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use darter_api::{Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
+use darter_api::{End, Lengths, Origin, PieceIndex, PieceSet, TaskId, session::Purpose};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -62,9 +62,14 @@ impl Download {
         media_type: Option<String>,
     ) -> Self {
         let held = partial.held();
+        let size = match lengths.is_open() {
+            true => partial.end().map(|end| end.size),
+            false => Some(lengths.size()),
+        };
         let mut readable = ByteRuns::default();
         for run in held.runs() {
-            readable.insert(bytes_of(&lengths, run.start..run.end));
+            let bytes = bytes_of(&lengths, run.start..run.end);
+            readable.insert(bytes.start..bytes.end.min(size.unwrap_or(u64::MAX)));
         }
         let waits = Waits::new(purpose);
         if held.len() == lengths.pieces() {
@@ -72,6 +77,7 @@ impl Download {
         }
         let growths = u64::from(held.len());
         let growth = Growth {
+            size,
             readable,
             held,
             verdict: Verdict::Pending,
@@ -143,7 +149,59 @@ impl Download {
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.held();
         let pieces = held.iter().map(PieceIndex);
-        pieces.map(|piece| self.lengths.piece_bytes(piece)).sum()
+        let bytes = pieces.map(|piece| self.piece_range(piece));
+        bytes.map(|bytes| bytes.end - bytes.start).sum()
+    }
+
+    /// Bytes of the content, once that is known.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.growth.lock().size
+    }
+
+    /// The bytes of a piece, as far as is known: none past the end.
+    fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
+        let whole = self.lengths.piece_range(piece);
+        let end = self.size().unwrap_or(u64::MAX);
+        whole.start.min(end)..whole.end.min(end)
+    }
+
+    /// It ends there, which was not known when it began: what lies past the end is held. Another
+    /// end than the one that is known is not taken, but a nearer one of who has `checked` it
+    /// against the content's digest: pieces before a farther one would be held that never came.
+    /// Whether it ends there now.
+    pub(super) fn ends(&self, end: End, checked: bool) -> bool {
+        let (past, size) = (end.piece().0..self.lengths.pieces(), end.size);
+        {
+            let mut growth = self.growth.lock();
+            match growth.size {
+                Some(known) if known == size => return true,
+                Some(known) if !checked || known < size => return false,
+                Some(_) => self
+                    .signers
+                    .keep_end(&self.partial, &end.proof.grant.holder),
+                None => {}
+            }
+            growth.size = Some(size);
+            growth.held.insert_range(past);
+            self.partial.ends(end);
+            growth.wake_all();
+        }
+        if self.is_whole() {
+            self.waits.over();
+        }
+        true
+    }
+
+    /// Waits until its size is known, or will not be. Cancel-safe.
+    pub(super) async fn sized(self: &Arc<Self>) -> Option<u64> {
+        let watch = self.watch();
+        loop {
+            let size = self.size();
+            if size.is_some() || self.growth.lock().is_settled() {
+                return size;
+            }
+            watch.changed().await;
+        }
     }
 
     pub(super) fn holds(&self, piece: PieceIndex) -> bool {
@@ -164,9 +222,10 @@ impl Download {
     /// unless something else may have been written over it.
     pub(super) fn sealed(&self, piece: PieceIndex, is_proved: bool) {
         {
+            let bytes = self.piece_range(piece);
             let mut growth = self.growth.lock();
             growth.held.insert(piece.0);
-            growth.grow(self.lengths.piece_range(piece));
+            growth.grow(bytes);
             if is_proved && !growth.was_read {
                 growth.verdict = Verdict::Good;
                 growth.wake_all();
@@ -216,6 +275,10 @@ impl Download {
         for run in pieces.runs() {
             let bytes = bytes_of(&self.lengths, run.start..run.end);
             growth.readable.remove(bytes);
+        }
+        if self.lengths.is_open() {
+            // Who said where it ends may be who lied.
+            growth.size = None;
         }
         growth.round += 1;
         growth.verdict = Verdict::Pending;
@@ -323,7 +386,7 @@ impl Download {
 }
 
 /// Bytes that came so lately are a sign that more will.
-pub(super) fn is_recent(then: Instant) -> bool {
+fn is_recent(then: Instant) -> bool {
     then.elapsed() < RECENT
 }
 

@@ -3,7 +3,7 @@
 //! Owner of state: [`Growth`], under its download's one short lock, wakes those watches that wait
 //! for what came. Invariants: bytes in `readable` are on disk and are either verified or the
 //! source's own; the content's last [`GROUP_BYTES`] are shown to readers only once its whole
-//! digest matched.
+//! digest matched. As long as nobody knows where it ends, any bytes may be its last.
 
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
 
@@ -15,6 +15,8 @@ use crate::{content::ReadError, source::SourceError};
 
 /// How far it is.
 pub(super) struct Growth {
+    /// The content's, once it is known.
+    pub(super) size: Option<u64>,
     pub(super) readable: ByteRuns,
     pub(super) held: PieceSet,
     pub(super) verdict: Verdict,
@@ -52,7 +54,11 @@ impl Growth {
         self.grown = Some(Instant::now());
         self.growths += 1;
         for place in self.watches.values() {
-            if place.at.is_some_and(|at| bytes.contains(&at)) {
+            // Without an end, what comes shows that what came before is not the last of it.
+            if place
+                .at
+                .is_some_and(|at| self.size.is_none() || bytes.contains(&at))
+            {
                 place.wake.notify_one();
             }
         }
@@ -69,8 +75,9 @@ impl Growth {
         }
     }
 
-    /// What a reader at `at` can do; `size` is the content's.
-    fn view(&self, at: u64, size: u64) -> View {
+    /// What a reader at `at` can do.
+    fn view(&self, at: u64) -> View {
+        let size = self.size.unwrap_or_else(|| self.readable.end());
         let shown = if self.verdict == Verdict::Good {
             size
         } else {
@@ -103,7 +110,7 @@ impl Watch {
         if let Some(place) = growth.watches.get_mut(&self.id) {
             place.at = Some(at);
         }
-        growth.view(at, self.download.lengths.size())
+        growth.view(at)
     }
 
     /// Waits for a change, also for one since the last wait. Cancel-safe.

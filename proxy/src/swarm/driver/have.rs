@@ -35,7 +35,7 @@ impl Swarm {
         let ended = match join(shared, want).await? {
             Joined::Empty => return Ok(()),
             Joined::Stored(..) => None,
-            Joined::Through(_) | Joined::Spooled(_) => return Err(HaveError::NotStored),
+            Joined::Through(_) | Joined::Held(_) => return Err(HaveError::NotStored),
             Joined::Growing(hold, download) => {
                 download.settled().await;
                 drop(hold);
@@ -79,5 +79,6 @@ pub(super) fn asked_for(task: TaskId, lengths: Lengths, origin: Origin, purpose:
         credential: None,
         purpose,
         excerpt: None,
+        needs_size: false,
     }
 }

@@ -12,16 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use darter_api::TaskId;
+use darter_api::{Origin, TaskId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     askers::Askers,
-    download::{Download, is_recent},
+    download::Download,
     mailbox::{Letter, Mailbox},
-    solo::Spooled,
+    solo::Held,
     through::Through,
     waits::Waiter,
 };
@@ -30,7 +30,7 @@ use crate::content::{OpenError, Progress};
 /// How far the opening of a download is.
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
-    /// Its size is being learned, or it is being read without one.
+    /// Its size is being learned; a manifest is read without it.
     Opening,
     /// It runs.
     Open(Arc<Download>),
@@ -38,8 +38,10 @@ pub(super) enum Phase {
     Stored,
     /// The store takes no more: every reader asks the source.
     Through(Through),
-    /// Nor did it take what is all here: those who waited have it from the spool.
-    Spooled(Spooled),
+    /// Nor did it take what is all here: those who waited have it from memory.
+    Held(Held),
+    /// Nobody knows its size: it is downloaded as what has no end, from there.
+    Endless(Origin),
     /// It can't be had.
     Failed(OpenError),
 }
@@ -51,8 +53,6 @@ pub(super) struct Entry {
     pub(super) askers: Arc<Askers>,
     /// Cancels the opening.
     pub(super) opening: CancellationToken,
-    /// When bytes last came of a content that is read without knowing its size.
-    pub(super) arrived: Mutex<Option<Instant>>,
     id: u64,
 }
 
@@ -108,7 +108,6 @@ impl Live {
                     phase: watch::Sender::new(Phase::Opening),
                     askers: Arc::default(),
                     opening: CancellationToken::new(),
-                    arrived: Mutex::default(),
                     id,
                 }),
                 holds: 0,
@@ -205,7 +204,6 @@ impl Live {
         };
         match &*slot.entry.phase.borrow() {
             Phase::Open(download) => download.progress(),
-            _ if slot.entry.arrived.lock().is_some_and(is_recent) => Progress::Arriving,
             _ => Progress::Nothing,
         }
     }

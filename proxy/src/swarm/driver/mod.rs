@@ -13,6 +13,7 @@ mod actor;
 mod askers;
 mod attempts;
 mod claims;
+mod closing;
 mod contents;
 mod cutter;
 mod download;
@@ -113,8 +114,7 @@ pub struct Parts {
     pub link_events: mpsc::Receiver<LinkEvent>,
     /// The sessions with schedulers, if there may be any, and what happens to them.
     pub session: Option<(Session, mpsc::Receiver<SessionEvent>)>,
-    /// A directory of its own, emptied at start, for contents whose size is not known
-    /// beforehand.
+    /// A directory of its own, emptied at start, for what is read in small parts.
     pub spool: PathBuf,
     /// What becomes of contents of which small parts are read.
     pub prefetch: watch::Receiver<Prefetch>,
@@ -144,7 +144,7 @@ impl Swarm {
                 parts.links.connector().clone(),
                 parts.limits.clone(),
             ),
-            excerpts: Excerpts::new(parts.spool.clone(), parts.store.capacity(), parts.prefetch),
+            excerpts: Excerpts::new(parts.spool, parts.store.capacity(), parts.prefetch),
             key: parts.key,
             store: parts.store,
             source: parts.source,
@@ -163,7 +163,6 @@ impl Swarm {
             claims,
             lookups: Mutex::default(),
             next_id: AtomicU64::new(1),
-            spool: parts.spool,
             verifiers: Verifiers::new(tasks.clone()),
             limits: parts.limits,
             turns: Turns::new(),
@@ -205,7 +204,6 @@ struct Shared {
     claims: Claims,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     next_id: AtomicU64,
-    spool: PathBuf,
     verifiers: Verifiers,
     limits: Limits,
     turns: Turns,
@@ -247,7 +245,8 @@ enum Input {
 
 /// How a whole download ended.
 enum Completion {
-    Committed,
+    /// What the core is to know beside that.
+    Committed(Option<Box<Event>>),
     Corrupt,
     Failed(io::Error),
     /// It was given up before.
@@ -263,11 +262,11 @@ impl Shared {
         ReaderId(self.next_id())
     }
 
-    /// A content of this size, from its source alone.
+    /// A content of this size, if it is known, from its source alone.
     fn through(
         &self,
         task: TaskId,
-        size: u64,
+        size: Option<u64>,
         media_type: Option<String>,
         askers: Arc<Askers>,
     ) -> Through {
@@ -285,7 +284,9 @@ impl Shared {
 
     /// The store does not take a download's bytes: its readers go on without it.
     fn store_failed(&self, download: &Arc<Download>) {
-        self.store.close_for(FULL_FOR);
+        if !download.partial.was_refused() {
+            self.store.close_for(FULL_FOR);
+        }
         if download.go_through() {
             let letter = Letter::StoreFailed(Arc::clone(download));
             self.mailbox.put(letter);

@@ -11,7 +11,7 @@ use crate::{
     swarm::core::event::{Event, PieceFailure, RequestId},
     transfer::{
         FetchError,
-        client::{Sink, Wanted},
+        client::{Rot, Sink, Wanted},
     },
 };
 
@@ -65,6 +65,19 @@ impl PieceRun {
             .await?;
         self.download.learn_media_type(fetched.media_type);
         let index = self.wanted.index;
+        if let Some(end) = fetched.end {
+            let (task, past) = (self.wanted.task, end.piece());
+            if !self.download.ends(end, false) {
+                // Two signers contradict each other; the digest will tell who is wrong.
+                return Err(FetchError::Rot(Rot::End));
+            }
+            let ends = Input::Event(Event::Ends { task, past });
+            let _ = self.shared.inbox.send(ends).await;
+            if index >= past {
+                self.shared.verifiers.advance(&self.download);
+                return Ok(());
+            }
+        }
         self.download
             .partial
             .seal(index, &fetched.groups, fetched.proof.as_ref())
@@ -83,6 +96,8 @@ fn failure(error: &FetchError) -> PieceFailure {
         FetchError::NotHeld(_) => PieceFailure::NotHeld,
         FetchError::Unreachable(_) => PieceFailure::Unreachable,
         FetchError::Stalled(_) => PieceFailure::Stalled,
+        // It has the word of a signer that this host has not met.
+        FetchError::Rot(Rot::End) => PieceFailure::NotHeld,
         FetchError::Rot(_) => PieceFailure::Rot,
         FetchError::Store(_) => PieceFailure::Store,
     }

@@ -7,7 +7,7 @@
 use std::{io, ops::Range, sync::Arc};
 
 use darter_api::TaskId;
-use darter_runtime::server::span::{FileSpan, Span};
+use darter_runtime::server::span::Span;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
 use super::{
@@ -17,8 +17,8 @@ use super::{
     live::Hold,
     mailbox::Letter,
     metrics::From,
-    solo::Spooled,
-    through::{Through, hashed},
+    solo::Held,
+    through::{Through, begun},
 };
 use crate::{
     content::{ReadError, Reader},
@@ -89,19 +89,16 @@ impl Reader for ThroughReader {
     }
 }
 
-/// A content that the store did not take, from where it was spooled.
-pub(super) struct SpooledReader(pub(super) Spooled);
+/// A short content that the store did not take, from memory.
+pub(super) struct HeldReader(pub(super) Held);
 
-impl Reader for SpooledReader {
+impl Reader for HeldReader {
     fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
-        let end = range.end.min(self.0.lengths.size());
-        let file = Arc::clone(&self.0.file);
-        let starts = (range.start..end).step_by(TAIL_CHUNK as usize);
-        let spans = starts.map(move |start| {
-            let part = start..(start + TAIL_CHUNK).min(end);
-            Ok(Span::File(FileSpan::new(Arc::clone(&file), part)))
-        });
-        futures::stream::iter(spans).boxed()
+        let bytes = &self.0.bytes;
+        let at =
+            |offset: u64| usize::try_from(offset).map_or(bytes.len(), |at| at.min(bytes.len()));
+        let part = bytes.slice(at(range.start)..at(range.end).max(at(range.start)));
+        futures::stream::iter([Ok(Span::Bytes(part))]).boxed()
     }
 
     fn is_here(&self) -> bool {
@@ -118,7 +115,7 @@ pub(super) struct GrowingReader {
 
 impl Reader for GrowingReader {
     fn spans(&self, range: Range<u64>) -> BoxStream<'static, Result<Span, ReadError>> {
-        let end = range.end.min(self.download.lengths.size());
+        let end = range.end.min(self.download.size().unwrap_or(u64::MAX));
         let tail = Tail {
             place: Place::new(&self.shared, self.download.task),
             watch: self.download.watch(),
@@ -198,6 +195,7 @@ struct Tail {
 impl Tail {
     async fn next(&mut self) -> Option<Result<Span, ReadError>> {
         loop {
+            self.end = self.end.min(self.download.size().unwrap_or(u64::MAX));
             if self.at >= self.end {
                 return None;
             }
@@ -219,8 +217,8 @@ impl Tail {
                 View::Through => {
                     self.shared.metrics.streamed_through.inc();
                     let through = self.through_source();
-                    let hashed = hashed(&self.download).await;
-                    let read = through.read_on(self.at..self.end, hashed);
+                    let begun = begun(&self.download, self.at).await;
+                    let read = through.read_on(self.at..self.end, begun);
                     self.through = Some(read.map_ok(Span::Bytes).boxed());
                 }
                 View::Wait => {
@@ -238,7 +236,7 @@ impl Tail {
 
     fn through_source(&self) -> Through {
         let Download { task, askers, .. } = &*self.download;
-        let (size, media_type) = (self.download.lengths.size(), self.download.media_type());
+        let (size, media_type) = (self.download.size(), self.download.media_type());
         self.shared
             .through(*task, size, media_type, Arc::clone(askers))
     }

@@ -55,6 +55,11 @@ impl ByteRuns {
         }
     }
 
+    /// One past the last byte that can be read.
+    pub(super) fn end(&self) -> u64 {
+        self.runs.last_key_value().map_or(0, |(_, end)| *end)
+    }
+
     /// One past the last byte that can be read without a gap from `from` on; `from`
     /// itself where it can't be read.
     pub(super) fn end_of_run(&self, from: u64) -> u64 {
@@ -86,6 +91,7 @@ mod tests {
                     runs.remove(range.clone());
                     model.retain(|offset| !range.contains(offset));
                 }
+                prop_assert_eq!(runs.end(), model.last().map_or(0, |last| last + 1));
                 let pairs: Vec<_> = runs.runs.iter().collect();
                 prop_assert!(pairs.iter().all(|(start, end)| start < end));
                 prop_assert!(pairs.windows(2).all(|two| two[0].1 < two[1].0));

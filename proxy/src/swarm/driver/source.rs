@@ -5,26 +5,28 @@
 //! shown to readers only after they were written; a piece is sealed only when all its
 //! bytes came in this run, under a grant that covers it. Failure: a stream that breaks or
 //! ends early is asked for again from the next byte on, with growing pauses that begin
-//! anew whenever the content grew; what can't be repaired ends the run with a reason.
+//! anew whenever the content grew; what can't be repaired ends the run with a reason. Where
+//! nobody knows the size a stream that ends is the content's end if the digest of all bytes says
+//! so, or if not all of them are here; else it was cut, and if it ends there again it is wrong.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
-    Digest, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, TaskId,
+    Digest, End, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, TaskId,
     session::LeaseEnd,
 };
 use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle},
 };
 
 use super::{
     Input,
     askers::Askers,
-    cutter::{Chunk, Cutter},
+    cutter::{Chunk, Cutter, Ends},
     download::Download,
     metrics::{From, Metrics},
     proven::Proven,
@@ -139,6 +141,11 @@ impl Order {
         self.0.lock().pieces.remove(piece.0);
     }
 
+    /// There is nothing from this piece on.
+    fn ends(&self, past: PieceIndex) {
+        self.0.lock().pieces.remove_range(past.0..u32::MAX);
+    }
+
     /// The lowest piece still to be read, from `from` on.
     pub(super) fn next(&self, from: u32) -> Option<u32> {
         let ordered = self.0.lock();
@@ -193,9 +200,9 @@ impl SourceRun {
         let _reading = self.download.reading();
         let mut writer = Writer::start(&self);
         self.download.attempts().begin();
-        let mut first_byte = false;
+        let mut seen = Seen::default();
         while let Some(range) = self.order.next_range(&self.download.lengths) {
-            let outcome = self.stream(range, &mut writer, &mut first_byte).await;
+            let outcome = self.stream(range, &mut writer, &mut seen).await;
             match outcome {
                 Ok(()) => {}
                 Err(StreamError::Writer) => break,
@@ -211,18 +218,22 @@ impl SourceRun {
         &self,
         range: Range<u64>,
         writer: &mut Writer,
-        first_byte: &mut bool,
+        seen: &mut Seen,
     ) -> Result<(), StreamError> {
         let lengths = self.download.lengths;
         let at = writer.resume_at(range.start);
         let all = at == 0 && range.end == lengths.size();
+        // What may end there is asked for with a byte that is known to be: a range of nothing would
+        // be refused.
+        let from = at.saturating_sub(u64::from(lengths.is_open()));
         self.metrics.source_reads.inc();
         let digest = self.download.task.digest();
         let begun = begin(
             &*self.source,
             digest,
-            (!all).then_some(at..range.end),
-            Some(lengths.size()),
+            (!all).then_some(from..range.end),
+            // Who said where it ends may have lied.
+            self.download.size().filter(|_| !lengths.is_open()),
             &self.download.askers,
             &self.proven,
         );
@@ -245,6 +256,10 @@ impl SourceRun {
         while body.at < end && self.is_worth_going_on(body.at) {
             let mut bytes = match tokio::time::timeout(STALL, body.stream.next()).await {
                 Ok(Some(item)) => item.map_err(StreamError::Source)?,
+                Ok(None) if lengths.is_open() => {
+                    body.end = body.at;
+                    return self.ended(body.at, writer, seen).await;
+                }
                 Ok(None) => return Err(StreamError::Source(cut("the body ended early"))),
                 Err(_) => return Err(StreamError::Source(cut("the body stalled"))),
             };
@@ -253,7 +268,7 @@ impl SourceRun {
             }
             let at = body.at;
             bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
-            if !std::mem::replace(first_byte, true) {
+            if !std::mem::replace(&mut seen.first_byte, true) {
                 let task = self.download.task;
                 let begun = Input::Event(Event::SourceFirstByte { task, ranges });
                 let _ = self.inbox.send(begun).await;
@@ -264,7 +279,32 @@ impl SourceRun {
             body.at += bytes.len() as u64;
             self.hand_over(at, bytes, writer).await?;
         }
+        if lengths.is_open() && body.at >= lengths.size() {
+            let endless = SourceError::Protocol("it is too large");
+            return Err(StreamError::Source(endless));
+        }
         Ok(())
+    }
+
+    /// The stream of a content of untold size ended: so does the content, if that can be.
+    async fn ended(
+        &self,
+        size: u64,
+        writer: &mut Writer,
+        seen: &mut Seen,
+    ) -> Result<(), StreamError> {
+        let ends = writer.end(size).await;
+        match ends.map_err(|Closed| StreamError::Writer)? {
+            Some((past, last)) => {
+                self.order.ends(last.unwrap_or(past));
+                Ok(())
+            }
+            None if seen.doubted.replace(size) == Some(size) => {
+                let wrong = SourceError::Protocol("the body does not match its digest");
+                Err(StreamError::Source(wrong))
+            }
+            None => Err(StreamError::Source(cut("the body ended early"))),
+        }
     }
 
     async fn pass(&self, direction: Direction, bytes: usize) {
@@ -343,6 +383,14 @@ impl SourceRun {
     }
 }
 
+/// What a run has seen so far.
+#[derive(Default)]
+struct Seen {
+    first_byte: bool,
+    /// Where a content of untold size ended, which its digest did not say.
+    doubted: Option<u64>,
+}
+
 /// A body, from `at` on. Whoever drops it before its end loses what is on its way: up to all that
 /// the socket has room for, which the source has sent all the same.
 struct Counted<'a> {
@@ -385,9 +433,32 @@ enum StreamError {
 
 struct Closed;
 
+/// States where a content ends, unless the digest of all that came says otherwise.
+fn end(download: &Download, cutter: &mut Cutter, size: u64) -> io::Result<Option<Ends>> {
+    if End::piece_of(size).is_none() {
+        return Ok(None);
+    }
+    let checked = download.prefix() == size;
+    if checked {
+        let mut hasher = download.verifier.known();
+        hasher.advance(&download.partial, size)?;
+        if hasher.finish() != *download.task.digest() {
+            return Ok(None);
+        }
+    }
+    cutter.end(size, checked)
+}
+
+/// What the writing thread is to do.
+enum Work {
+    Write(Chunk),
+    /// All came, up to this byte: says where the content ends, unless its digest says otherwise.
+    End(u64, oneshot::Sender<Option<Ends>>),
+}
+
 /// The thread that writes.
 struct Writer {
-    chunks: mpsc::Sender<Chunk>,
+    chunks: mpsc::Sender<Work>,
     thread: JoinHandle<Result<io::Result<()>, JoinError>>,
     lengths: Lengths,
     /// Where the last chunk ended.
@@ -396,7 +467,7 @@ struct Writer {
 
 impl Writer {
     fn start(run: &SourceRun) -> Self {
-        let (chunks, mut queue) = mpsc::channel::<Chunk>(CHUNKS);
+        let (chunks, mut queue) = mpsc::channel::<Work>(CHUNKS);
         let mut cutter = Cutter::new(
             Arc::clone(&run.download),
             Arc::clone(&run.order),
@@ -407,13 +478,30 @@ impl Writer {
         let (metrics, download) = (run.metrics.clone(), Arc::clone(&run.download));
         let tasks = verifiers.tasks.clone();
         let thread = tokio::task::spawn_blocking(move || {
-            while let Some(chunk) = queue.blocking_recv() {
-                if let Some(piece) = cutter.take(&chunk)? {
-                    metrics.piece(From::Source);
-                    let task = download.task;
-                    let read = Input::Event(Event::SourcePiece { task, piece });
-                    // An actor that is gone needs no news.
-                    let _ = inbox.blocking_send(read);
+            let task = download.task;
+            let sealed = |piece| {
+                metrics.piece(From::Source);
+                let read = Input::Event(Event::SourcePiece { task, piece });
+                // An actor that is gone needs no news.
+                let _ = inbox.blocking_send(read);
+            };
+            while let Some(work) = queue.blocking_recv() {
+                match work {
+                    Work::Write(chunk) => {
+                        if let Some(piece) = cutter.take(&chunk)? {
+                            sealed(piece);
+                        }
+                    }
+                    Work::End(size, answer) => {
+                        let end = end(&download, &mut cutter, size)?;
+                        if let Some((past, last)) = end {
+                            last.into_iter().for_each(sealed);
+                            let ends = Input::Event(Event::Ends { task, past });
+                            let _ = inbox.blocking_send(ends);
+                        }
+                        // Who asked may have left.
+                        let _ = answer.send(end);
+                    }
                 }
                 verifiers.advance(&download);
             }
@@ -437,7 +525,17 @@ impl Writer {
 
     async fn put(&mut self, chunk: Chunk) -> Result<(), Closed> {
         self.at = chunk.offset + chunk.bytes.len() as u64;
-        self.chunks.send(chunk).await.map_err(|_| Closed)
+        let work = Work::Write(chunk);
+        self.chunks.send(work).await.map_err(|_| Closed)
+    }
+
+    /// The content ends there, for all that is known: what there is to be said of it, if its digest
+    /// does not contradict.
+    async fn end(&mut self, size: u64) -> Result<Option<Ends>, Closed> {
+        let (answer, answered) = oneshot::channel();
+        let work = Work::End(size, answer);
+        self.chunks.send(work).await.map_err(|_| Closed)?;
+        answered.await.map_err(|_| Closed)
     }
 
     /// Waits until all is written.

@@ -2,15 +2,15 @@
 //!
 //! Every response reads for itself. One that needs the content's end reads all of it from
 //! the start, so that the digest can be computed on the way and the last 64 KiB be
-//! withheld until it matched; one that ends before is passed on as it comes. One that the
+//! withheld until it matched (of a content of untold size whatever comes last); one that ends before is passed on as it comes. One that the
 //! store failed in mid-content goes on from where it is: what was stored has been hashed.
 //! Failure: a source that breaks off is asked again from the next byte on, as for a download
 //! ([`super::attempts`]); what stays away ends the body short.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use darter_api::{GROUP_BYTES, Hasher, TaskId};
+use darter_api::{GROUP_BYTES, Hasher, TaskId, lengths::MAX_SIZE};
 use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
@@ -33,7 +33,8 @@ use crate::{
 pub(super) struct Through {
     pub(super) source: Arc<dyn Source>,
     pub(super) task: TaskId,
-    pub(super) size: u64,
+    /// Its size, where anybody knows it.
+    pub(super) size: Option<u64>,
     pub(super) media_type: Option<String>,
     pub(super) askers: Arc<Askers>,
     pub(super) proven: Proven,
@@ -62,8 +63,11 @@ struct Pass {
     attempts: Attempts,
     /// How often bytes came.
     growths: u64,
-    /// Bytes of the end that wait for the verdict.
-    withheld: Vec<Bytes>,
+    /// Bytes of the end that wait for the verdict, in order.
+    withheld: VecDeque<Bytes>,
+    withheld_bytes: u64,
+    /// The source's stream of a content of untold size ended.
+    ended: bool,
     judged: bool,
     done: bool,
 }
@@ -78,26 +82,35 @@ impl Through {
     pub(super) fn read_on(
         self,
         wants: Range<u64>,
-        hashed: Option<PrefixHasher>,
+        begun: Option<Begun>,
     ) -> BoxStream<'static, Result<Bytes, ReadError>> {
-        let needs_end = wants.end > self.size.saturating_sub(GROUP_BYTES);
-        let hashed = hashed.filter(|hashed| hashed.position() <= wants.start);
-        let hashed = hashed.unwrap_or_else(|| PrefixHasher::new(&self.task));
+        let shown = self.size.map(|size| size.saturating_sub(GROUP_BYTES));
+        let needs_end = shown.is_none_or(|shown| wants.end > shown);
+        let fits = |begun: &Begun| {
+            let rest = begun.rest.len() as u64;
+            begun.hasher.position() <= wants.start + rest && (rest == 0 || self.size.is_none())
+        };
+        let Begun { hasher, rest } = begun.filter(fits).unwrap_or_else(|| Begun {
+            hasher: PrefixHasher::new(&self.task),
+            rest: Bytes::new(),
+        });
         // What goes on in mid-content has begun.
         let goes_on = u64::from(wants.start > 0);
         let pass = Pass {
             at: if needs_end {
-                hashed.position()
+                hasher.position()
             } else {
                 wants.start
             },
-            hasher: needs_end.then(|| hashed.into_hasher()),
+            hasher: needs_end.then(|| hasher.into_hasher()),
             through: self,
             wants,
             body: None,
             attempts: Attempts::new(),
             growths: goes_on,
-            withheld: Vec::new(),
+            withheld_bytes: rest.len() as u64,
+            withheld: VecDeque::from_iter((!rest.is_empty()).then_some(rest)),
+            ended: false,
             judged: false,
             done: false,
         };
@@ -110,19 +123,30 @@ impl Through {
     }
 }
 
-/// A download's beginning, hashed as far as it is on disk; less of it, where that would take
-/// long or the disk fails.
-pub(super) async fn hashed(download: &Arc<Download>) -> Option<PrefixHasher> {
+/// A download's beginning.
+pub(super) struct Begun {
+    hasher: PrefixHasher,
+    /// What of it a reader has not been given, since it might have been the end.
+    rest: Bytes,
+}
+
+/// A download's beginning for a reader at `at`, hashed as far as it is on disk; less of it, where
+/// that would take long or the disk fails.
+pub(super) async fn begun(download: &Arc<Download>, at: u64) -> Option<Begun> {
     let known = download.verifier.known();
     let prefix = download.prefix();
-    if prefix.saturating_sub(known.position()) > MOST_HASHED {
-        return Some(known);
-    }
+    let long = prefix.saturating_sub(known.position()) > MOST_HASHED;
+    let until = if long { known.position() } else { prefix };
     let download = Arc::clone(download);
     let job = tokio::task::spawn_blocking(move || {
         let mut hasher = known;
-        hasher.advance(&download.partial, prefix)?;
-        std::io::Result::Ok(hasher)
+        hasher.advance(&download.partial, until)?;
+        let position = hasher.position();
+        let rest = match position.saturating_sub(at) {
+            1..=GROUP_BYTES if download.size().is_none() => download.partial.read(at..position)?,
+            _ => Bytes::new(),
+        };
+        std::io::Result::Ok(Begun { hasher, rest })
     });
     job.await.ok()?.ok()
 }
@@ -134,17 +158,17 @@ impl Pass {
                 return None;
             }
             if self.judged {
-                if let Some(bytes) = self.withheld.pop() {
-                    return Some(Ok(bytes));
-                }
-                return None;
+                return self.withheld.pop_front().map(Ok);
+            }
+            if let Some(bytes) = self.released() {
+                return Some(Ok(bytes));
             }
             let end = if self.hasher.is_some() {
-                self.through.size
+                self.through.size.unwrap_or(MAX_SIZE)
             } else {
                 self.wants.end
             };
-            if self.at >= end {
+            if self.at >= end || self.ended {
                 match self.judge() {
                     Ok(()) => continue,
                     Err(error) => return Some(Err(error)),
@@ -163,13 +187,26 @@ impl Pass {
 
     fn judge(&mut self) -> Result<(), ReadError> {
         self.judged = true;
-        self.withheld.reverse();
         let digest = self.hasher.take().map(Hasher::finish);
         let task = &self.through.task;
         if digest.is_some_and(|digest| !task.is_file() && digest != *task.digest()) {
             return Err(ReadError::Corrupt);
         }
         Ok(())
+    }
+
+    /// Bytes that turned out not to be the last of a content of untold size.
+    fn released(&mut self) -> Option<Bytes> {
+        let first = self
+            .withheld
+            .front()
+            .filter(|_| self.through.size.is_none())?;
+        let length = first.len() as u64;
+        if self.withheld_bytes - length < GROUP_BYTES {
+            return None;
+        }
+        self.withheld_bytes -= length;
+        self.withheld.pop_front()
     }
 
     /// The source's next bytes, opened or resumed where needed.
@@ -199,6 +236,10 @@ impl Pass {
                     bytes if bytes.is_empty() => {}
                     bytes => break bytes,
                 },
+                Ok(None) if self.through.size.is_none() => {
+                    self.ended = true;
+                    return Ok(Bytes::new());
+                }
                 Ok(None) => return Err(cut("the body ended early")),
                 Err(_) => return Err(cut("the body stalled")),
             }
@@ -218,12 +259,13 @@ impl Pass {
         let body = match self.body.take() {
             Some(body) => body,
             None => {
-                let range = (self.at > 0 || end < self.through.size).then_some(self.at..end);
+                let size = self.through.size.unwrap_or(MAX_SIZE);
+                let range = (self.at > 0 || end < size).then_some(self.at..end);
                 let begun = begin(
                     &*self.through.source,
                     self.through.task.digest(),
                     range,
-                    Some(self.through.size),
+                    self.through.size,
                     &self.through.askers,
                     &self.through.proven,
                 );
@@ -246,10 +288,12 @@ impl Pass {
             bytes.slice((start - from) as usize..(end - from) as usize)
         };
         let shown_end = if self.hasher.is_some() {
-            let shown = self.through.size.saturating_sub(GROUP_BYTES);
+            let size = self.through.size.unwrap_or_default();
+            let shown = size.saturating_sub(GROUP_BYTES);
             let late = clip(self.wants.start.max(shown)..self.wants.end);
             if !late.is_empty() {
-                self.withheld.push(late);
+                self.withheld_bytes += late.len() as u64;
+                self.withheld.push_back(late);
             }
             shown.min(self.wants.end)
         } else {

@@ -60,8 +60,9 @@ impl Verifier {
             return None;
         }
         let mut state = self.0.lock();
-        let (prefix, size) = (download.prefix(), download.lengths.size());
-        let due = prefix > state.at && (prefix == size || prefix - state.at >= STEP);
+        let (prefix, size) = (download.prefix(), download.size());
+        // What turns out to be the end may have been hashed by then.
+        let due = size == Some(prefix) || prefix >= state.at + STEP;
         due.then(|| state.hasher.take()).flatten()
     }
 
@@ -115,11 +116,11 @@ fn follow(download: &Download, mut hasher: PrefixHasher) {
                 .put_back(PrefixHasher::new(&download.task));
             return;
         }
-        if prefix == download.lengths.size() {
+        if download.size() == Some(prefix) {
             // Of a file every piece was proven, or came from its source; that is all there is.
             let good = download.task.is_file()
                 || hasher.finish() == *download.task.digest()
-                || hash_again(download).unwrap_or(false);
+                || hash_again(download, prefix).unwrap_or(false);
             download.judge(if good { Verdict::Good } else { Verdict::Bad });
             download
                 .verifier
@@ -135,8 +136,8 @@ fn follow(download: &Download, mut hasher: PrefixHasher) {
     }
 }
 
-fn hash_again(download: &Download) -> io::Result<bool> {
+fn hash_again(download: &Download, size: u64) -> io::Result<bool> {
     let mut hasher = PrefixHasher::new(&download.task);
-    hasher.advance(&download.partial, download.lengths.size())?;
+    hasher.advance(&download.partial, size)?;
     Ok(hasher.finish() == *download.task.digest())
 }

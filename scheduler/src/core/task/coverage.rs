@@ -150,6 +150,14 @@ impl Task {
         self.census.whole > 0 || !self.census.somewhere.is_empty() || !self.leases.is_empty()
     }
 
+    /// Whether a member knows where a content ends whose size nobody had told: it holds what lies
+    /// past it.
+    pub(in crate::core) fn has_told_end(&self, host: &HostId) -> bool {
+        let last = self.lengths.pieces().saturating_sub(1);
+        let member = self.members.get(host);
+        self.lengths.is_open() && member.is_some_and(|member| member.held().contains(last))
+    }
+
     /// Whether each piece is held by somebody.
     pub(in crate::core) fn is_held(&self) -> bool {
         self.census.whole > 0 || self.census.somewhere.len() == self.lengths.pieces()

@@ -1,50 +1,76 @@
-//! Who finds out the size of a content whose source does not tell it.
+//! Contents whose size their source does not tell.
 
 use darter_api::{
-    PieceSet,
-    session::{Holding, Role, Sizing},
+    Lengths, PieceSet,
+    session::{Holding, Join, LeaseEnd, Purpose, Role},
 };
 
 use super::{super::*, rules::*};
 
-struct Lab(Cluster);
+struct Lab(Cluster, Timestamp);
 
 impl Lab {
-    fn new() -> Self {
+    fn new(hosts: u8) -> Self {
+        let options = Options {
+            source_holders_from: 2,
+            ..Options::default()
+        };
         let key = NodeKey::from_seed([1; 32]);
-        let mut cluster = Cluster::new(Options::default(), key, Timestamp::ZERO, 0, 1);
-        for name in 1..=3 {
+        let mut cluster = Cluster::new(options, key, Timestamp::ZERO, 0, 1);
+        for name in 1..=hosts {
             let hello = hello(name, 1, Role::Peer);
             cluster.handle(Timestamp::ZERO, Event::HostUp(hello));
         }
-        Self(cluster)
+        // Past its settling time.
+        Self(cluster, Timestamp::ZERO + Duration::from_secs(2))
     }
 
-    /// The answer, in so many seconds: a size, and whether to read.
-    fn says(&mut self, second: u64, name: u8, state: Sizing) -> Option<(Option<u64>, bool)> {
-        let now = Timestamp::ZERO + Duration::from_secs(second);
-        let message = PeerMessage::Sizing {
-            task: task(1),
-            state,
-        };
+    fn says(&mut self, name: u8, message: PeerMessage) -> Vec<Command> {
+        self.1 = self.1 + Duration::from_millis(10);
         let host = host(name);
-        let said = self.0.handle(now, Event::Message { host, message });
-        said.into_iter().find_map(|command| match command.message {
-            SchedulerMessage::Size { size, read, .. } if command.host == host => Some((size, read)),
+        self.0.handle(self.1, Event::Message { host, message })
+    }
+
+    fn size(&mut self, name: u8) -> Option<u64> {
+        let said = self.says(name, PeerMessage::SizeWanted { task: task(1) });
+        let answer = said.into_iter().find_map(|command| match command.message {
+            SchedulerMessage::Size { size, .. } if command.host == host(name) => Some(size),
             _ => None,
-        })
+        });
+        answer.expect("who asks is answered")
+    }
+
+    fn joins(&mut self, name: u8) -> Vec<(HostId, std::ops::Range<u32>)> {
+        let join = Join {
+            task: open(),
+            lengths: Lengths::open(),
+            held: PieceSet::new(),
+            origin: origin(),
+            purpose: Purpose::Pull,
+        };
+        granted(&self.says(name, PeerMessage::Join(join)))
     }
 }
 
+fn open() -> TaskId {
+    task(1).opened()
+}
+
+fn granted(said: &[Command]) -> Vec<(HostId, std::ops::Range<u32>)> {
+    let grants = said.iter().filter_map(|command| match &command.message {
+        SchedulerMessage::Grant(grant) => Some((command.host, grant.pieces.clone())),
+        _ => None,
+    });
+    grants.collect()
+}
+
 #[test]
-fn one_host_reads_it_and_the_others_wait() {
-    let mut lab = Lab::new();
-    assert_eq!(lab.says(0, 1, Sizing::Asks), Some((None, true)));
-    for second in 1..10 {
-        assert_eq!(lab.says(second, 2, Sizing::Asks), Some((None, false)));
-        assert_eq!(lab.says(second, 1, Sizing::Reads), None);
-    }
-    let now = Timestamp::ZERO + Duration::from_secs(10);
+fn who_asks_is_told_what_a_member_knows() {
+    let mut lab = Lab::new(3);
+    assert_eq!(lab.size(1), None);
+    // That it is read says nothing of its size.
+    lab.joins(1);
+    assert_eq!(lab.size(2), None);
     let holding = Holding {
         task: task(1),
         lengths: lengths(),
@@ -53,26 +79,65 @@ fn one_host_reads_it_and_the_others_wait() {
         wanted: false,
         origin: Some(origin()),
     };
-    let message = PeerMessage::Inventory {
-        holdings: vec![holding],
-        last: false,
-    };
-    let host = host(1);
-    lab.0.handle(now, Event::Message { host, message });
-    let size = Some(lengths().size());
-    assert_eq!(lab.says(10, 2, Sizing::Asks), Some((size, false)));
+    let holdings = vec![holding];
+    let last = false;
+    lab.says(1, PeerMessage::Inventory { holdings, last });
+    assert_eq!(lab.size(2), Some(lengths().size()));
 }
 
 #[test]
-fn a_reader_that_is_silent_gives_up_or_leaves_is_replaced() {
-    let mut lab = Lab::new();
-    assert_eq!(lab.says(0, 1, Sizing::Asks), Some((None, true)));
-    assert_eq!(lab.says(3, 2, Sizing::Asks), Some((None, false)));
-    assert_eq!(lab.says(4, 2, Sizing::Asks), Some((None, true)));
-    assert_eq!(lab.says(5, 3, Sizing::Asks), Some((None, false)));
-    assert_eq!(lab.says(5, 2, Sizing::GaveUp), None);
-    assert_eq!(lab.says(6, 3, Sizing::Asks), Some((None, true)));
-    let (now, host) = (Timestamp::ZERO + Duration::from_secs(7), host(3));
-    lab.0.handle(now, Event::HostDown { host, epoch: 1 });
-    assert_eq!(lab.says(7, 1, Sizing::Asks), Some((None, true)));
+fn one_host_reads_it_to_its_end_and_another_goes_on_if_that_one_fails() {
+    let mut lab = Lab::new(3);
+    let (task, end) = (open(), Lengths::open().pieces());
+    let [(reader, pieces)] = lab.joins(1).try_into().unwrap();
+    assert_eq!((reader, pieces), (host(1), 0..end));
+    // Nobody gets a part of it, though a known size would be shared.
+    assert_eq!(lab.joins(2), []);
+    assert_eq!(lab.joins(3), []);
+    lab.says(1, PeerMessage::LeaseAccepted { task });
+    let ranges = true;
+    let said = lab.says(1, PeerMessage::LeaseFirstByte { task, ranges });
+    assert_eq!(granted(&said), []);
+    let held = PieceSet::from_range(0..3);
+    lab.says(1, PeerMessage::Progress { task, held });
+    let pieces = PieceSet::from_range(3..end);
+    let why = LeaseEnd::Unreachable;
+    let said = lab.says(1, PeerMessage::LeaseReturned { task, pieces, why });
+    let [(reader, pieces)] = granted(&said).try_into().unwrap();
+    assert!(reader != host(1));
+    assert_eq!(pieces, 3..end);
+    // Who has come to the end holds all that lies past it: nothing is left to be read.
+    let name = if reader == host(2) { 2 } else { 3 };
+    lab.says(name, PeerMessage::LeaseAccepted { task });
+    let held = PieceSet::from_range(3..end);
+    let said = lab.says(name, PeerMessage::Progress { task, held });
+    assert_eq!(granted(&said), []);
+    assert_eq!(lab.0.counts().leases, 0);
+    lab.1 = lab.1 + Duration::from_secs(60);
+    assert_eq!(granted(&lab.0.tick(lab.1)), []);
+}
+
+#[test]
+fn what_a_dead_reader_left_in_the_middle_goes_to_who_reads_on() {
+    let mut lab = Lab::new(3);
+    let (task, end) = (open(), Lengths::open().pieces());
+    for name in 1..=3 {
+        lab.joins(name);
+    }
+    lab.says(1, PeerMessage::LeaseAccepted { task });
+    let ranges = true;
+    lab.says(1, PeerMessage::LeaseFirstByte { task, ranges });
+    for (name, read) in [(1, 8), (2, 5)] {
+        let held = PieceSet::from_range(0..read);
+        lab.says(name, PeerMessage::Progress { task, held });
+    }
+    let (host, epoch) = (host(1), 1);
+    let said = lab.0.handle(lab.1, Event::HostDown { host, epoch });
+    let [(reader, pieces)] = granted(&said).try_into().unwrap();
+    assert!(pieces.start >= 8 && pieces.end == end, "{pieces:?}");
+    // What it had may be with others, and is not. Of a content with a size another host
+    // would fetch what the reader has passed.
+    lab.1 = lab.1 + Duration::from_millis(400);
+    let said = lab.0.tick(lab.1);
+    assert_eq!(granted(&said), [(reader, 5..pieces.start)]);
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use darter_api::{
-    HostId, PieceIndex, PieceSet, Timestamp,
+    Grant, HostId, Lengths, PieceIndex, PieceSet, TaskId, Timestamp,
     link::LinkMessage,
-    session::{LeaseEnd, SchedulerMessage},
+    session::{LeaseEnd, Neighbour, Purpose, Role, SchedulerMessage},
 };
 use proptest::prelude::*;
 
@@ -14,10 +14,79 @@ use super::{
         event::{PieceFailure, ReaderId, RequestId},
         *,
     },
-    rules::{
-        PIECES, grant, have, host, lengths, neighbours, scheduler, start, task, with_scheduler,
-    },
+    rules::{PIECES, host, lengths, origin, scheduler, task, with_scheduler},
 };
+
+/// What is downloaded: so many pieces with bytes, of a size that is known, or not before the end.
+#[derive(Debug, Clone, Copy)]
+struct Content {
+    task: TaskId,
+    lengths: Lengths,
+}
+
+impl Content {
+    fn some() -> impl Strategy<Value = Self> {
+        let sized = Self {
+            task: task(),
+            lengths: lengths(),
+        };
+        let open = Self {
+            task: task().opened(),
+            lengths: Lengths::open(),
+        };
+        prop_oneof![Just(sized), Just(open)]
+    }
+
+    fn all(&self) -> u32 {
+        self.lengths.pieces()
+    }
+
+    /// Who speaks of the last piece speaks of all that lies past it as well.
+    fn run(&self, from: u32, count: u32) -> PieceSet {
+        let end = match from + count {
+            end if end < PIECES => end,
+            _ => self.all(),
+        };
+        PieceSet::from_range(from..end)
+    }
+
+    fn start(&self, held: PieceSet) -> Event {
+        Event::Start {
+            task: self.task,
+            lengths: self.lengths,
+            origin: origin(),
+            held,
+            purpose: Purpose::Pull,
+        }
+    }
+
+    fn neighbours(&self, add: &[u8], remove: &[u8]) -> Event {
+        let neighbour = |name: &u8| Neighbour {
+            host: host(*name),
+            address: ([127, 0, 0, 1], 4000).into(),
+            role: Role::Peer,
+        };
+        let told = SchedulerMessage::Neighbours {
+            task: self.task,
+            add: add.iter().map(neighbour).collect(),
+            remove: remove.iter().map(|name| host(*name)).collect(),
+        };
+        Event::Session(scheduler(), told)
+    }
+
+    fn grant(&self, pieces: PieceSet) -> Event {
+        let grant = Grant {
+            task: self.task,
+            lengths: self.lengths,
+            pieces: pieces.first().unwrap_or_default()..pieces.end(),
+            holder: host(100),
+            granter: host(200),
+            issued_unix_ms: 0,
+            signature: [0; 64],
+        };
+        Event::Session(scheduler(), SchedulerMessage::Grant(grant))
+    }
+}
 
 /// Something that may happen.
 #[derive(Debug, Clone)]
@@ -39,6 +108,8 @@ enum Step {
     Reading(u8, u32, u32),
     /// One of the requests in flight ends, well or not.
     Ends(usize, Option<PieceFailure>),
+    /// A parent has said where the content ends.
+    Told,
     /// A piece that was cancelled, or never asked for.
     Late(u64),
     SourceGives,
@@ -83,6 +154,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => told.clone().prop_map(|(who, (from, count))| Step::Lost(who, from, count)),
         1 => told.prop_map(|(who, (from, count))| Step::Reading(who, from, count)),
         10 => (0..64usize, failure).prop_map(|(which, how)| Step::Ends(which, how)),
+        1 => Just(Step::Told),
         1 => (0..100u64).prop_map(Step::Late),
         4 => Just(Step::SourceGives),
         1 => end.prop_map(Step::SourceFails),
@@ -94,6 +166,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A core, and what a shell around it would know.
 struct History {
+    content: Content,
     node: Node,
     now: Timestamp,
     linked: BTreeSet<HostId>,
@@ -108,7 +181,7 @@ struct History {
 }
 
 impl History {
-    fn new() -> Self {
+    fn new(content: Content) -> Self {
         let options = Options {
             window: 8,
             pipeline: 3,
@@ -116,6 +189,7 @@ impl History {
             ..Options::default()
         };
         Self {
+            content,
             node: with_scheduler(Node::new(options, host(100), 3), true),
             now: Timestamp::ZERO,
             linked: BTreeSet::new(),
@@ -148,6 +222,7 @@ impl History {
                     let announced = self.announced.get(&host);
                     let announced = announced.is_some_and(|set| set.contains(piece.0));
                     assert!(announced, "{piece} was not announced by {host:?}");
+                    assert!(piece.0 < self.content.all());
                     assert!(!self.held.contains(piece.0), "{piece} is held");
                     self.requests.insert(request, (host, piece.0));
                 }
@@ -160,7 +235,7 @@ impl History {
                 }
                 Command::StopSource { .. } => self.source = PieceSet::new(),
                 Command::Complete { .. } => {
-                    assert_eq!(self.held.len(), PIECES);
+                    assert_eq!(self.held.len(), self.content.all());
                     self.source = PieceSet::new();
                     self.completing = true;
                 }
@@ -192,15 +267,28 @@ impl History {
     }
 
     fn source_gives(&mut self) {
-        if let Some(piece) = self.source.first() {
-            self.source.remove(piece);
-            self.held.insert(piece);
-            let piece = PieceIndex(piece);
-            self.handle(Event::SourcePiece {
-                task: task(),
-                piece,
-            });
+        match self.source.first() {
+            Some(piece) if piece >= PIECES => self.told(),
+            Some(piece) => {
+                self.source.remove(piece);
+                self.held.insert(piece);
+                let (task, piece) = (self.content.task, PieceIndex(piece));
+                self.handle(Event::SourcePiece { task, piece });
+            }
+            None => {}
         }
+    }
+
+    /// The driver hears where it ends: what lies past that is held.
+    fn told(&mut self) {
+        let past = PIECES..self.content.all();
+        if past.is_empty() {
+            return;
+        }
+        self.source.remove_range(past.clone());
+        self.held.insert_range(past);
+        let (task, past) = (self.content.task, PieceIndex(PIECES));
+        self.handle(Event::Ends { task, past });
     }
 
     fn checked(&mut self, good: bool) {
@@ -209,57 +297,55 @@ impl History {
         }
         if good {
             self.started = false;
-            self.handle(Event::Committed { task: task() });
+            let task = self.content.task;
+            self.handle(Event::Committed { task });
         } else {
-            let pieces = std::mem::take(&mut self.held);
-            self.handle(Event::Corrupt {
-                task: task(),
-                pieces,
-            });
+            let (task, pieces) = (self.content.task, std::mem::take(&mut self.held));
+            self.handle(Event::Corrupt { task, pieces });
         }
     }
 
     fn step(&mut self, step: Step) {
-        let run = |from: u32, count: u32| PieceSet::from_range(from..(from + count).min(PIECES));
+        let content = self.content;
+        let task = content.task;
+        let run = |from, count| content.run(from, count);
         match step {
-            Step::Start if self.held.len() < PIECES => {
+            Step::Start if self.held.len() < content.all() => {
                 self.started = true;
-                self.handle(start(self.held.clone()));
+                self.handle(content.start(self.held.clone()));
             }
             Step::Start => {}
             // As the driver: what is whole is committed, wanted or not.
             Step::Stop if self.started && !self.completing => {
                 self.started = false;
-                self.handle(Event::Stop { task: task() });
+                self.handle(Event::Stop { task });
             }
             Step::Stop => {}
             Step::Reads(reader, at) => self.handle(Event::Reader {
-                task: task(),
+                task,
                 reader: ReaderId(reader),
-                wants: at..PIECES,
+                wants: at..content.all(),
             }),
             Step::Leaves(reader) => self.handle(Event::ReaderGone {
-                task: task(),
+                task,
                 reader: ReaderId(reader),
             }),
             Step::Session(true) => self.handle(Event::SessionUp(scheduler())),
             Step::Session(false) => self.handle(Event::SessionDown(scheduler())),
-            Step::Introduced(name) => self.handle(neighbours(&[name], &[])),
+            Step::Introduced(name) => self.handle(content.neighbours(&[name], &[])),
             Step::Removed(name) => {
                 self.announced.remove(&host(name));
-                self.handle(neighbours(&[], &[name]));
+                self.handle(content.neighbours(&[], &[name]));
             }
-            Step::Granted(from, count) => self.handle(grant(from..(from + count).min(PIECES))),
+            Step::Granted(from, count) => self.handle(content.grant(run(from, count))),
             Step::Revoked(from, count) => {
                 let pieces = run(from, count);
-                let task = task();
                 self.handle(Event::Session(
                     scheduler(),
                     SchedulerMessage::Revoked { task, pieces },
                 ));
             }
             Step::Unavailable(why) => {
-                let task = task();
                 self.handle(Event::Session(
                     scheduler(),
                     SchedulerMessage::Unavailable {
@@ -279,7 +365,7 @@ impl History {
                 self.handle(Event::LinkDown(host(name)));
             }
             Step::Subscribes(name) => {
-                let (task, lengths) = (task(), lengths());
+                let lengths = content.lengths;
                 let waits = name % 2 == 0;
                 let message = LinkMessage::Subscribe {
                     task,
@@ -293,21 +379,23 @@ impl History {
                     let pieces = run(from, count);
                     let announced = self.announced.entry(host(name)).or_default();
                     announced.union_with(&pieces);
-                    self.handle(have(name, pieces));
+                    self.link_message(name, LinkMessage::Have { task, pieces });
                 }
             }
             Step::Lost(name, from, count) => {
-                let (task, pieces) = (task(), run(from, count));
+                let pieces = run(from, count);
                 if let Some(announced) = self.announced.get_mut(&host(name)) {
                     announced.subtract(&pieces);
                 }
                 self.link_message(name, LinkMessage::Lost { task, pieces });
             }
             Step::Reading(name, from, count) => {
-                let (task, pieces) = (task(), run(from, count));
+                let pieces = run(from, count);
                 self.link_message(name, LinkMessage::Reading { task, pieces });
             }
             Step::Ends(which, how) => self.ends(which, how),
+            Step::Told if self.started => self.told(),
+            Step::Told => {}
             Step::Late(id) => {
                 let request = RequestId(id);
                 if !self.requests.contains_key(&request) {
@@ -318,7 +406,7 @@ impl History {
             Step::SourceFails(why) => {
                 if !self.source.is_empty() {
                     self.source = PieceSet::new();
-                    self.handle(Event::SourceFailed { task: task(), why });
+                    self.handle(Event::SourceFailed { task, why });
                 }
             }
             Step::Checked(good) => self.checked(good),
@@ -332,8 +420,13 @@ impl History {
             return;
         };
         let (request, piece) = (*request, *piece);
+        if how.is_none() && piece >= PIECES {
+            // It was the end that came, before it was said that it did.
+            self.told();
+        }
         self.requests.remove(&request);
         match how {
+            None if piece >= PIECES => self.handle(Event::PieceStored(request)),
             None => {
                 self.held.insert(piece);
                 self.handle(Event::PieceStored(request));
@@ -355,7 +448,7 @@ impl History {
             assert_eq!(known.in_flight, count);
             assert!(count <= options.pipeline);
         }
-        let Some(task) = self.node.state.tasks.get(&task()) else {
+        let Some(task) = self.node.state.tasks.get(&self.content.task) else {
             assert!(self.requests.is_empty() && self.source.is_empty());
             return;
         };
@@ -405,8 +498,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn the_invariants_hold_after_every_step(steps in steps()) {
-        let mut history = History::new();
+    fn the_invariants_hold_after_every_step(content in Content::some(), steps in steps()) {
+        let mut history = History::new(content);
         for step in steps {
             history.step(step);
             history.check();
@@ -414,8 +507,8 @@ proptest! {
     }
 
     #[test]
-    fn everything_ends(steps in steps()) {
-        let mut history = History::new();
+    fn everything_ends(content in Content::some(), steps in steps()) {
+        let mut history = History::new(content);
         for step in steps {
             history.step(step);
         }

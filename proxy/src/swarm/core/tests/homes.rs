@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use darter_api::{
     Digest, PieceSet, SchedulerName, TaskId,
-    session::{LeaseEnd, Observation, Reference, SchedulerMessage, Sizing},
+    session::{LeaseEnd, Observation, Reference, SchedulerMessage},
 };
 
 use super::{
@@ -85,7 +85,7 @@ fn told(commands: &[Command], name: &SchedulerName) -> Vec<&'static str> {
         PeerMessage::SelfLeased { .. } => "self-leased",
         PeerMessage::Observed(_) => "observed",
         PeerMessage::Lookup { .. } => "lookup",
-        PeerMessage::Sizing { .. } => "sizing",
+        PeerMessage::SizeWanted { .. } => "size",
         _ => "other",
     })
     .collect()
@@ -393,16 +393,13 @@ fn what_is_said_of_a_content_goes_to_its_home() {
             repository: origin().repository,
             reference: Reference::Digest(*id.digest()),
         };
-        let asks = PeerMessage::Sizing {
-            task: id,
-            state: Sizing::Asks,
-        };
+        let asks = PeerMessage::SizeWanted { task: id };
         let observed = PeerMessage::Observed(seen(*id.digest()));
         let mut said = Vec::new();
         for message in [observed, lookup, asks] {
             said.extend(lab.handle(Event::Say(message)));
         }
-        assert_eq!(told(&said, &home), ["observed", "lookup", "sizing"]);
+        assert_eq!(told(&said, &home), ["observed", "lookup", "size"]);
         assert_eq!(said.len(), 3);
     }
 }
@@ -411,12 +408,9 @@ fn what_is_said_of_a_content_goes_to_its_home() {
 fn who_asks_for_a_size_waits_for_the_session() {
     let (mut lab, _) = Lab::new(50, true);
     let owner = lab.name(0);
-    let asks = PeerMessage::Sizing {
-        task: task(),
-        state: Sizing::Asks,
-    };
+    let asks = PeerMessage::SizeWanted { task: task() };
     let said = lab.handle(Event::Say(asks));
     assert_eq!(said, [Command::Open(owner.clone())]);
     let said = lab.handle(Event::SessionUp(owner.clone()));
-    assert_eq!(told(&said, &owner), ["inventory", "sizing"]);
+    assert_eq!(told(&said, &owner), ["inventory", "size"]);
 }

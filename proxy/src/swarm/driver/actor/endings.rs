@@ -1,9 +1,9 @@
 //! How downloads end: committed, refuted, failed, or wanted by nobody.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use darter_api::{
-    PieceSet, TaskId,
+    NodeKey, PieceSet, TaskId,
     session::{Complaint, LeaseEnd, PeerMessage},
 };
 
@@ -14,7 +14,8 @@ use crate::{
     swarm::{
         core::event::{DownloadFailure, Event},
         driver::{
-            Completion, Input, blocking, download::Download, growth::Verdict, metrics::Reason,
+            Completion, Input, blocking, closing::close, download::Download, growth::Verdict,
+            metrics::Reason,
         },
     },
 };
@@ -50,13 +51,14 @@ impl Actor {
         };
         self.shared.verifiers.advance(&download);
         let (inbox, tasks) = (self.shared.inbox.clone(), self.shared.tasks.clone());
+        let key = Arc::clone(&self.shared.key);
         self.shared.tasks.spawn("complete", async move {
             let result = match download.judged().await {
                 Verdict::Good => {
-                    let partial = download.partial.clone();
-                    let commit = blocking(&tasks, "commit", move || partial.commit());
+                    let (key, one) = (Arc::clone(&key), Arc::clone(&download));
+                    let commit = blocking(&tasks, "commit", move || commit(&key, &one));
                     match commit.await {
-                        Ok(()) => Completion::Committed,
+                        Ok(stored) => Completion::Committed(stored),
                         Err(cause) => Completion::Failed(cause),
                     }
                 }
@@ -70,11 +72,17 @@ impl Actor {
     pub(super) fn completed(&mut self, download: &Arc<Download>, result: Completion) {
         let task = download.task;
         match result {
-            Completion::Committed => {
+            Completion::Committed(stored) => {
                 self.shared.metrics.completed.inc();
                 self.shared.live.remove(download);
                 download.settle();
                 self.handle(Event::Committed { task });
+                if let Some(size) = download.size().filter(|_| task.is_open()) {
+                    let claims = &self.shared.claims;
+                    claims.put(task.closed(), &download.origin, size);
+                }
+                // With a size it is another task.
+                stored.into_iter().for_each(|stored| self.handle(*stored));
                 self.name_liars(download);
             }
             Completion::Failed(cause) => {
@@ -142,6 +150,14 @@ impl Actor {
         self.shared.metrics.failed(reason);
         self.shared.live.remove(&download);
         download.end(error);
+    }
+}
+
+/// What else the core is told once a good download is committed.
+fn commit(key: &NodeKey, download: &Download) -> io::Result<Option<Box<Event>>> {
+    match download.task.is_open() {
+        true => close(key, download).map(|stored| Some(Box::new(stored))),
+        false => download.partial.clone().commit().map(|()| None),
     }
 }
 

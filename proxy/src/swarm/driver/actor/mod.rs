@@ -227,8 +227,8 @@ impl Actor {
                         repository,
                         contents,
                     } => self.shared.proven.told(upstream, repository, contents),
-                    SchedulerMessage::Size { task, size, read } => {
-                        self.shared.unsized_contents.answered(task, *size, *read);
+                    SchedulerMessage::Size { task, size } => {
+                        self.shared.unsized_contents.answered(task, *size);
                     }
                     SchedulerMessage::ExcerptsFrom { task, seed, source } => {
                         let excerpts = &self.shared.excerpts;

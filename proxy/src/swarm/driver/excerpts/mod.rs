@@ -185,7 +185,7 @@ pub(super) async fn open(shared: &Arc<Shared>, want: &Want) -> Option<Content> {
     prefetch(shared, &file, want);
     let reader = ExcerptReader::new(shared, file, want.clone(), askers);
     Some(Content {
-        size: lengths.size(),
+        size: Some(lengths.size()),
         media_type: None,
         provenance: Provenance::Download,
         reader: Arc::new(reader),
@@ -238,6 +238,7 @@ fn prefetch(shared: &Arc<Shared>, file: &Arc<GroupFile>, want: &Want) {
         size: Some(file.lengths.size()),
         purpose: Purpose::Preheat,
         excerpt: None,
+        needs_size: false,
         ..want.clone()
     };
     let (turns, swarm) = (Arc::clone(&excerpts.prefetches), Swarm(Arc::clone(shared)));

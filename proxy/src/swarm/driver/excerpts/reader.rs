@@ -8,7 +8,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
-use darter_api::{GROUP_BYTES, Lengths};
+use darter_api::GROUP_BYTES;
 use darter_runtime::server::span::Span;
 use futures::{StreamExt as _, stream::BoxStream};
 use tokio::{sync::oneshot, task::AbortHandle};
@@ -186,8 +186,9 @@ impl Pass {
         let piece = file.lengths.piece_at(self.at)?;
         let end = self.end.min(self.at + STORED_CHUNK);
         let held = shared.store.piece(&file.task, piece).ok().flatten()?;
-        let end = end.min(file.lengths.piece_range(piece).end);
-        let fits = held.lengths() == file.lengths;
+        let range = file.lengths.piece_range(piece);
+        let end = end.min(range.end);
+        let fits = held.range() == range;
         fits.then(|| Span::File(held.span(self.at..end)))
     }
 
@@ -254,6 +255,7 @@ impl Pass {
         let want = Want {
             size: Some(self.context.file.lengths.size()),
             excerpt: None,
+            needs_size: false,
             ..self.context.want.clone()
         };
         let opened = contents::open(Arc::clone(&self.context.shared), want).await;
@@ -262,7 +264,7 @@ impl Pass {
             OpenError::Store(cause) => ReadError::Store(cause),
             OpenError::ShuttingDown => ReadError::ShuttingDown,
         })?;
-        let same = Lengths::of(content.size) == Ok(self.context.file.lengths);
+        let same = content.size == Some(self.context.file.lengths.size());
         if !same {
             let other = SourceError::Protocol("its size has changed");
             return Err(ReadError::Download(Arc::new(other)));

@@ -136,6 +136,7 @@ impl Server {
             credential: None,
             purpose: Purpose::Seed,
             excerpt: None,
+            needs_size: false,
         };
         let bytes = lengths.bytes_of_groups(groups.clone());
         let reader = ExcerptReader::for_others(&shared, file, want);

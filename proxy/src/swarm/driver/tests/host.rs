@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use darter_api::{
-    HostId, NodeKey, PieceIndex, PieceSet, SchedulerName, TaskId, UpstreamName,
+    End, Grant, HostId, NodeKey, PieceIndex, PieceSet, SchedulerName, TaskId, UpstreamName,
     session::{Neighbour, PeerMessage, Purpose, Role, SchedulerMessage},
 };
 use darter_runtime::{
@@ -25,9 +25,9 @@ use crate::{
     session::{List, Session, SessionEvent},
     store::{self, Store},
     swarm::{
-        core,
+        core::{self, event::Event},
         driver::{
-            Metrics, Parts, Policy, Prefetch, Swarm, Trust,
+            Input, Metrics, Parts, Policy, Prefetch, Swarm, Trust,
             cutter::{Chunk, Cutter, self_lease},
             excerpts_router,
             source::Order,
@@ -232,10 +232,20 @@ impl Host {
 
     /// Waits until it has told its scheduler this.
     pub(super) async fn has_said(&self, message: &PeerMessage) {
+        let what = format!("{message:?}");
+        self.hears_itself_say(&what, |said| said == message).await;
+    }
+
+    /// Waits until it has told its scheduler something like this.
+    pub(super) async fn has_said_such(&self, is_such: impl Fn(&PeerMessage) -> bool) {
+        self.hears_itself_say("such a message", is_such).await;
+    }
+
+    async fn hears_itself_say(&self, what: &str, is_such: impl Fn(&PeerMessage) -> bool) {
         let mut said = self.said.lock().await;
-        let hears = async { while said.recv().await.unwrap() != *message {} };
+        let hears = async { while !is_such(&said.recv().await.unwrap()) {} };
         let heard = tokio::time::timeout(Duration::from_secs(10), hears).await;
-        assert!(heard.is_ok(), "waited in vain for {message:?}");
+        assert!(heard.is_ok(), "waited in vain for {what}");
     }
 
     pub(super) fn id(&self) -> HostId {
@@ -296,6 +306,17 @@ impl Host {
         self.swarm.open(Want { size, ..want(task) }).await
     }
 
+    /// As a client that wants a part and has to be told of how much.
+    pub(super) async fn open_for_a_part(&self, task: TaskId) -> Result<Content, OpenError> {
+        let needs_size = true;
+        self.swarm
+            .open(Want {
+                needs_size,
+                ..want(task)
+            })
+            .await
+    }
+
     /// Reads a range as a client does that wants nothing else.
     pub(super) async fn excerpt(
         &self,
@@ -349,12 +370,13 @@ fn want(task: TaskId) -> Want {
         credential: None,
         purpose: Purpose::Pull,
         excerpt: None,
+        needs_size: false,
     }
 }
 
 /// All bytes, and how many came before an error.
 pub(super) async fn read(content: &Content) -> (Result<Bytes, ReadError>, usize) {
-    let mut stream = content.reader.read(0..content.size);
+    let mut stream = content.reader.read(content.all());
     let mut bytes = Vec::new();
     while let Some(item) = stream.next().await {
         match item {
@@ -397,6 +419,39 @@ impl Swarm {
             bytes: content.slice(range.start as usize..range.end as usize),
         };
         assert_eq!(cutter.take(&chunk).unwrap(), Some(PieceIndex(piece)));
+    }
+
+    /// As when pieces of a content were read, and its end, both by this grant.
+    pub(super) async fn pretend_read(
+        &self,
+        grant: Grant,
+        pieces: Range<u32>,
+        content: &Bytes,
+        end: End,
+    ) {
+        let (task, past) = (grant.task, end.piece());
+        let download = self.0.live.download(&task).unwrap();
+        let order = Order::new(PieceSet::from_range(pieces.clone()), Arc::new(grant));
+        let (key, limits) = (Arc::clone(&self.0.key), self.0.limits.clone());
+        let mut cutter = Cutter::new(Arc::clone(&download), Arc::new(order), key, limits);
+        for piece in pieces.map(PieceIndex) {
+            let Range { start, end } = download.lengths.piece_range(piece);
+            let chunk = Chunk {
+                offset: start,
+                bytes: content.slice(start as usize..end as usize),
+            };
+            assert_eq!(cutter.take(&chunk).unwrap(), Some(piece));
+            let read = Event::SourcePiece { task, piece };
+            self.0.inbox.send(Input::Event(read)).await.unwrap();
+        }
+        assert!(download.ends(end, false));
+        let ends = Event::Ends { task, past };
+        self.0.inbox.send(Input::Event(ends)).await.unwrap();
+    }
+
+    /// Where a content ends for all that is known.
+    pub(super) fn end(&self, task: &TaskId) -> Option<u64> {
+        self.0.live.download(task)?.size()
     }
 
     /// As when a write in mid-blob finds no space.

@@ -50,7 +50,7 @@ async fn bytes_leave_while_the_source_stalls() {
     source.fault(Fault::Stall(100_000));
     let host = Host::alone(dir.path(), &source).await;
     let content = host.open(task_of(&bytes)).await.unwrap();
-    let mut stream = content.reader.read(0..content.size);
+    let mut stream = content.reader.read(content.all());
     let mut got = Vec::new();
     while got.len() < 80_000 {
         got.extend_from_slice(&stream.next().await.unwrap().unwrap());
@@ -150,7 +150,7 @@ async fn a_restart_asks_only_for_what_is_missing() {
     source.fault(Fault::Stall(1_400_000));
     let host = Host::alone(dir.path(), &source).await;
     let content = host.open(task).await.unwrap();
-    let mut stream = content.reader.read(0..content.size);
+    let mut stream = content.reader.read(content.all());
     let mut got = 0;
     while got < 1_360_000 {
         got += stream.next().await.unwrap().unwrap().len();
@@ -176,7 +176,7 @@ async fn what_was_sealed_unheard_counts_all_the_same() {
     source.fault(Fault::Stall(400_000));
     let host = Host::alone(dir.path(), &source).await;
     let content = host.open(task).await.unwrap();
-    let first = content.reader.read(0..content.size).next().await;
+    let first = content.reader.read(content.all()).next().await;
     assert!(first.unwrap().is_ok());
     host.swarm.pretend_sealed(&task, 5, &bytes);
     source.flowing.send_replace(true);
@@ -197,7 +197,7 @@ async fn a_client_that_leaves_stops_its_download() {
     source.fault(Fault::Stall(400_000));
     let host = Host::alone(dir.path(), &source).await;
     let content = host.open(task).await.unwrap();
-    let first = content.reader.read(0..content.size).next().await;
+    let first = content.reader.read(content.all()).next().await;
     assert!(first.unwrap().is_ok());
     drop(content);
     // Only the stalled read waits for this; once it is closed nobody listens.
@@ -336,19 +336,6 @@ async fn a_source_that_stays_away_ends_it_soon() {
 }
 
 #[tokio::test]
-async fn a_content_of_unknown_size_is_stored_too() {
-    let bytes = content(SIZE, 10);
-    let task = task_of(&bytes);
-    let source = TestSource::new([bytes.clone()]).without_sizes();
-    let (source, dir) = (Arc::new(source), tempdir().unwrap());
-    let host = Host::alone(dir.path(), &source).await;
-    assert!(host.pull(task).await.unwrap() == bytes);
-    let piece = host.store.piece(&task, darter_api::PieceIndex(3)).unwrap();
-    assert!(piece.unwrap().proof().is_some(), "others can have it");
-    host.stop().await;
-}
-
-#[tokio::test]
 async fn ranges_are_exact() {
     let bytes = content(SIZE, 11);
     let (source, dir) = (
@@ -428,7 +415,7 @@ async fn a_store_that_fails_in_mid_blob_sends_readers_to_the_source() {
     let host = Host::alone(dir.path(), &source).await;
     let task = task_of(&bytes);
     let content = host.open(task).await.unwrap();
-    let mut stream = content.reader.read(0..content.size);
+    let mut stream = content.reader.read(content.all());
     let mut got = Vec::new();
     while got.len() < 360_000 {
         got.extend_from_slice(&stream.next().await.unwrap().unwrap());

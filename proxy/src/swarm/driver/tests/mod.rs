@@ -1,5 +1,7 @@
 //! Real stores, links and piece servers in one process, against a source with faults.
 
+mod endless;
+mod ends;
 mod excerpts;
 mod full;
 mod host;
