@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use darter_api::PieceSet;
 
-use super::super::MAX_CLAIMED;
+use super::{super::MAX_CLAIMED, copies::Copies};
 
 /// See the module.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Census {
     /// Members that hold a part: only while there are any are pieces counted.
     partial: usize,
     /// How many hold each piece, those that hold all left out.
-    copies: Vec<u32>,
+    copies: Copies,
     /// Pieces that one of those holds.
     pub(super) somewhere: PieceSet,
 }
@@ -30,7 +30,7 @@ impl Census {
             all: Arc::new(PieceSet::full(pieces)),
             whole: 0,
             partial: 0,
-            copies: Vec::new(),
+            copies: Copies::default(),
             somewhere: PieceSet::new(),
         }
     }
@@ -86,7 +86,7 @@ impl Census {
         let (was, is) = (self.is_part(&before), self.is_part(&held));
         self.partial = self.partial + usize::from(is) - usize::from(was);
         if self.partial == 0 {
-            self.copies = Vec::new();
+            self.copies = Copies::default();
         }
         match held.is_empty() {
             true => None,
@@ -105,7 +105,7 @@ impl Census {
 
     /// How many hold a piece, those that hold all left out.
     pub(super) fn copies(&self, piece: u32) -> u32 {
-        self.copies.get(piece as usize).copied().unwrap_or(0)
+        self.copies.of(piece)
     }
 
     /// Whether these are some pieces and not all.
@@ -123,12 +123,7 @@ impl Census {
             self.whole += 1;
             return;
         }
-        if self.copies.is_empty() && !set.is_empty() {
-            self.copies.resize(self.pieces as usize, 0);
-        }
-        for piece in set.iter() {
-            self.copies[piece as usize] += 1;
-        }
+        set.runs().iter().for_each(|run| self.copies.add(run));
         self.somewhere.union_with(set);
     }
 
@@ -137,12 +132,9 @@ impl Census {
             self.whole -= 1;
             return;
         }
-        for piece in set.iter() {
-            let copies = &mut self.copies[piece as usize];
-            *copies -= 1;
-            if *copies == 0 {
-                self.somewhere.remove(piece);
-            }
+        for run in set.runs() {
+            let somewhere = &mut self.somewhere;
+            self.copies.remove(run, |gone| somewhere.remove_range(gone));
         }
     }
 }

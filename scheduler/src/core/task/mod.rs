@@ -1,6 +1,7 @@
 //! One task: who holds what of it, who wants it, who reads its source.
 
 mod census;
+mod copies;
 mod coverage;
 mod graph;
 mod lease;
