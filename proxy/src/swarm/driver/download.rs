@@ -77,7 +77,8 @@ impl Download {
         }
         let growths = u64::from(held.len());
         let growth = Growth {
-            size,
+            stated: size,
+            is_open: lengths.is_open(),
             readable,
             held,
             verdict: Verdict::Pending,
@@ -153,15 +154,21 @@ impl Download {
         bytes.map(|bytes| bytes.end - bytes.start).sum()
     }
 
-    /// Bytes of the content, once that is known.
+    /// Bytes of the content, once that is known for sure: told before it began, or by bytes that
+    /// match its digest.
     pub(super) fn size(&self) -> Option<u64> {
-        self.growth.lock().size
+        self.growth.lock().size()
     }
 
-    /// The bytes of a piece, as far as is known: none past the end.
+    /// The same as far as anybody said, who may lie.
+    pub(super) fn stated_size(&self) -> Option<u64> {
+        self.growth.lock().stated
+    }
+
+    /// The bytes of a piece, as far as anybody said: none past the end.
     fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
         let whole = self.lengths.piece_range(piece);
-        let end = self.size().unwrap_or(u64::MAX);
+        let end = self.stated_size().unwrap_or(u64::MAX);
         whole.start.min(end)..whole.end.min(end)
     }
 
@@ -173,7 +180,7 @@ impl Download {
         let (past, size) = (end.piece().0..self.lengths.pieces(), end.size);
         {
             let mut growth = self.growth.lock();
-            match growth.size {
+            match growth.stated {
                 Some(known) if known == size => return true,
                 Some(known) if !checked || known < size => return false,
                 Some(_) => self
@@ -181,7 +188,7 @@ impl Download {
                     .keep_end(&self.partial, &end.proof.grant.holder),
                 None => {}
             }
-            growth.size = Some(size);
+            growth.stated = Some(size);
             growth.held.insert_range(past);
             self.partial.ends(end);
             growth.wake_all();
@@ -192,7 +199,7 @@ impl Download {
         true
     }
 
-    /// Waits until its size is known, or will not be. Cancel-safe.
+    /// Waits until its size is known for sure, or will not be. Cancel-safe.
     pub(super) async fn sized(self: &Arc<Self>) -> Option<u64> {
         let watch = self.watch();
         loop {
@@ -208,9 +215,11 @@ impl Download {
         self.growth.lock().held.contains(piece.0)
     }
 
-    /// One past the last byte of the prefix that is on disk.
+    /// One past the last byte of the prefix that is on disk, of what is there by what is said.
     pub(super) fn prefix(&self) -> u64 {
-        self.growth.lock().readable.end_of_run(0)
+        let growth = self.growth.lock();
+        let end = growth.readable.end_of_run(0);
+        end.min(growth.stated.unwrap_or(u64::MAX))
     }
 
     /// These bytes are on disk, and may be shown.
@@ -278,7 +287,7 @@ impl Download {
         }
         if self.lengths.is_open() {
             // Who said where it ends may be who lied.
-            growth.size = None;
+            growth.stated = None;
         }
         growth.round += 1;
         growth.verdict = Verdict::Pending;

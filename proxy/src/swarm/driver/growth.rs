@@ -3,7 +3,8 @@
 //! Owner of state: [`Growth`], under its download's one short lock, wakes those watches that wait
 //! for what came. Invariants: bytes in `readable` are on disk and are either verified or the
 //! source's own; the content's last [`GROUP_BYTES`] are shown to readers only once its whole
-//! digest matched. As long as nobody knows where it ends, any bytes may be its last.
+//! digest matched. As long as that has not told where it ends, any bytes may be its last, whoever
+//! says otherwise.
 
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Instant};
 
@@ -15,8 +16,10 @@ use crate::{content::ReadError, source::SourceError};
 
 /// How far it is.
 pub(super) struct Growth {
-    /// The content's, once it is known.
-    pub(super) size: Option<u64>,
+    /// The content's, as far as anybody said.
+    pub(super) stated: Option<u64>,
+    /// Its size was not known when it began: what is `stated` counts once the digest matched.
+    pub(super) is_open: bool,
     pub(super) readable: ByteRuns,
     pub(super) held: PieceSet,
     pub(super) verdict: Verdict,
@@ -57,11 +60,17 @@ impl Growth {
             // Without an end, what comes shows that what came before is not the last of it.
             if place
                 .at
-                .is_some_and(|at| self.size.is_none() || bytes.contains(&at))
+                .is_some_and(|at| self.size().is_none() || bytes.contains(&at))
             {
                 place.wake.notify_one();
             }
         }
+    }
+
+    /// Bytes of the content, once that is known for sure.
+    pub(super) fn size(&self) -> Option<u64> {
+        let is_sure = !self.is_open || self.verdict == Verdict::Good;
+        self.stated.filter(|_| is_sure)
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -77,15 +86,20 @@ impl Growth {
 
     /// What a reader at `at` can do.
     fn view(&self, at: u64) -> View {
-        let size = self.size.unwrap_or_else(|| self.readable.end());
-        let shown = if self.verdict == Verdict::Good {
-            size
-        } else {
-            size.saturating_sub(GROUP_BYTES)
+        let known = self.size();
+        let shown = match (known, self.verdict) {
+            (Some(size), Verdict::Good) => size,
+            (Some(size), _) => size.saturating_sub(GROUP_BYTES),
+            (None, _) => {
+                let end = self.readable.end().min(self.stated.unwrap_or(u64::MAX));
+                end.saturating_sub(GROUP_BYTES)
+            }
         };
         let until = self.readable.end_of_run(at).min(shown);
         if until > at {
             View::Until(until)
+        } else if let Some(size) = known.filter(|size| at >= *size) {
+            View::Over(size)
         } else if self.through {
             View::Through
         } else if let Some(end) = &self.end {
@@ -104,13 +118,13 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What a reader at `at` can do; [`Watch::changed`] ends when that has changed.
-    pub(super) fn view(&self, at: u64) -> View {
+    /// What a reader at `at` can do, in this round; [`Watch::changed`] ends when that has changed.
+    pub(super) fn view(&self, at: u64) -> (View, u32) {
         let mut growth = self.download.growth.lock();
         if let Some(place) = growth.watches.get_mut(&self.id) {
             place.at = Some(at);
         }
-        growth.view(at)
+        (growth.view(at), growth.round)
     }
 
     /// Waits for a change, also for one since the last wait. Cancel-safe.
@@ -141,6 +155,8 @@ pub(super) enum Verdict {
 pub(super) enum View {
     /// Read up to here.
     Until(u64),
+    /// Nothing: the content has so many bytes, for sure.
+    Over(u64),
     /// Wait for a change.
     Wait,
     /// The store can't take more: read on from the source itself.

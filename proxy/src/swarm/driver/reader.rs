@@ -123,7 +123,7 @@ impl Reader for GrowingReader {
             download: Arc::clone(&self.download),
             shared: Arc::clone(&self.shared),
             _hold: Arc::clone(&self.hold),
-            at: range.start.min(end),
+            at: range.start,
             end,
             given: false,
             through: None,
@@ -187,6 +187,7 @@ struct Tail {
     shared: Arc<Shared>,
     _hold: Arc<Hold>,
     at: u64,
+    /// What was asked for; a content of unknown size may end before it.
     end: u64,
     given: bool,
     through: Option<BoxStream<'static, Result<Span, ReadError>>>,
@@ -195,7 +196,6 @@ struct Tail {
 impl Tail {
     async fn next(&mut self) -> Option<Result<Span, ReadError>> {
         loop {
-            self.end = self.end.min(self.download.size().unwrap_or(u64::MAX));
             if self.at >= self.end {
                 return None;
             }
@@ -206,13 +206,18 @@ impl Tail {
                 }
                 return item;
             }
-            let round = self.download.round();
+            let (view, round) = self.watch.view(self.at);
             if round != self.round && self.given {
                 return Some(Err(ReadError::Corrupt));
             }
             self.round = round;
-            match self.watch.view(self.at) {
+            match view {
                 View::Until(until) => return Some(Ok(self.take(until))),
+                // What was given past its end is not of this content.
+                View::Over(size) if self.at > size && self.given => {
+                    return Some(Err(ReadError::Corrupt));
+                }
+                View::Over(_) => return None,
                 View::Ended(why) => return Some(Err(why)),
                 View::Through => {
                     self.shared.metrics.streamed_through.inc();

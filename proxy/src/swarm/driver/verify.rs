@@ -60,7 +60,7 @@ impl Verifier {
             return None;
         }
         let mut state = self.0.lock();
-        let (prefix, size) = (download.prefix(), download.size());
+        let (prefix, size) = (download.prefix(), download.stated_size());
         // What turns out to be the end may have been hashed by then.
         let due = size == Some(prefix) || prefix >= state.at + STEP;
         due.then(|| state.hasher.take()).flatten()
@@ -116,7 +116,7 @@ fn follow(download: &Download, mut hasher: PrefixHasher) {
                 .put_back(PrefixHasher::new(&download.task));
             return;
         }
-        if download.size() == Some(prefix) {
+        if download.stated_size() == Some(prefix) {
             // Of a file every piece was proven, or came from its source; that is all there is.
             let good = download.task.is_file()
                 || hasher.finish() == *download.task.digest()

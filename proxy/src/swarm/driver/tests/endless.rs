@@ -65,6 +65,11 @@ impl Lab {
         content.unwrap()
     }
 
+    /// Another one's, while the first one is there.
+    pub(super) async fn open_joined(&self, host: usize) -> Content {
+        self.hosts[host].open(self.task.opened()).await.unwrap()
+    }
+
     pub(super) async fn introduce_all(&self) {
         for host in &self.hosts {
             let others = self.hosts.iter().filter(|other| other.id() != host.id());

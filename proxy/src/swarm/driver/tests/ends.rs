@@ -2,17 +2,22 @@
 //!
 //! docs/peers.md has the same rows.
 
+use std::ops::Range;
+
 use darter_api::{
     End, Grant, Lengths, PieceDigest, Proof, Statement,
     session::{Complaint, PeerMessage},
 };
 
+use futures::StreamExt as _;
+
 use super::{
     endless::{Lab, PIECE, SIZE, source},
-    host::{read, until},
+    host::{Host, read, until},
     origin::{content, task_of},
     peers::scheduler,
 };
+use crate::content::ReadError;
 
 const DOCUMENT: &str = include_str!("../../../../../docs/peers.md");
 
@@ -47,6 +52,17 @@ impl Lie {
     }
 }
 
+/// A host's word for an end.
+fn stated(host: &Host, grant: Grant, size: u64) -> End {
+    let (task, lengths) = (grant.task, Lengths::open());
+    let (piece, digest) = (End::piece_of(size).unwrap(), PieceDigest::of_end(size));
+    let proof = Proof {
+        grant: grant.into(),
+        statement: Statement::sign(&host.key, &task, &lengths, piece, digest),
+    };
+    End { size, proof }
+}
+
 /// The liar has the second piece, and a wrong end.
 async fn play(lie: Lie) {
     let bytes = content(SIZE, 60 + lie as u64);
@@ -57,19 +73,13 @@ async fn play(lie: Lie) {
     let (task, lengths) = (lab.task.opened(), Lengths::open());
     let all = 0..lengths.pieces();
     let grant = Grant::sign(&scheduler(), liar.id(), task, lengths, all, 1);
-    let piece = End::piece_of(lie.size()).unwrap();
-    let digest = PieceDigest::of_end(lie.size());
-    let mut statement = Statement::sign(&liar.key, &task, &lengths, piece, digest);
-    if lie == Lie::Forged {
-        statement.signature[7] ^= 1;
-    }
-    let proof = Proof {
-        grant: grant.clone().into(),
-        statement,
-    };
     let size = lie.size();
-    let end = End { size, proof };
-    liar.swarm.pretend_read(grant, 1..2, &bytes, end).await;
+    let mut end = stated(liar, grant.clone(), size);
+    if lie == Lie::Forged {
+        end.proof.statement.signature[7] ^= 1;
+    }
+    liar.swarm.pretend_read(grant, 1..2, &bytes).await;
+    liar.swarm.pretend_end(task, end).await;
 
     lab.introduce_all().await;
     let rot = PeerMessage::Report {
@@ -105,5 +115,83 @@ async fn a_wrong_end_is_found_and_every_pull_ends_right() {
         play(lie).await;
         let is_told = DOCUMENT.lines().any(|line| line == lie.row());
         assert!(is_told, "not in docs/peers.md:\n{}", lie.row());
+    }
+}
+
+/// A host has these pieces and a client that has read so far, when it hears of a nearer end.
+struct Heard {
+    pieces: Range<u32>,
+    size: u64,
+    seed: u64,
+}
+
+impl Heard {
+    async fn play(self) {
+        let bytes = content(SIZE, self.seed);
+        let source = source([bytes.clone()]);
+        let lab = Lab::new(task_of(&bytes), &source, 1).await;
+        let (opened, host) = (lab.open(0).await, &lab.hosts[0]);
+        let (task, lengths) = (lab.task.opened(), Lengths::open());
+        let all = 0..lengths.pieces();
+        // What it does itself is nobody's lie.
+        let grant = Grant::sign(&scheduler(), host.id(), task, lengths, all, 1);
+        let pieces = self.pieces.clone();
+        host.swarm.pretend_read(grant.clone(), pieces, &bytes).await;
+        let mut stream = opened.reader.read(opened.all());
+        let mut got = Vec::new();
+        let shown = match self.pieces.start {
+            0 => self.pieces.end as usize * PIECE - 65_536,
+            _ => 0,
+        };
+        while got.len() < shown {
+            got.extend_from_slice(&stream.next().await.unwrap().unwrap());
+        }
+        let end = stated(host, grant, self.size);
+        host.swarm.pretend_end(task, end).await;
+        let other = lab.open_joined(0).await;
+        assert_eq!(other.size, None, "a client is told what nobody checked");
+        let part = host.open_for_a_part(task);
+        let rest = async {
+            while let Some(item) = stream.next().await {
+                got.extend_from_slice(&item?);
+            }
+            Ok::<_, ReadError>(())
+        };
+        let ((other, _), part, rest, ()) = tokio::join!(read(&other), part, rest, lab.grant(0));
+        let what = format!("{:?} and {}", self.pieces, self.size);
+        assert_eq!(part.unwrap().size, Some(SIZE as u64), "{what}");
+        assert!(
+            rest.is_err() || got == bytes,
+            "{what}: a clean end at {}",
+            got.len()
+        );
+        assert!(
+            other.is_err() || other.unwrap() == bytes,
+            "{what}: a clean end"
+        );
+        lab.is_stored(0).await;
+        assert!(host.pull(lab.task).await.unwrap() == bytes, "{what}");
+        drop((opened, stream));
+        lab.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn no_body_ends_cleanly_where_nobody_checked_that_it_ends() {
+    let piece = PIECE as u64;
+    let sizes = [
+        1,
+        piece,
+        2 * piece,
+        2 * piece + 65_536,
+        3 * piece - 5,
+        3 * piece,
+    ];
+    let held = [0..3, 1..3, 0..1];
+    let all = held
+        .into_iter()
+        .flat_map(|pieces| sizes.map(|size| (pieces.clone(), size)));
+    for ((pieces, size), seed) in all.zip(70..) {
+        Heard { pieces, size, seed }.play().await;
     }
 }

@@ -421,15 +421,9 @@ impl Swarm {
         assert_eq!(cutter.take(&chunk).unwrap(), Some(PieceIndex(piece)));
     }
 
-    /// As when pieces of a content were read, and its end, both by this grant.
-    pub(super) async fn pretend_read(
-        &self,
-        grant: Grant,
-        pieces: Range<u32>,
-        content: &Bytes,
-        end: End,
-    ) {
-        let (task, past) = (grant.task, end.piece());
+    /// As when pieces of a content were read by this grant.
+    pub(super) async fn pretend_read(&self, grant: Grant, pieces: Range<u32>, content: &Bytes) {
+        let task = grant.task;
         let download = self.0.live.download(&task).unwrap();
         let order = Order::new(PieceSet::from_range(pieces.clone()), Arc::new(grant));
         let (key, limits) = (Arc::clone(&self.0.key), self.0.limits.clone());
@@ -444,14 +438,21 @@ impl Swarm {
             let read = Event::SourcePiece { task, piece };
             self.0.inbox.send(Input::Event(read)).await.unwrap();
         }
+        self.0.verifiers.advance(&download);
+    }
+
+    /// As when somebody said where a content ends.
+    pub(super) async fn pretend_end(&self, task: TaskId, end: End) {
+        let (download, past) = (self.0.live.download(&task).unwrap(), end.piece());
         assert!(download.ends(end, false));
         let ends = Event::Ends { task, past };
         self.0.inbox.send(Input::Event(ends)).await.unwrap();
+        self.0.verifiers.advance(&download);
     }
 
     /// Where a content ends for all that is known.
     pub(super) fn end(&self, task: &TaskId) -> Option<u64> {
-        self.0.live.download(task)?.size()
+        self.0.live.download(task)?.stated_size()
     }
 
     /// As when a write in mid-blob finds no space.
