@@ -9,6 +9,7 @@
 //! Owner of state: [`Endless`], one a growing content of this kind.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
@@ -20,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use darter_api::{End, Lengths, PieceIndex, PieceSet, Proof, TaskId, proof::GroupDigest};
+use darter_api::{
+    End, Lengths, PieceIndex, PieceSet, Proof, TaskId, lengths::OPEN_PIECE_BYTES,
+    proof::GroupDigest,
+};
 use parking_lot::Mutex;
 
 use super::{
@@ -44,6 +48,8 @@ pub(super) struct Endless {
     /// Bytes that the store has given it room for.
     reserved: AtomicU64,
     end: Mutex<Option<Arc<End>>>,
+    /// Bytes of pieces that were sealed shorter than a whole one, since it was said to end there.
+    cut: Mutex<BTreeMap<u32, u64>>,
     /// It was refused room.
     refused: AtomicBool,
     /// When it became a content with a size.
@@ -87,8 +93,24 @@ impl Endless {
         })
     }
 
+    /// A piece is sealed with so many bytes.
+    pub(super) fn seals(&self, index: PieceIndex, bytes: u64) {
+        let mut cut = self.cut.lock();
+        match bytes < OPEN_PIECE_BYTES {
+            true => cut.insert(index.0, bytes),
+            false => cut.remove(&index.0),
+        };
+    }
+
+    /// Bytes of which a sealed piece has its groups.
+    pub(super) fn sealed(&self, index: PieceIndex) -> u64 {
+        let cut = self.cut.lock();
+        cut.get(&index.0).copied().unwrap_or(OPEN_PIECE_BYTES)
+    }
+
     /// These are taken back: where it ends is not known either, if it is one of them.
     pub(super) fn take_back(&self, pieces: &PieceSet) {
+        self.cut.lock().retain(|index, _| !pieces.contains(*index));
         let mut end = self.end.lock();
         if end
             .as_ref()

@@ -197,7 +197,11 @@ impl Growing {
             return Ok(Some(piece(range, None, Arc::new([]))));
         }
         let journal = self.journal.lock();
+        // What was sealed by the word for another end is not what the range says: who gets it would
+        // find its groups wrong.
+        let fits = |endless: &Endless| endless.sealed(index) == range.end - range.start;
         let sealed = journal.ledger.get(index);
+        let sealed = sealed.filter(|_| self.endless.as_ref().is_none_or(fits));
         Ok(sealed.map(|sealed| piece(range, sealed.proof.clone(), Arc::clone(&sealed.groups))))
     }
 }
@@ -251,19 +255,24 @@ impl Partial {
         write_at(&self.growing.file, offset, bytes)
     }
 
-    /// Notes that a piece is verified and written.
+    /// Notes that a piece of so many bytes is verified and written.
     ///
     /// # Errors
     /// When the journal can't be appended to; the piece does not count then.
     pub fn seal(
         &self,
         index: PieceIndex,
+        bytes: u64,
         groups: &[GroupDigest],
         proof: Option<&Proof>,
     ) -> io::Result<()> {
         let mut journal = self.growing.journal.lock();
         let records = journal.ledger.sealing(index, groups, proof);
-        journal.append(records, &self.growing.lengths)
+        journal.append(records, &self.growing.lengths)?;
+        if let Some(endless) = &self.growing.endless {
+            endless.seals(index, bytes);
+        }
+        Ok(())
     }
 
     /// Takes pieces back.

@@ -57,6 +57,9 @@ pub enum FetchError {
     /// What it sent is wrong.
     #[error("the parent sent what can't be believed: {0}")]
     Rot(#[source] Rot),
+    /// By its signer's word the content ends elsewhere than by another's.
+    #[error("the content ends elsewhere by another signer's word")]
+    OtherEnd,
     /// The own store did not take it.
     #[error("the piece can't be stored")]
     Store(#[source] io::Error),
@@ -80,9 +83,6 @@ pub enum Rot {
     /// A group does not match its digest.
     #[error("group {0} does not match its digest")]
     Group(u32),
-    /// The content ends elsewhere, by another signer's word.
-    #[error("it says that the content ends elsewhere")]
-    End,
     /// A small content does not match its own digest.
     #[error("the content does not match its digest")]
     Content,

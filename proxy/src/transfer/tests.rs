@@ -107,7 +107,8 @@ async fn parent_of(
             grant: Arc::clone(&grant),
             statement,
         };
-        partial.seal(index, &groups, Some(&proof)).unwrap();
+        let length = piece.len() as u64;
+        partial.seal(index, length, &groups, Some(&proof)).unwrap();
     }
     if let Some((offset, bytes)) = spoil {
         partial.write(offset, bytes).unwrap();

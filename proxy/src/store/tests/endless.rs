@@ -38,7 +38,8 @@ fn seal_open(partial: &Partial, bytes: &[u8], index: u32) {
     partial.write(start, piece).unwrap();
     let groups: Vec<GroupDigest> = piece.chunks(64 * 1024).map(GroupDigest::of).collect();
     let proof = proof(task, lengths, index, PieceDigest::of(&groups));
-    partial.seal(index, &groups, Some(&proof)).unwrap();
+    let length = piece.len() as u64;
+    partial.seal(index, length, &groups, Some(&proof)).unwrap();
 }
 
 fn end(partial: &Partial, size: u64) {
@@ -322,4 +323,33 @@ fn several_together_evict_no_more_than_one() {
     assert_eq!(taken, 2, "a quarter of eight");
     let left = kept.iter().filter(|task| store.whole(task).is_some());
     assert!(left.count() >= 5);
+}
+
+#[test]
+fn a_piece_of_another_end_is_not_given_away() {
+    let bytes = content(SIZE);
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let partial = begin_open(&store, &bytes);
+    let has = |index| {
+        store
+            .piece(&partial.task(), PieceIndex(index))
+            .unwrap()
+            .is_some()
+    };
+    seal_open(&partial, &bytes, 0);
+    seal_open(&partial, &bytes, 1);
+    // As many groups, the last of them shorter.
+    let size = 2 * PIECE - 5;
+    end(&partial, size as u64);
+    assert!(has(0) && !has(1));
+    seal_open(&partial, &bytes[..size], 1);
+    assert!(has(1), "it came again");
+    end(&partial, SIZE as u64);
+    assert!(!has(1), "now it is short");
+    partial
+        .unseal(&PieceSet::full(partial.lengths().pieces()))
+        .unwrap();
+    seal_open(&partial, &bytes, 1);
+    assert!(has(1) && !has(0));
 }

@@ -42,7 +42,7 @@ fn seal_piece(partial: &Partial, bytes: &[u8], index: u32) -> io::Result<()> {
         grant: grant.into(),
         statement,
     };
-    partial.seal(index, &groups, Some(&proof))
+    partial.seal(index, piece.len() as u64, &groups, Some(&proof))
 }
 
 /// As an older version, or somebody's umask, has left it.

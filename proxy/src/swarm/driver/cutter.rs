@@ -70,9 +70,10 @@ impl Cutter {
         }
         let last = PieceIndex(piece.0 - 1);
         let is_cut = self.at == size && size < self.download.lengths.piece_range(last).end;
-        if !is_cut || self.download.holds(last) {
+        if !is_cut {
             return Ok(Some((piece, None)));
         }
+        // Also if it is held: that may have been by the word for another end.
         self.hash(&[], true);
         self.seal(last)?;
         Ok(Some((piece, Some(last))))
@@ -112,7 +113,10 @@ impl Cutter {
         let is_stated = !task.proves_itself(lengths);
         let proof = is_stated.then(|| self.prove(piece, PieceDigest::of(&self.groups)));
         let groups: &[GroupDigest] = if proof.is_some() { &self.groups } else { &[] };
-        self.download.partial.seal(piece, groups, proof.as_ref())?;
+        let bytes = self.at - lengths.piece_range(piece).start;
+        self.download
+            .partial
+            .seal(piece, bytes, groups, proof.as_ref())?;
         self.download.sealed(piece, false);
         Ok(())
     }

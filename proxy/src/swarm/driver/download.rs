@@ -166,7 +166,7 @@ impl Download {
     }
 
     /// The bytes of a piece, as far as anybody said: none past the end.
-    fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
+    pub(super) fn piece_range(&self, piece: PieceIndex) -> Range<u64> {
         let whole = self.lengths.piece_range(piece);
         let end = self.stated_size().unwrap_or(u64::MAX);
         whole.start.min(end)..whole.end.min(end)

@@ -11,7 +11,7 @@ use crate::{
     swarm::core::event::{Event, PieceFailure, RequestId},
     transfer::{
         FetchError,
-        client::{Rot, Sink, Wanted},
+        client::{Sink, Wanted},
     },
 };
 
@@ -67,20 +67,30 @@ impl PieceRun {
         let index = self.wanted.index;
         if let Some(end) = fetched.end {
             let (task, past) = (self.wanted.task, end.piece());
-            if !self.download.ends(end, false) {
-                // Two signers contradict each other; the digest will tell who is wrong.
-                return Err(FetchError::Rot(Rot::End));
+            // Where two signers contradict each other the digest will tell who is wrong; what both
+            // have is kept.
+            if self.download.ends(end, false) {
+                let ends = Input::Event(Event::Ends { task, past });
+                let _ = self.shared.inbox.send(ends).await;
+                if index >= past {
+                    self.shared.verifiers.advance(&self.download);
+                    return Ok(());
+                }
             }
-            let ends = Input::Event(Event::Ends { task, past });
-            let _ = self.shared.inbox.send(ends).await;
-            if index >= past {
-                self.shared.verifiers.advance(&self.download);
-                return Ok(());
-            }
+        }
+        let expected = self.download.piece_range(index);
+        if fetched.bytes != expected.end - expected.start {
+            self.shared.verifiers.advance(&self.download);
+            return Err(FetchError::OtherEnd);
         }
         self.download
             .partial
-            .seal(index, &fetched.groups, fetched.proof.as_ref())
+            .seal(
+                index,
+                fetched.bytes,
+                &fetched.groups,
+                fetched.proof.as_ref(),
+            )
             .map_err(FetchError::Store)?;
         let Wanted { task, lengths, .. } = &self.wanted;
         self.download.sealed(index, task.proves_itself(lengths));
@@ -97,7 +107,7 @@ fn failure(error: &FetchError) -> PieceFailure {
         FetchError::Unreachable(_) => PieceFailure::Unreachable,
         FetchError::Stalled(_) => PieceFailure::Stalled,
         // It has the word of a signer that this host has not met.
-        FetchError::Rot(Rot::End) => PieceFailure::NotHeld,
+        FetchError::OtherEnd => PieceFailure::NotHeld,
         FetchError::Rot(_) => PieceFailure::Rot,
         FetchError::Store(_) => PieceFailure::Store,
     }

@@ -5,8 +5,8 @@
 use std::ops::Range;
 
 use darter_api::{
-    End, Grant, Lengths, PieceDigest, Proof, Statement,
-    session::{Complaint, PeerMessage},
+    End, Grant, Lengths, PieceDigest, PieceIndex, Proof, Statement,
+    session::{Complaint, PeerMessage, SchedulerMessage},
 };
 
 use futures::StreamExt as _;
@@ -14,7 +14,7 @@ use futures::StreamExt as _;
 use super::{
     endless::{Lab, PIECE, SIZE, source},
     host::{Host, read, until},
-    origin::{content, task_of},
+    origin::{Fault, content, task_of},
     peers::scheduler,
 };
 use crate::content::ReadError;
@@ -194,4 +194,81 @@ async fn no_body_ends_cleanly_where_nobody_checked_that_it_ends() {
     for ((pieces, size), seed) in all.zip(70..) {
         Heard { pieces, size, seed }.play().await;
     }
+}
+
+#[tokio::test]
+async fn who_heard_a_wrong_end_takes_what_right_ones_give() {
+    let bytes = content(SIZE, 110);
+    let source = source([bytes.clone()]);
+    let lab = Lab::new(task_of(&bytes), &source, 2).await;
+    let (held, opened) = tokio::join!(lab.open(0), lab.open(1));
+    let (parent, child) = (&lab.hosts[0], &lab.hosts[1]);
+    let (task, lengths) = (lab.task.opened(), Lengths::open());
+    let all = 0..lengths.pieces();
+    let grant = Grant::sign(&scheduler(), parent.id(), task, lengths, all, 1);
+    let right = stated(parent, grant.clone(), SIZE as u64);
+    let wrong = stated(parent, grant.clone(), 8 * PIECE as u64 + 5);
+    parent.swarm.pretend_read(grant, 0..5, &bytes).await;
+    parent.swarm.pretend_end(task, right).await;
+    child.swarm.pretend_end(task, wrong).await;
+    lab.introduce_all().await;
+    let has = |piece| {
+        child
+            .store
+            .piece(&task, PieceIndex(piece))
+            .unwrap()
+            .is_some()
+    };
+    until("it has what both have", || (0..5).all(has)).await;
+    let ((got, _), ()) = tokio::join!(read(&opened), lab.grant(1));
+    assert!(got.unwrap() == bytes);
+    assert_eq!(source.reads().len(), 1, "{:?}", source.reads());
+    lab.is_stored(1).await;
+    drop((held, opened));
+    lab.stop().await;
+}
+
+/// A reader goes on for another one, lacks what came before, and its body is cut.
+async fn goes_on(has_ranges: bool, seed: u64) {
+    let bytes = content(SIZE, seed);
+    let source = source([bytes.clone()]);
+    let lab = Lab::new(task_of(&bytes), &source, 2).await;
+    let (held, opened) = tokio::join!(lab.open(0), lab.open(1));
+    let (first, second) = (&lab.hosts[0], &lab.hosts[1]);
+    let (task, lengths) = (lab.task.opened(), Lengths::open());
+    let sign = |host: &Host, pieces| Grant::sign(&scheduler(), host.id(), task, lengths, pieces, 1);
+    let all = lengths.pieces();
+    first
+        .swarm
+        .pretend_read(sign(first, 0..all), 0..3, &bytes)
+        .await;
+    source.fault(Fault::Cut(PIECE as u64 + 8));
+    if !has_ranges {
+        source.fault(Fault::NoRanges);
+    }
+    second
+        .hears(SchedulerMessage::Grant(sign(second, 3..all)))
+        .await;
+    let cut = 4 * PIECE as u64 + 7;
+    until("it says that it ends there", || {
+        second.swarm.end(&task) == Some(cut)
+    })
+    .await;
+    assert_eq!(source.reads(), [Some(3 * PIECE as u64 - 1..lengths.size())]);
+    lab.introduce_all().await;
+    let ((got, given), ()) = tokio::join!(read(&opened), lab.grant(1));
+    match got {
+        Ok(got) => assert!(got == bytes, "a clean end at {given}"),
+        Err(_) => assert!(given < cut as usize, "{given}"),
+    }
+    lab.is_stored(1).await;
+    assert!(second.pull(lab.task).await.unwrap() == bytes);
+    drop((held, opened));
+    lab.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_on_may_be_wrong_about_the_end() {
+    goes_on(true, 111).await;
+    goes_on(false, 112).await;
 }

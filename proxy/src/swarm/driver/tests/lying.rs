@@ -116,7 +116,8 @@ impl Lie {
             let statement = Statement::sign(&liar(), &grant.task, &lengths, index, digest);
             let grant = Arc::clone(&grant);
             let proof = Proof { grant, statement };
-            partial.seal(index, &groups, Some(&proof)).unwrap();
+            let length = piece.len() as u64;
+            partial.seal(index, length, &groups, Some(&proof)).unwrap();
             if self == Self::Altered && index.0 == PIECE {
                 partial.write(range.start, &[!piece[0]]).unwrap();
             }
