@@ -25,6 +25,7 @@ use darter_api::{
     End, Lengths, PieceIndex, PieceSet, Proof, TaskId, lengths::OPEN_PIECE_BYTES,
     proof::GroupDigest,
 };
+use dashmap::Entry as Slot;
 use parking_lot::Mutex;
 
 use super::{
@@ -237,20 +238,39 @@ impl Partial {
         let from = self.store.0.layout.files(&self.growing.task, false);
         let sidecar = from.data.with_extension("sidecar");
         self.write_sidecar(&sidecar, &task, &lengths, pieces)?;
-        let whole = self.make_whole(task, lengths, &sidecar)?;
+        self.replace(task, lengths, &sidecar)?;
         // Of no use to anybody any more; the next start would remove it.
         let _ = fs::remove_file(&from.journal);
-        let (size, manifest) = (lengths.size(), whole.manifest);
         *endless.closed.lock() = Some(Instant::now());
-        self.store.account(size, manifest);
         let reserved = endless.reserved.swap(0, Ordering::Relaxed);
         self.store.unaccount(reserved, false);
-        if let Some(before) = self.store.0.index.insert(task, Entry::Whole(whole)) {
-            // Others began it knowing its size.
-            self.store.unaccount(before.size(), before.is_manifest());
-        }
         self.store.0.fresh.lock().push(task);
         self.store.0.metrics.committed();
+        Ok(())
+    }
+
+    /// Makes it the whole `task`, and of what others began knowing its size the same: nobody needs
+    /// the files of that any more, but for who has them open.
+    fn replace(&self, task: TaskId, lengths: Lengths, sidecar: &Path) -> io::Result<()> {
+        let inner = &self.store.0;
+        let slot = inner.index.entry(task);
+        let whole = self.make_whole(task, lengths, sidecar)?;
+        self.store.account(lengths.size(), whole.manifest);
+        let Slot::Occupied(mut slot) = slot else {
+            slot.insert(Entry::Whole(whole));
+            return Ok(());
+        };
+        let before = slot.insert(Entry::Whole(Arc::clone(&whole)));
+        self.store.unaccount(before.size(), before.is_manifest());
+        let Entry::Growing(growing) = before else {
+            return Ok(());
+        };
+        growing.became(&whole);
+        let removed = inner.layout.remove(&task, false);
+        drop(slot);
+        if let Err(cause) = removed {
+            tracing::warn!(%task, %cause, "a download's files remain until the next start");
+        }
         Ok(())
     }
 
