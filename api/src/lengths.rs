@@ -96,6 +96,14 @@ impl Lengths {
         self.size == open.size && self.piece_length == open.piece_length
     }
 
+    /// Bytes of the content, where they are known.
+    pub const fn known_size(&self) -> Option<u64> {
+        if self.is_open() {
+            return None;
+        }
+        Some(self.size)
+    }
+
     /// A geometry that came over the wire.
     ///
     /// # Errors

@@ -79,11 +79,18 @@ struct Tasks {
 #[derive(Debug, Deserialize)]
 struct Summary {
     task: String,
-    size: u64,
+    size: Option<u64>,
     hosts: u64,
     waiting: u64,
     whole: u64,
     readers: u64,
+}
+
+fn shown(size: Option<u64>) -> String {
+    size.map_or_else(
+        || "of unknown size".to_owned(),
+        |size| HumanBytes(size).to_string(),
+    )
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,8 +102,8 @@ struct Silent {
 #[derive(Debug, Deserialize)]
 struct Graph {
     task: String,
-    size: u64,
-    pieces: u64,
+    size: Option<u64>,
+    pieces: Option<u64>,
     hosts: Vec<Node>,
 }
 
@@ -221,7 +228,7 @@ impl Asked {
             println!(
                 "{} {}: {} of {} hosts have all, {} want it, {} read it",
                 task.task,
-                HumanBytes(task.size),
+                shown(task.size),
                 task.whole,
                 task.hosts,
                 task.waiting,
@@ -237,8 +244,9 @@ impl Asked {
             return Ok(true);
         }
         let graph: Graph = serde_json::from_value(answer)?;
-        let (size, pieces) = (HumanBytes(graph.size), graph.pieces);
-        println!("{} {size}, {pieces} pieces", graph.task);
+        let pieces = graph.pieces.map(|pieces| format!(", {pieces} pieces"));
+        let (size, pieces) = (shown(graph.size), pieces.unwrap_or_default());
+        println!("{} {size}{pieces}", graph.task);
         for node in graph.hosts {
             let read: u64 = node
                 .reads

@@ -83,7 +83,7 @@ pub(crate) async fn ask<T>(
 fn summary(task: &Summary) -> Value {
     json!({
         "task": task.id.to_string(),
-        "size": task.lengths.size(),
+        "size": task.lengths.known_size(),
         "hosts": task.hosts,
         "waiting": task.waiting,
         "whole": task.whole,
@@ -94,18 +94,18 @@ fn summary(task: &Summary) -> Value {
 fn shown(id: &TaskId, graph: &Graph) -> Value {
     json!({
         "task": id.to_string(),
-        "size": graph.lengths.size(),
-        "pieces": graph.lengths.pieces(),
-        "hosts": graph.nodes.iter().map(node).collect::<Vec<Value>>(),
+        "size": graph.lengths.known_size(),
+        "pieces": graph.pieces(),
+        "hosts": graph.nodes.iter().map(|one| node(graph, one)).collect::<Vec<Value>>(),
     })
 }
 
-fn node(node: &GraphNode) -> Value {
+fn node(graph: &Graph, node: &GraphNode) -> Value {
     let neighbours = node.neighbours.iter().map(ToString::to_string);
     json!({
         "host": node.host.to_string(),
         "name": node.name,
-        "held": node.held.len(),
+        "held": graph.held(node),
         "wants": node.wants,
         "reads": runs(&node.leased),
         "gateway": node.gateway,

@@ -14,7 +14,9 @@ pub(crate) struct Silent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct TaskView {
     pub(crate) task: String,
-    pub(crate) size: u64,
+    /// None while nobody knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) size: Option<u64>,
     /// Hosts that hold or want any of it.
     pub(crate) hosts: u32,
     /// Those that want it.
@@ -42,8 +44,11 @@ impl From<v1::TaskSummary> for TaskView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct GraphView {
     task: String,
-    size: u64,
-    pieces: u32,
+    /// None while nobody knows the content's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pieces: Option<u32>,
     hosts: Vec<NodeView>,
 }
 

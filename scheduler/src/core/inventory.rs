@@ -5,7 +5,9 @@
 
 use std::{collections::BinaryHeap, net::SocketAddr};
 
-use darter_api::{HostId, Lengths, PieceIndex, Repository, TaskId, Timestamp, UpstreamName};
+use darter_api::{
+    HostId, Lengths, PieceIndex, PieceSet, Repository, TaskId, Timestamp, UpstreamName,
+};
 
 use super::{Cluster, Summary};
 
@@ -76,7 +78,7 @@ impl Cluster {
             let task = self.tasks.get(id.as_ref());
             task.map_or(0, |task| {
                 let member = task.members.get(host);
-                member.map_or(0, |member| bytes(task.lengths, member.held().len()))
+                member.map_or(0, |member| bytes(task.lengths, member.held()))
             })
         });
         Some(HostSummary {
@@ -103,10 +105,17 @@ impl Cluster {
 }
 
 /// So many pieces, but for what the last one is shorter.
-fn bytes(lengths: Lengths, pieces: u32) -> u64 {
-    if pieces == lengths.pieces() {
-        return lengths.size();
-    }
+fn bytes(lengths: Lengths, held: &PieceSet) -> u64 {
+    let all = lengths.pieces();
+    let pieces = match lengths.known_size() {
+        Some(size) if held.len() == all => return size,
+        Some(_) => held.len(),
+        // What lies past the end is held by who knows it, and is nothing. Who has come so far has
+        // the same bytes as a content with a size.
+        None => Some(held.first_gap(0))
+            .filter(|gap| *gap < all)
+            .unwrap_or(0),
+    };
     u64::from(pieces) * lengths.piece_bytes(PieceIndex(0))
 }
 

@@ -9,7 +9,7 @@ use super::Cluster;
 impl Cluster {
     pub(super) fn size_wanted(&mut self, host: HostId, task: TaskId) {
         let known = self.tasks.get(&task);
-        let size = known.map(|known| known.lengths.size());
+        let size = known.and_then(|known| known.lengths.known_size());
         self.send(host, SchedulerMessage::Size { task, size });
     }
 }

@@ -138,7 +138,7 @@ fn count(number: usize) -> u32 {
 fn summary(task: &Summary) -> v1::TaskSummary {
     v1::TaskSummary {
         task: task.id.to_string(),
-        size: task.lengths.size(),
+        size: task.lengths.known_size(),
         hosts: count(task.hosts),
         waiting: count(task.waiting),
         whole: count(task.whole),
@@ -148,9 +148,9 @@ fn summary(task: &Summary) -> v1::TaskSummary {
 
 fn shown(graph: &Graph) -> v1::TaskGraph {
     v1::TaskGraph {
-        size: graph.lengths.size(),
-        pieces: graph.lengths.pieces(),
-        hosts: graph.nodes.iter().map(node).collect(),
+        size: graph.lengths.known_size(),
+        pieces: graph.pieces(),
+        hosts: graph.nodes.iter().map(|one| node(graph, one)).collect(),
     }
 }
 
@@ -158,11 +158,11 @@ fn key(host: &HostId) -> bytes::Bytes {
     bytes::Bytes::copy_from_slice(host.as_bytes())
 }
 
-fn node(node: &GraphNode) -> v1::task_graph::Node {
+fn node(graph: &Graph, node: &GraphNode) -> v1::task_graph::Node {
     v1::task_graph::Node {
         host: key(&node.host),
         name: node.name.clone(),
-        held: node.held.len(),
+        held: graph.held(node),
         wants: node.wants,
         reads: Some((&node.leased).into()),
         gateway: node.gateway,

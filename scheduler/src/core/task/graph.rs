@@ -13,6 +13,21 @@ pub struct Graph {
     pub nodes: Vec<GraphNode>,
 }
 
+impl Graph {
+    /// Pieces of the content, where they are known.
+    pub fn pieces(&self) -> Option<u32> {
+        (!self.lengths.is_open()).then(|| self.lengths.pieces())
+    }
+
+    /// Pieces on a host's disk: of a content that has no end yet up to the first that it lacks.
+    pub fn held(&self, node: &GraphNode) -> u32 {
+        if self.lengths.is_open() {
+            return node.held.first_gap(0);
+        }
+        node.held.len()
+    }
+}
+
 /// A host in a task's graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphNode {

@@ -32,7 +32,11 @@ impl Lab {
     }
 
     fn size(&mut self, name: u8) -> Option<u64> {
-        let said = self.says(name, PeerMessage::SizeWanted { task: task(1) });
+        self.size_of(name, task(1))
+    }
+
+    fn size_of(&mut self, name: u8, task: TaskId) -> Option<u64> {
+        let said = self.says(name, PeerMessage::SizeWanted { task });
         let answer = said.into_iter().find_map(|command| match command.message {
             SchedulerMessage::Size { size, .. } if command.host == host(name) => Some(size),
             _ => None,
@@ -83,6 +87,32 @@ fn who_asks_is_told_what_a_member_knows() {
     let last = false;
     lab.says(1, PeerMessage::Inventory { holdings, last });
     assert_eq!(lab.size(2), Some(lengths().size()));
+}
+
+#[test]
+fn what_has_no_end_yet_has_no_size() {
+    let mut lab = Lab::new(2);
+    let end = Lengths::open().pieces();
+    lab.joins(1);
+    lab.joins(2);
+    assert_eq!(lab.size_of(2, open()), None);
+    let mut counted = |held: PieceSet| {
+        lab.says(1, PeerMessage::Progress { task: open(), held });
+        let hosts = lab.0.hosts_after(lab.1, None, 10);
+        let graph = lab.0.graph(&open()).unwrap();
+        assert_eq!(graph.pieces(), None);
+        let node = graph.nodes.iter().find(|node| node.host == host(1));
+        let held = graph.held(node.unwrap());
+        let known = hosts.iter().find(|known| known.host == host(1)).unwrap();
+        (known.bytes, held)
+    };
+    assert_eq!(counted(PieceSet::from_range(0..3)), (3 << 20, 3));
+    // It knows the end, and lacks what is before it.
+    let mut held = PieceSet::from_range(0..3);
+    held.insert_range(9..end);
+    assert_eq!(counted(held), (3 << 20, 3));
+    // It has all of it, which counts with its size.
+    assert_eq!(counted(PieceSet::full(end)), (0, end));
 }
 
 #[test]
