@@ -11,6 +11,9 @@ use oci_spec::image;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// What a manifest is that does not say it: one that is no index, or no JSON.
+pub(crate) const USUAL: &str = "application/vnd.oci.image.manifest.v1+json";
+
 /// A manifest of whatever kind: what is not named in it is empty.
 #[derive(Debug, Deserialize)]
 pub struct Manifest {
@@ -61,7 +64,7 @@ impl Manifest {
         stated.unwrap_or(if self.is_index() {
             "application/vnd.oci.image.index.v1+json"
         } else {
-            "application/vnd.oci.image.manifest.v1+json"
+            USUAL
         })
     }
 

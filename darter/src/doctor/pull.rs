@@ -182,17 +182,22 @@ async fn pull(mirror: &str, image: &Image) -> Result<String> {
 
 /// The first manifest of an index that may be one for Linux.
 fn for_linux(index: &Manifest) -> Result<Descriptor> {
-    let manifests: Vec<Descriptor> = index
-        .manifests()
-        .collect::<Result<_, _>>()
-        .context("its index")?;
+    let mut odd = None;
     let is_linux = |one: &Descriptor| {
         one.platform
             .as_ref()
             .is_none_or(|platform| platform.os().to_string() == "linux")
     };
-    let child = manifests.into_iter().find(is_linux);
-    child.context("its index has no manifest for linux")
+    // One that can't be read may be for another platform, and spoils none of the others.
+    let read = index.manifests();
+    let mut manifests = read.filter_map(|read| read.map_err(|cause| odd = Some(cause)).ok());
+    let child = manifests.find(is_linux);
+    let nothing = "its index has no manifest for linux";
+    match (child, odd) {
+        (Some(child), _) => Ok(child),
+        (None, Some(cause)) => Err(cause).context(nothing),
+        (None, None) => bail!(nothing),
+    }
 }
 
 async fn fetch(client: &HttpClient, url: &str, most: usize) -> Result<Bytes> {
@@ -235,6 +240,26 @@ mod tests {
         assert!(answer(StatusCode::UNAUTHORIZED, "") && answer(StatusCode::NOT_FOUND, ""));
         assert!(!answer(StatusCode::BAD_GATEWAY, "sha256:4014040"));
         assert!(!is_private(&anyhow::anyhow!("sha256:401 is sha256:404")));
+    }
+
+    #[test]
+    fn a_child_that_is_none_spoils_no_other() {
+        let digest = Digest::sha256(b"x");
+        let child = |of: &str| {
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{of}","size":1}}"#
+            )
+        };
+        let index = |entries: &str| {
+            let text = format!(r#"{{"manifests":[{entries}]}}"#);
+            Manifest::parse(text.as_bytes()).unwrap()
+        };
+        let (odd, good) = (child("md5:00"), child(&digest.to_string()));
+        let found = for_linux(&index(&format!("{odd},{good}"))).unwrap();
+        assert_eq!(found.digest, digest);
+        for nothing in ["", &odd] {
+            assert!(for_linux(&index(nothing)).is_err(), "{nothing}");
+        }
     }
 
     #[test]

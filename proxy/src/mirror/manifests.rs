@@ -13,15 +13,13 @@ use http::{Method, Response, header};
 use super::{Call, Failure, blobs, held::Room};
 use crate::{
     content::{Content, MAX_MANIFEST_BYTES, Want},
-    manifest::{Descriptor, Manifest, NoDescriptor},
+    manifest::{Descriptor, Manifest, NoDescriptor, USUAL},
 };
 
 /// Descriptors of one manifest that the swarm is told of.
 pub(super) const MAX_DESCRIPTORS: usize = 4096;
 /// Longer ones are sent from the store's file, if they are there: who reads slowly holds no memory.
 const LONG: usize = 64 * 1024;
-/// What has no type, and is no JSON.
-const UNKNOWN: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// All of a manifest, in memory.
 struct Read {
@@ -66,7 +64,7 @@ impl Call<'_> {
             .filter(|media_type| media_type != "application/octet-stream")
             .or(read.content.media_type.take())
             .or_else(|| Some(parsed.as_ref()?.media_type().to_owned()))
-            .unwrap_or_else(|| UNKNOWN.to_owned());
+            .unwrap_or_else(|| USUAL.to_owned());
         if let Some(parsed) = &parsed {
             self.tell_interest(&origin, parsed);
         }

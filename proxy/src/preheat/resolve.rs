@@ -163,7 +163,7 @@ impl Seen<'_> {
         let mut manifests = vec![top];
         let parsed = Manifest::parse(&manifests[0].bytes);
         if let Some(index) = parsed.ok().filter(Manifest::is_index) {
-            for child in self.chosen(&index)? {
+            for child in chosen(&index, &self.image.platforms)? {
                 let reference = Reference::Digest(child);
                 manifests.push(self.manifest(&reference).await?);
             }
@@ -181,29 +181,6 @@ impl Seen<'_> {
         }
         self.check(&contents).await?;
         Ok(contents)
-    }
-
-    /// The manifests of an index that are wanted.
-    fn chosen(&self, index: &Manifest) -> Result<Vec<Digest>, Unresolved> {
-        let wanted = &self.image.platforms;
-        let is_wanted = |child: &Descriptor| {
-            wanted.is_empty() || wanted.iter().any(|wanted| child.is_for(wanted))
-        };
-        let children: Result<Vec<Descriptor>, _> = index.manifests().collect();
-        let children = children.map_err(|cause| {
-            Unresolved::anywhere(None, format!("the index can't be read: {}", chain(&cause)))
-        })?;
-        let digests = children.iter().filter(|child| is_wanted(child));
-        let digests: Vec<Digest> = digests.map(|child| child.digest).collect();
-        if digests.is_empty() {
-            let what = format!("the index has no manifest for {}", wanted.join(", "));
-            return Err(Unresolved::anywhere(None, what));
-        }
-        if digests.len() > MOST_MANIFESTS {
-            let what = format!("the index has more than {MOST_MANIFESTS} manifests");
-            return Err(Unresolved::anywhere(None, what));
-        }
-        Ok(digests)
     }
 
     /// A manifest as the mirror gives it: its right checked, a tag asked anew.
@@ -301,6 +278,34 @@ impl Seen<'_> {
     }
 }
 
+/// The manifests of an index that are wanted.
+fn chosen(index: &Manifest, wanted: &[String]) -> Result<Vec<Digest>, Unresolved> {
+    let is_wanted =
+        |child: &Descriptor| wanted.is_empty() || wanted.iter().any(|wanted| child.is_for(wanted));
+    let mut odd = None;
+    let children = index.manifests().filter_map(|read| {
+        // It may be for a platform that nobody wants, and spoils none of the others.
+        read.map_err(|cause| odd = Some(cause)).ok()
+    });
+    let wanted_ones = children.filter(is_wanted);
+    let digests: Vec<Digest> = wanted_ones.map(|child| child.digest).collect();
+    if digests.is_empty() {
+        let platforms = match wanted {
+            [] => "any platform".to_owned(),
+            some => some.join(", "),
+        };
+        let odd = odd.map(|cause| format!(" ({})", chain(&cause)));
+        let odd = odd.unwrap_or_default();
+        let what = format!("the index has no manifest for {platforms}{odd}");
+        return Err(Unresolved::anywhere(None, what));
+    }
+    if digests.len() > MOST_MANIFESTS {
+        let what = format!("the index has more than {MOST_MANIFESTS} manifests");
+        return Err(Unresolved::anywhere(None, what));
+    }
+    Ok(digests)
+}
+
 /// What a manifest names; what lies elsewhere (foreign layers) is left out.
 fn blobs(answer: &Answer) -> Result<Vec<Content>, Unresolved> {
     let nonsense = |why: String| {
@@ -339,6 +344,37 @@ mod tests {
         assert_eq!(of("Basic dTpw", "Basic dTpw"), None);
         assert_eq!(of("Bearer t", "Bearer t"), None, "the registry made none");
         assert_eq!(token(&brought(""), None).reveal(), None);
+    }
+
+    #[test]
+    fn a_child_that_is_none_spoils_no_other() {
+        let entry = |of: &str, architecture: &str| {
+            format!(
+                r#"{{"mediaType":"{}","digest":"{of}","size":1,
+                    "platform":{{"os":"linux","architecture":"{architecture}"}}}}"#,
+                "application/vnd.oci.image.manifest.v1+json"
+            )
+        };
+        let good = Digest::sha256(b"x");
+        let (good_one, odd) = (entry(&good.to_string(), "amd64"), entry("md5:00", "arm64"));
+        let index = |entries: &[&str]| {
+            let text = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
+            Manifest::parse(text.as_bytes()).unwrap()
+        };
+        let wanted = |platform: &str| vec![platform.to_owned()];
+        for entries in [[&*odd, &*good_one], [&*good_one, "{}"]] {
+            for wanted in [wanted("linux/amd64"), Vec::new()] {
+                assert_eq!(chosen(&index(&entries), &wanted).unwrap(), [good]);
+            }
+        }
+        let why =
+            |entries: &[&str], wanted: &[String]| chosen(&index(entries), wanted).unwrap_err().why;
+        let nothing = why(&[&odd, &good_one], &wanted("linux/arm64"));
+        assert!(
+            nothing.contains("linux/arm64") && nothing.contains("md5:00"),
+            "{nothing}"
+        );
+        assert_eq!(why(&[], &[]), "the index has no manifest for any platform");
     }
 
     #[test]
