@@ -82,6 +82,12 @@ pub(super) async fn begin(
     Ok(body)
 }
 
+/// Where to ask for a range from, to have what lies at `at`. What may end there is asked for with a
+/// byte that is known to be: a range of nothing would be refused.
+pub(super) const fn range_start(at: u64, has_size: bool) -> u64 {
+    if has_size { at } else { at.saturating_sub(1) }
+}
+
 /// A body's bytes from `at` on, where the source began before it.
 pub(super) fn skip_to(body: Body, at: u64) -> BoxStream<'static, Result<Bytes, SourceError>> {
     let mut skip = at.saturating_sub(body.offset);
@@ -224,9 +230,7 @@ impl SourceRun {
         let lengths = self.download.lengths;
         let at = writer.resume_at(range.start);
         let all = at == 0 && range.end == lengths.size();
-        // What may end there is asked for with a byte that is known to be: a range of nothing would
-        // be refused.
-        let from = at.saturating_sub(u64::from(lengths.is_open()));
+        let from = range_start(at, !lengths.is_open());
         self.metrics.source_reads.inc();
         let digest = self.download.task.digest();
         let begun = begin(

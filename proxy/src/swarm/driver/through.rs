@@ -5,12 +5,14 @@
 //! withheld until it matched (of a content of untold size whatever comes last); one that ends before is passed on as it comes. One that the
 //! store failed in mid-content goes on from where it is: what was stored has been hashed.
 //! Failure: a source that breaks off is asked again from the next byte on, as for a download
-//! ([`super::attempts`]); what stays away ends the body short.
+//! ([`super::attempts`]); what stays away ends the body short. Where the source says nothing of the
+//! size, a stream that just ends has broken off unless the digest says that it is the end; one that
+//! ends there again is wrong.
 
 use std::{collections::VecDeque, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use darter_api::{GROUP_BYTES, Hasher, TaskId, lengths::MAX_SIZE};
+use darter_api::{GROUP_BYTES, Hasher, Lengths, TaskId};
 use futures::{StreamExt as _, stream::BoxStream};
 
 use super::{
@@ -19,7 +21,7 @@ use super::{
     download::Download,
     metrics::{From, Metrics},
     proven::Proven,
-    source::{STALL, begin, cut, skip_to},
+    source::{STALL, begin, cut, range_start, skip_to},
 };
 use crate::{
     content::ReadError,
@@ -51,6 +53,9 @@ impl fmt::Debug for Through {
 /// Bytes hashed before a reader goes on: what the digest usually is behind by, some times over.
 const MOST_HASHED: u64 = 64 << 20;
 
+/// Of untold size no more is read than the swarm takes.
+const MOST: u64 = Lengths::open().size();
+
 type Stream = BoxStream<'static, Result<Bytes, SourceError>>;
 
 struct Pass {
@@ -68,6 +73,8 @@ struct Pass {
     withheld_bytes: u64,
     /// The source's stream of a content of untold size ended.
     ended: bool,
+    /// It ended there, and its digest did not match.
+    doubted: Option<u64>,
     judged: bool,
     done: bool,
 }
@@ -111,6 +118,7 @@ impl Through {
             withheld_bytes: rest.len() as u64,
             withheld: VecDeque::from_iter((!rest.is_empty()).then_some(rest)),
             ended: false,
+            doubted: None,
             judged: false,
             done: false,
         };
@@ -164,10 +172,14 @@ impl Pass {
                 return Some(Ok(bytes));
             }
             let end = if self.hasher.is_some() {
-                self.through.size.unwrap_or(MAX_SIZE)
+                self.through.size.unwrap_or(MOST)
             } else {
                 self.wants.end
             };
+            if self.at >= end && self.through.size.is_none() {
+                let endless = SourceError::Protocol("it is too large");
+                return Some(Err(ReadError::Download(Arc::new(endless))));
+            }
             if self.at >= end || self.ended {
                 match self.judge() {
                     Ok(()) => continue,
@@ -236,7 +248,7 @@ impl Pass {
                     bytes if bytes.is_empty() => {}
                     bytes => break bytes,
                 },
-                Ok(None) if self.through.size.is_none() => {
+                Ok(None) if self.is_end() => {
                     self.ended = true;
                     return Ok(Bytes::new());
                 }
@@ -254,13 +266,27 @@ impl Pass {
         Ok(bytes)
     }
 
+    /// Whether a stream that ended did so where the content does, and is not to be gone on with.
+    fn is_end(&mut self) -> bool {
+        let Through { task, size, .. } = &self.through;
+        if size.is_some() {
+            return false;
+        }
+        let digest = self.hasher.clone().map(Hasher::finish);
+        task.is_file()
+            || digest.is_none_or(|digest| digest == *task.digest())
+            || self.doubted.replace(self.at) == Some(self.at)
+    }
+
     /// What of the source is being read.
     async fn body(&mut self, end: u64) -> Result<&mut Stream, SourceError> {
         let body = match self.body.take() {
             Some(body) => body,
             None => {
-                let size = self.through.size.unwrap_or(MAX_SIZE);
-                let range = (self.at > 0 || end < size).then_some(self.at..end);
+                let size = self.through.size;
+                let is_part = self.at > 0 || end < size.unwrap_or(MOST);
+                let from = range_start(self.at, size.is_some());
+                let range = is_part.then_some(from..end);
                 let begun = begin(
                     &*self.through.source,
                     self.through.task.digest(),

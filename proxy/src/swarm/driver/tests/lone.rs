@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use darter_api::UpstreamName;
+use darter_api::{Lengths, UpstreamName};
 use futures::StreamExt as _;
 use http::HeaderValue;
 use tempfile::tempdir;
@@ -101,6 +101,41 @@ async fn a_cut_body_is_resumed_at_its_next_byte() {
     assert!(host.pull(task_of(&bytes)).await.unwrap() == bytes);
     let rest = Some(1_000_000..SIZE as u64);
     assert_eq!(source.reads(), [None, rest.clone(), rest]);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_read_through_is_not_cut_short_where_nobody_tells_its_size() {
+    // In the middle, and where all has come but a byte.
+    for (cut, seed) in [(1_000_000, 48), (SIZE as u64 - 1, 49)] {
+        let bytes = content(SIZE, seed);
+        let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+        source.fault(Fault::Cut(cut));
+        let dir = tempdir().unwrap();
+        let host = Host::alone(dir.path(), &source).await;
+        host.swarm.pretend_full();
+        assert!(host.pull(task_of(&bytes)).await.unwrap() == bytes);
+        let rest = Some(cut - 1..Lengths::open().size());
+        assert_eq!(source.reads(), [None, rest]);
+        host.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_through_and_ends_wrong_is_doubted_once() {
+    let bytes = content(SIZE, 50);
+    let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+    source.fault(Fault::Wrong(5));
+    let dir = tempdir().unwrap();
+    let host = Host::alone(dir.path(), &source).await;
+    host.swarm.pretend_full();
+    let content = host.open(task_of(&bytes)).await.unwrap();
+    let (ended, came) = read(&content).await;
+    assert!(matches!(ended, Err(ReadError::Corrupt)), "{ended:?}");
+    assert!(came < SIZE);
+    let last = Some(SIZE as u64 - 1..Lengths::open().size());
+    assert_eq!(source.reads(), [None, last]);
+    drop(content);
     host.stop().await;
 }
 
