@@ -149,8 +149,10 @@ impl Download {
 
     pub(super) fn held_bytes(&self) -> u64 {
         let held = self.held();
-        let pieces = held.iter().map(PieceIndex);
-        let bytes = pieces.map(|piece| self.piece_range(piece));
+        let bytes = held.runs().iter().map(|run| {
+            let first = self.piece_range(PieceIndex(run.start));
+            first.start..self.piece_range(PieceIndex(run.end - 1)).end
+        });
         bytes.map(|bytes| bytes.end - bytes.start).sum()
     }
 

@@ -32,7 +32,10 @@ impl Signers {
     pub(super) fn keep(&self, partial: &Partial, own: &HostId) {
         self.keep_end(partial, own);
         let mut kept = self.0.lock();
-        for piece in partial.held().iter() {
+        // From there on nobody stated anything but the end itself.
+        let end = partial.end().map(|end| end.piece().0);
+        let is_before = |piece: &u32| end.is_none_or(|end| *piece < end);
+        for piece in partial.held().iter().take_while(is_before) {
             let stored = partial.piece(PieceIndex(piece)).ok().flatten();
             if let Some(proof) = stored.as_ref().and_then(|stored| stored.proof())
                 && proof.grant.holder != *own
