@@ -3,7 +3,8 @@
 //! Owner of state: [`Room`]; one asks for room at a time, so that none is given twice.
 //! Invariants: the least recently used content goes first; what is in use or pinned
 //! stays; nothing is evicted for a content that would not fit all the same. Room is asked
-//! for when a content begins, for all of it; in the background [`Store::tidy`] keeps some
+//! for when a content begins, for all of it, or as it grows where nobody knows how large it is
+//! ([`super::endless`]); in the background [`Store::tidy`] keeps some
 //! ready. Failure: without room a content is refused, and its clients are served without
 //! the store; after a failed write all are, for a while.
 
@@ -144,7 +145,7 @@ impl Store {
         self.0.pins.lock().holds(task, unix_seconds())
     }
 
-    /// The same for bytes that are kept beside the store's contents.
+    /// Sees to it that the disk takes bytes that are kept beside the store's contents.
     ///
     /// # Errors
     /// When the disk has no room for them.

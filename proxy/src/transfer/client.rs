@@ -3,7 +3,9 @@
 //! The proof is checked first, then the group digests against its statement, then every
 //! group as it arrives; only verified groups leave this module. What its own digest proves
 //! ([`TaskId::proves_itself`]) comes without a proof, and leaves it only whole, checked against that
-//! digest. Dropping a fetch closes its connection.
+//! digest. Of a content whose size was not known when it began, where it ends comes between the
+//! piece's proof and its group digests, and is checked before these; what lies past it is empty.
+//! Dropping a fetch closes its connection.
 
 use std::{
     io,

@@ -1,4 +1,10 @@
 //! The peer port: pieces for other peers.
+//!
+//! A reply is the length of a proof (4 bytes, the highest first) and the proof, the digests of the
+//! piece's groups, and its bytes. Of a content whose size was not known when it began, there are
+//! behind the proof the length of a second one and that, of where the content ends, and the size (8
+//! bytes); the length and the size are 0 while that is not known. The first proof's length is 0, and
+//! there are no digests, where the content's own digest proves the piece, and past the end.
 
 use std::{ops::Range, sync::Arc};
 

@@ -111,7 +111,8 @@ impl Upstream {
         if stat.size.is_some() || origin.kind == OriginKind::Manifest {
             return Ok(stat);
         }
-        // A blob without a size can't be swarmed: a range tells what the HEAD did not.
+        // Only with a size can several read a blob, and clients be told its length at once: a range
+        // may tell what the HEAD did not.
         let size = self
             .ask(one_byte)
             .await

@@ -9,7 +9,9 @@
 //! within the options' limits; no request id is used twice.
 //!
 //! What has no end yet is as long as it may be, and what lies past its end is held by whoever knows
-//! the end ([`ends`]): so nothing else has to tell it from other contents.
+//! the end ([`ends`]). It is told from other contents only where it would matter that nobody knows
+//! how much there is: what lies far ahead is not looked at ([`pick`]), and a scheduler gives all of it to
+//! one reader.
 //!
 //! [`pick`] chooses what to ask of whom, [`announce`] who is told of what,
 //! [`offers`] who is given what only this host has, [`single`] what goes without saying, [`links`] to whom there is a link, [`lease`] when the source is read and
