@@ -7,7 +7,8 @@
 //! ends early is asked for again from the next byte on, with growing pauses that begin
 //! anew whenever the content grew; what can't be repaired ends the run with a reason. Where
 //! nobody knows the size a stream that ends is the content's end if the digest of all bytes says
-//! so, or if not all of them are here; else it was cut, and if it ends there again it is wrong.
+//! so, or, where not all of them are here, if it ends there again; else it was cut. If all are here
+//! and it ends there again, it is wrong.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
@@ -88,21 +89,28 @@ pub(super) const fn range_start(at: u64, has_size: bool) -> u64 {
     if has_size { at } else { at.saturating_sub(1) }
 }
 
-/// A body's bytes from `at` on, where the source began before it.
+/// A body's bytes from `at` on, where the source began before it. One that ends before it was cut:
+/// it says nothing of what comes at `at`.
 pub(super) fn skip_to(body: Body, at: u64) -> BoxStream<'static, Result<Bytes, SourceError>> {
-    let mut skip = at.saturating_sub(body.offset);
+    let skip = at.saturating_sub(body.offset);
     let late = body.offset > at;
-    body.stream
-        .map(move |item| {
+    let skipped =
+        futures::stream::unfold((body.stream, skip), move |(mut stream, skip)| async move {
+            let Some(item) = stream.next().await else {
+                let early = cut("the body ended early");
+                return (skip > 0).then(|| (Err(early), (stream, 0)));
+            };
             if late {
-                return Err(SourceError::Protocol("its range begins too late"));
+                let late = SourceError::Protocol("its range begins too late");
+                return Some((Err(late), (stream, 0)));
             }
-            let mut bytes = item?;
-            let over = skip.min(bytes.len() as u64);
-            skip -= over;
-            Ok(bytes.split_off(over as usize))
-        })
-        .boxed()
+            let over = item
+                .as_ref()
+                .map_or(skip, |bytes| skip.min(bytes.len() as u64));
+            let rest = item.map(|mut bytes| bytes.split_off(over as usize));
+            Some((rest, (stream, skip - over)))
+        });
+    skipped.boxed()
 }
 
 /// What is to be read, and whose word makes it count; may change while it is read, and
@@ -263,7 +271,7 @@ impl SourceRun {
                 Ok(Some(item)) => item.map_err(StreamError::Source)?,
                 Ok(None) if lengths.is_open() => {
                     body.end = body.at;
-                    return self.ended(body.at, writer, seen).await;
+                    return self.ended(body.at, ranges, writer, seen).await;
                 }
                 Ok(None) => return Err(StreamError::Source(cut("the body ended early"))),
                 Err(_) => return Err(StreamError::Source(cut("the body stalled"))),
@@ -291,25 +299,26 @@ impl SourceRun {
         Ok(())
     }
 
-    /// The stream of a content of untold size ended: so does the content, if that can be.
+    /// The stream of a content of untold size ended: so does the content, if that can be. A source
+    /// that serves `ranges` is asked a second time where its digest says nothing.
     async fn ended(
         &self,
         size: u64,
+        ranges: bool,
         writer: &mut Writer,
         seen: &mut Seen,
     ) -> Result<(), StreamError> {
-        let ends = writer.end(size).await;
-        match ends.map_err(|Closed| StreamError::Writer)? {
-            Some((past, last)) => {
-                self.order.ends(last.unwrap_or(past));
-                Ok(())
-            }
-            None if seen.doubted.replace(size) == Some(size) => {
-                let wrong = SourceError::Protocol("the body does not match its digest");
-                Err(StreamError::Source(wrong))
-            }
-            None => Err(StreamError::Source(cut("the body ended early"))),
+        let again = seen.doubted.replace(size) == Some(size);
+        let ends = writer.end(size, again || !ranges).await;
+        if let Some((past, last)) = ends.map_err(|Closed| StreamError::Writer)? {
+            self.order.ends(last.unwrap_or(past));
+            return Ok(());
         }
+        if !again {
+            return Err(StreamError::Source(cut("the body ended early")));
+        }
+        let wrong = SourceError::Protocol("the body does not match its digest");
+        Err(StreamError::Source(wrong))
     }
 
     async fn pass(&self, direction: Direction, bytes: usize) {
@@ -392,7 +401,7 @@ impl SourceRun {
 #[derive(Default)]
 struct Seen {
     first_byte: bool,
-    /// Where a content of untold size ended, which its digest did not say.
+    /// Where a content of untold size ended, which its digest did not say, or not yet.
     doubted: Option<u64>,
 }
 
@@ -438,8 +447,14 @@ enum StreamError {
 
 struct Closed;
 
-/// States where a content ends, unless the digest of all that came says otherwise.
-fn end(download: &Download, cutter: &mut Cutter, size: u64) -> io::Result<Option<Ends>> {
+/// States where a content ends, unless the digest of all that came says otherwise. Where not all of
+/// it is here, only what is `sure`.
+fn end(
+    download: &Download,
+    cutter: &mut Cutter,
+    size: u64,
+    sure: bool,
+) -> io::Result<Option<Ends>> {
     if End::piece_of(size).is_none() {
         return Ok(None);
     }
@@ -454,6 +469,8 @@ fn end(download: &Download, cutter: &mut Cutter, size: u64) -> io::Result<Option
         if hasher.finish() != *download.task.digest() {
             return Ok(None);
         }
+    } else if !sure {
+        return Ok(None);
     }
     cutter.end(size, checked)
 }
@@ -461,8 +478,9 @@ fn end(download: &Download, cutter: &mut Cutter, size: u64) -> io::Result<Option
 /// What the writing thread is to do.
 enum Work {
     Write(Chunk),
-    /// All came, up to this byte: says where the content ends, unless its digest says otherwise.
-    End(u64, oneshot::Sender<Option<Ends>>),
+    /// All came, up to this byte: says where the content ends, unless its digest says otherwise;
+    /// whether that is sure where the digest says nothing.
+    End(u64, bool, oneshot::Sender<Option<Ends>>),
 }
 
 /// The thread that writes.
@@ -501,8 +519,8 @@ impl Writer {
                             sealed(piece);
                         }
                     }
-                    Work::End(size, answer) => {
-                        let end = end(&download, &mut cutter, size)?;
+                    Work::End(size, sure, answer) => {
+                        let end = end(&download, &mut cutter, size, sure)?;
                         if let Some((past, last)) = end {
                             last.into_iter().for_each(sealed);
                             let ends = Input::Event(Event::Ends { task, past });
@@ -539,10 +557,10 @@ impl Writer {
     }
 
     /// The content ends there, for all that is known: what there is to be said of it, if its digest
-    /// does not contradict.
-    async fn end(&mut self, size: u64) -> Result<Option<Ends>, Closed> {
+    /// does not contradict, and if it is `sure` or the digest says so.
+    async fn end(&mut self, size: u64, sure: bool) -> Result<Option<Ends>, Closed> {
         let (answer, answered) = oneshot::channel();
-        let work = Work::End(size, answer);
+        let work = Work::End(size, sure, answer);
         self.chunks.send(work).await.map_err(|_| Closed)?;
         answered.await.map_err(|_| Closed)
     }

@@ -1,5 +1,6 @@
 //! Real stores, links and piece servers in one process, against a source with faults.
 
+mod cuts;
 mod endless;
 mod ends;
 mod excerpts;

@@ -35,6 +35,8 @@ pub(super) enum Fault {
     Unreachable,
     /// Ranges are ignored.
     NoRanges,
+    /// They are, and of all of it only so many bytes come.
+    NoRangesCut(u64),
 }
 
 /// A registry in memory. It counts.
@@ -217,6 +219,10 @@ impl TestSource {
             Some(Fault::Cut(after)) => cut = range.start + after as usize,
             Some(Fault::Stall(after)) => stall = range.start + after as usize,
             Some(Fault::NoRanges) => range = 0..bytes.len(),
+            Some(Fault::NoRangesCut(after)) => {
+                range = 0..bytes.len();
+                cut = after as usize;
+            }
             None => {}
         }
         let body = bytes.slice(range.start..range.end.min(cut));
