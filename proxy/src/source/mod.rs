@@ -137,6 +137,14 @@ impl SourceError {
         }
     }
 
+    /// Whether the content ends before the range that was asked for, whoever says so.
+    pub fn is_past_the_end(&self) -> bool {
+        let (Self::Status(status) | Self::Redirected(status)) = self else {
+            return false;
+        };
+        *status == StatusCode::RANGE_NOT_SATISFIABLE
+    }
+
     /// Whether the content is not there, whoever says so.
     pub fn is_missing(&self) -> bool {
         match self {

@@ -88,6 +88,7 @@ impl Download {
             through: false,
             media_type,
             source_error: None,
+            doubted: None,
             grown: None,
             growths,
             readings: 0,
@@ -281,7 +282,9 @@ impl Download {
     /// These are not held after all; who read them is told that it was wrong.
     pub(super) fn taken_back(&self, pieces: &PieceSet) {
         self.waits.again();
+        self.verifier.begin_anew(&self.task);
         let mut growth = self.growth.lock();
+        growth.doubted = None;
         growth.held.subtract(pieces);
         for run in pieces.runs() {
             let bytes = bytes_of(&self.lengths, run.start..run.end);
@@ -385,6 +388,18 @@ impl Download {
         if let Some(media_type) = media_type {
             self.growth.lock().media_type.get_or_insert(media_type);
         }
+    }
+
+    /// Its source ended it where that can't be, for all that is here.
+    pub(super) fn doubt(&self) {
+        let mut growth = self.growth.lock();
+        growth.doubted = Some(growth.growths);
+    }
+
+    /// Whether that is the last that is known of it.
+    pub(super) fn is_doubted(&self) -> bool {
+        let growth = self.growth.lock();
+        growth.doubted == Some(growth.growths)
     }
 
     pub(super) fn source_failed(&self, error: Arc<SourceError>) {

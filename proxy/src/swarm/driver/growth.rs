@@ -31,6 +31,8 @@ pub(super) struct Growth {
     pub(super) through: bool,
     pub(super) media_type: Option<String>,
     pub(super) source_error: Option<Arc<SourceError>>,
+    /// How often it had grown when its source last ended it where that can't be.
+    pub(super) doubted: Option<u64>,
     pub(super) grown: Option<Instant>,
     /// How often bytes came that were not there before.
     pub(super) growths: u64,

@@ -8,7 +8,7 @@
 //! anew whenever the content grew; what can't be repaired ends the run with a reason. Where
 //! nobody knows the size a stream that ends is the content's end if the digest of all bytes says
 //! so, or, where not all of them are here, if it ends there again; else it was cut. If all are here
-//! and it ends there again, it is wrong.
+//! and it ends there again, or before what is here, something of that is wrong: it is taken back.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
@@ -206,6 +206,8 @@ pub(super) enum RunError {
     Source(LeaseEnd),
     /// The store does not take it.
     Store(io::Error),
+    /// What is here is not the beginning of what the source has.
+    Refuted,
 }
 
 impl SourceRun {
@@ -222,6 +224,11 @@ impl SourceRun {
                 Ok(()) => {}
                 Err(StreamError::Writer) => break,
                 Err(StreamError::Source(error)) => self.pause_after(error).await?,
+                Err(StreamError::Refuted) => {
+                    // Nothing may be written once it is taken back.
+                    writer.finish().await.map_err(RunError::Store)?;
+                    return Err(RunError::Refuted);
+                }
             }
         }
         writer.finish().await.map_err(RunError::Store)
@@ -250,7 +257,11 @@ impl SourceRun {
             &self.download.askers,
             &self.proven,
         );
-        let reply = begun.await.map_err(StreamError::Source)?;
+        let reply = begun.await.map_err(|error| match error {
+            // A byte of what is here is past the end there.
+            error if lengths.is_open() && error.is_past_the_end() => StreamError::Refuted,
+            error => StreamError::Source(error),
+        })?;
         self.download
             .learn_media_type(reply.stat.media_type.clone());
         let ranges = reply.ranges;
@@ -314,10 +325,17 @@ impl SourceRun {
             self.order.ends(last.unwrap_or(past));
             return Ok(());
         }
+        let is_here = self.download.prefix() >= size;
+        if is_here || again {
+            self.download.doubt();
+        }
         if !again {
             return Err(StreamError::Source(cut("the body ended early")));
         }
-        let wrong = SourceError::Protocol("the body does not match its digest");
+        if is_here {
+            return Err(StreamError::Refuted);
+        }
+        let wrong = SourceError::Protocol("it ends elsewhere than was said");
         Err(StreamError::Source(wrong))
     }
 
@@ -443,6 +461,8 @@ enum StreamError {
     Source(SourceError),
     /// The writing thread ended; its own result says why.
     Writer,
+    /// See [`RunError::Refuted`].
+    Refuted,
 }
 
 struct Closed;

@@ -36,6 +36,8 @@ struct State {
     hasher: Option<PrefixHasher>,
     /// As it was put back last.
     known: PrefixHasher,
+    /// A job has a hasher of bytes that were taken back since.
+    is_stale: bool,
 }
 
 impl Verifier {
@@ -46,6 +48,7 @@ impl Verifier {
             at: 0,
             hasher,
             known,
+            is_stale: false,
         }))
     }
 
@@ -66,8 +69,21 @@ impl Verifier {
         due.then(|| state.hasher.take()).flatten()
     }
 
+    /// What was hashed is taken back.
+    pub(super) fn begin_anew(&self, task: &TaskId) {
+        let mut state = self.0.lock();
+        state.at = 0;
+        state.known = PrefixHasher::new(task);
+        state.is_stale = state.hasher.is_none();
+        state.hasher = state.hasher.is_some().then(|| PrefixHasher::new(task));
+    }
+
     fn put_back(&self, hasher: PrefixHasher) {
         let mut state = self.0.lock();
+        let hasher = match std::mem::take(&mut state.is_stale) {
+            true => state.known.clone(),
+            false => hasher,
+        };
         state.at = hasher.position();
         state.known = hasher.clone();
         state.hasher = Some(hasher);

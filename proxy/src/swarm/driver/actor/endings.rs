@@ -98,7 +98,8 @@ impl Actor {
         }
     }
 
-    fn corrupt(&mut self, download: &Arc<Download>) {
+    /// What is here is not the content: all of it is read afresh, a few times.
+    pub(super) fn corrupt(&mut self, download: &Arc<Download>) {
         let task = download.task;
         tracing::error!(%task, "a download does not match its digest; all of it is taken back");
         let pieces = PieceSet::full(download.lengths.pieces());
@@ -149,7 +150,21 @@ impl Actor {
         };
         self.shared.metrics.failed(reason);
         self.shared.live.remove(&download);
+        if download.is_doubted() {
+            self.drop_doubted(&download);
+        }
         download.end(error);
+    }
+
+    /// Who begins it again is not to go on with what may be why it failed.
+    fn drop_doubted(&mut self, download: &Download) {
+        let task = download.task;
+        let pieces = PieceSet::full(download.lengths.pieces());
+        if let Err(cause) = download.partial.unseal(&pieces) {
+            tracing::warn!(%task, %cause, "the store does not take pieces back");
+        }
+        let tasks = vec![task];
+        self.pending.push_back(Event::Evicted { tasks });
     }
 }
 

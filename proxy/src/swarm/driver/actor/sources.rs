@@ -104,6 +104,9 @@ impl Actor {
             Ok(()) if order.next(0).is_some() => self.start_source(&download, order),
             Ok(()) => {}
             Err(RunError::Source(why)) => self.handle(Event::SourceFailed { task, why }),
+            // Its digest is about to say so.
+            Err(RunError::Refuted) if download.is_whole() => {}
+            Err(RunError::Refuted) => self.corrupt(&download),
             Err(RunError::Store(cause)) => {
                 tracing::warn!(%task, %cause, "a piece from the source can't be stored");
                 self.shared.store_failed(&download);

@@ -33,10 +33,14 @@ pub(super) enum Fault {
     Wrong(usize),
     /// The connection fails.
     Unreachable,
+    /// It is not there.
+    Gone,
     /// Ranges are ignored.
     NoRanges,
     /// They are, and of all of it only so many bytes come.
     NoRangesCut(u64),
+    /// So many other bytes come instead.
+    Page(u64),
 }
 
 /// A registry in memory. It counts.
@@ -205,12 +209,16 @@ impl TestSource {
         if let Some(asked) = &read.range {
             range = asked.start as usize..(asked.end as usize).min(bytes.len());
         }
+        if range.start >= range.end {
+            return Err(SourceError::Status(StatusCode::RANGE_NOT_SATISFIABLE));
+        }
         let fault = self.faults.lock().pop_front();
         let (mut cut, mut stall) = (usize::MAX, usize::MAX);
         match fault {
             Some(Fault::Unreachable) => {
                 return Err(SourceError::broken("connecting", "nobody is there"));
             }
+            Some(Fault::Gone) => return Err(SourceError::Missing),
             Some(Fault::Wrong(at)) => {
                 let mut wrong = bytes.to_vec();
                 wrong[at] ^= 1;
@@ -222,6 +230,10 @@ impl TestSource {
             Some(Fault::NoRangesCut(after)) => {
                 range = 0..bytes.len();
                 cut = after as usize;
+            }
+            Some(Fault::Page(size)) => {
+                bytes = bytes.iter().map(|byte| !byte).collect();
+                cut = range.start + size as usize;
             }
             None => {}
         }
