@@ -77,7 +77,6 @@ impl Shared {
             return Err(source(SourceError::Protocol(what)));
         }
         let length = bytes.len() as u64;
-        self.limits.pass(Direction::Disk, class, length).await;
         self.claims.put(want.task, &want.origin, length);
         let bytes = bytes.freeze();
         Ok(Phase::Held(Held { bytes, media_type }))
@@ -90,6 +89,8 @@ impl Shared {
         if self.store.is_closed() {
             return given;
         }
+        let (class, length) = (class_of(want.purpose), held.bytes.len() as u64);
+        self.limits.pass(Direction::Disk, class, length).await;
         let (shared, askers) = (Arc::clone(self), Arc::clone(&entry.askers));
         let task = want.task;
         let written = blocking(&self.tasks, "keeping", move || {

@@ -8,18 +8,21 @@ use std::{
 
 use bytes::Bytes;
 use darter_api::{
-    Lengths, TaskId,
+    Lengths, Origin, OriginKind, TaskId,
     session::{Purpose, SchedulerMessage},
 };
 use prometheus_client::registry::Registry;
 use tempfile::tempdir;
 
 use super::{
-    host::{Host, Scheduler, scheduler_name, until},
+    host::{Host, Scheduler, read, scheduler_name, until},
     origin::{TestSource, content, origin, task_of},
     peers::{introduce, welcome},
 };
-use crate::limits::{LEAST_RATE, Limits, Metrics, Options, Rates};
+use crate::{
+    content::{Contents as _, Want},
+    limits::{LEAST_RATE, Limits, Metrics, Options, Rates},
+};
 
 fn rate(bytes: u64) -> Option<NonZeroU64> {
     NonZeroU64::new(bytes)
@@ -203,6 +206,44 @@ async fn what_is_not_written_does_not_count_for_the_disk() {
         }
         assert!(host.pull(task).await.unwrap() == bytes);
         assert_eq!(shown.metric("limits_bytes_total", "Disk"), written);
+        host.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_without_a_size_counts_for_the_disk_once_it_is_written() {
+    let bytes = content(70_000, 34);
+    let task = task_of(&bytes);
+    for (is_full, written) in [(true, 0.0), (false, 70_000.0)] {
+        let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+        let dir = tempdir().unwrap();
+        let shown = Shown::new(Rates {
+            disk: rate(1_000_000_000),
+            ..Rates::default()
+        });
+        let limits = shown.limits.clone();
+        let host = Host::limited(dir.path(), &source, 1, Scheduler::None, limits).await;
+        if is_full {
+            host.swarm.pretend_full();
+        }
+        let manifest = Want {
+            task,
+            origin: Origin {
+                kind: OriginKind::Manifest,
+                ..origin()
+            },
+            size: None,
+            credential: None,
+            purpose: Purpose::Pull,
+            excerpt: None,
+            needs_size: true,
+        };
+        let content = host.swarm.open(manifest).await.unwrap();
+        let (ended, came) = read(&content).await;
+        ended.unwrap();
+        assert_eq!(came, bytes.len());
+        assert_eq!(shown.metric("limits_bytes_total", "Disk"), written);
+        drop(content);
         host.stop().await;
     }
 }
