@@ -217,17 +217,16 @@ impl Partial {
     /// its digest, and says what its pieces are then.
     ///
     /// # Errors
-    /// When it is here already ([`io::ErrorKind::AlreadyExists`]): what grew stays as long as what
-    /// was closed does. Or when the files can't be written or renamed.
+    /// When it is here already ([`io::ErrorKind::AlreadyExists`]), or somebody who knew its size
+    /// downloads it ([`io::ErrorKind::ResourceBusy`]): what grew stays as long as what was closed
+    /// does. Or when the files can't be written or renamed.
     pub fn close(&self, lengths: Lengths, pieces: Vec<Resealed>) -> io::Result<()> {
         let task = self.growing.task.closed();
         let (Some(endless), Some(end)) = (&self.growing.endless, self.end()) else {
             return Err(io::Error::other("a content without an end"));
         };
         if self.store.stat(&task).is_some() {
-            // Who is behind reads the file that is open; who begins it anew has another one.
-            drop(self.store.0.layout.remove(&self.growing.task, false)?);
-            *endless.closed.lock() = Some(Instant::now());
+            self.give_way(endless)?;
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         if end.size != lengths.size() {
@@ -238,7 +237,11 @@ impl Partial {
         let from = self.store.0.layout.files(&self.growing.task, false);
         let sidecar = from.data.with_extension("sidecar");
         self.write_sidecar(&sidecar, &task, &lengths, pieces)?;
-        self.replace(task, lengths, &sidecar)?;
+        if !self.replace(task, lengths, &sidecar)? {
+            fs::remove_file(&sidecar)?;
+            self.give_way(endless)?;
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
         // Of no use to anybody any more; the next start would remove it.
         let _ = fs::remove_file(&from.journal);
         *endless.closed.lock() = Some(Instant::now());
@@ -249,29 +252,34 @@ impl Partial {
         Ok(())
     }
 
-    /// Makes it the whole `task`, and of what others began knowing its size the same: nobody needs
-    /// the files of that any more, but for who has them open.
-    fn replace(&self, task: TaskId, lengths: Lengths, sidecar: &Path) -> io::Result<()> {
+    /// What others made of the content, or are about to, stays. Who is behind reads the file that is
+    /// open; who begins it anew has another one.
+    fn give_way(&self, endless: &Endless) -> io::Result<()> {
+        drop(self.store.0.layout.remove(&self.growing.task, false)?);
+        *endless.closed.lock() = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Makes it the whole `task`, in place of what others began knowing its size and left; not where
+    /// somebody is at it.
+    fn replace(&self, task: TaskId, lengths: Lengths, sidecar: &Path) -> io::Result<bool> {
         let inner = &self.store.0;
         let slot = inner.index.entry(task);
+        if matches!(&slot, Slot::Occupied(slot) if !slot.get().is_free()) {
+            return Ok(false);
+        }
         let whole = self.make_whole(task, lengths, sidecar)?;
         self.store.account(lengths.size(), whole.manifest);
         let Slot::Occupied(mut slot) = slot else {
             slot.insert(Entry::Whole(whole));
-            return Ok(());
+            return Ok(true);
         };
-        let before = slot.insert(Entry::Whole(Arc::clone(&whole)));
+        let before = slot.insert(Entry::Whole(whole));
         self.store.unaccount(before.size(), before.is_manifest());
-        let Entry::Growing(growing) = before else {
-            return Ok(());
-        };
-        growing.became(&whole);
-        let removed = inner.layout.remove(&task, false);
-        drop(slot);
-        if let Err(cause) = removed {
+        if let Err(cause) = inner.layout.remove(&task, false) {
             tracing::warn!(%task, %cause, "a download's files remain until the next start");
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The journal that goes with the whole content.

@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use darter_api::{Lengths, Origin, PieceIndex, PieceSet, Proof, TaskId, proof::GroupDigest};
 use darter_runtime::server::span::FileSpan;
-use dashmap::Entry as Slot;
 use parking_lot::Mutex;
 
 use super::{
@@ -158,11 +157,6 @@ impl Growing {
     /// Cuts the file.
     pub(super) fn set_size(&self, size: u64) -> io::Result<()> {
         self.file.set_len(size)
-    }
-
-    /// Another download of the content made this of it, so that it became it, too.
-    pub(super) fn became(&self, whole: &Arc<Whole>) {
-        let _ = self.committed.set(Arc::clone(whole));
     }
 
     /// Bytes that it counts for.
@@ -325,24 +319,15 @@ impl Partial {
         self.growing.piece(index)
     }
 
-    /// Makes the content whole, by rename. The caller has checked its digest. Nothing is left to be
-    /// done where a content that nobody knew the size of became it meanwhile.
+    /// Makes the content whole, by rename. The caller has checked its digest.
     ///
     /// # Errors
     /// When the files can't be renamed.
     pub fn commit(self) -> io::Result<()> {
         let (task, lengths) = (self.growing.task, self.growing.lengths);
-        let slot = self.store.0.index.entry(task);
-        if self.growing.committed.get().is_some() {
-            let is_here =
-                matches!(&slot, Slot::Occupied(slot) if matches!(slot.get(), Entry::Whole(_)));
-            return is_here
-                .then_some(())
-                .ok_or_else(|| io::ErrorKind::NotFound.into());
-        }
         let journal = self.store.0.layout.files(&task, false).journal;
         let whole = self.make_whole(task, lengths, &journal)?;
-        slot.insert(Entry::Whole(whole));
+        self.store.0.index.insert(task, Entry::Whole(whole));
         self.store.0.fresh.lock().push(task);
         self.store.0.metrics.committed();
         Ok(())

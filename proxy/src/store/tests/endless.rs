@@ -258,53 +258,48 @@ fn room_is_asked_for_as_it_grows_and_little_is_evicted_for_it() {
     assert_eq!(store.usage().0, whole.map(|blob| blob.size()).sum::<u64>());
 }
 
-/// Whether anybody still has it open or not.
 #[test]
 fn of_what_others_began_knowing_its_size_nothing_stays() {
-    for is_open in [false, true] {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = content(SIZE);
-        let (store, _) = open(dir.path());
-        let (task, sized) = begin(&store, &bytes);
-        store_piece(&sized, &bytes, 0);
-        let sized = Some(sized).filter(|_| is_open);
-        let partial = grow(&store, &bytes);
-        let (lengths, pieces) = resealed(&bytes);
-        partial.close(lengths, pieces).unwrap();
-        assert_eq!(files(&dir.path().join("partial")), 0);
-        assert_eq!(files(&dir.path().join("trash")), 0);
-        assert_eq!(store.usage(), (SIZE as u64, 0));
-        // It goes on, and finds that it is done.
-        if let Some(sized) = sized {
-            (1..lengths.pieces()).for_each(|index| store_piece(&sized, &bytes, index));
-            sized.commit().unwrap();
-        }
-        assert_eq!(files(&dir.path().join("partial")), 0);
-        assert_eq!(store.usage(), (SIZE as u64, 0));
-        assert!(store.scrub(&task));
-        drop(partial);
-        store.drop_closed(Instant::now() + LINGER);
-        assert!(store.delete(&task));
-        assert_eq!(store.usage(), (0, 0));
-        assert_eq!(files(&dir.path().join("blobs")), 0);
-    }
-}
-
-/// Who still writes what was dropped since is told so.
-#[test]
-fn what_became_whole_and_was_dropped_is_not_committed() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(SIZE);
     let (store, _) = open(dir.path());
     let (task, sized) = begin(&store, &bytes);
+    store_piece(&sized, &bytes, 0);
+    drop(sized);
     let partial = grow(&store, &bytes);
     let (lengths, pieces) = resealed(&bytes);
     partial.close(lengths, pieces).unwrap();
-    assert_eq!(store.remove(&task), Removal::Dropped);
-    (0..lengths.pieces()).for_each(|index| store_piece(&sized, &bytes, index));
-    let cause = sized.commit().unwrap_err();
-    assert_eq!(cause.kind(), io::ErrorKind::NotFound);
+    assert_eq!(files(&dir.path().join("partial")), 0);
+    assert_eq!(files(&dir.path().join("trash")), 0);
+    assert_eq!(store.usage(), (SIZE as u64, 0));
+    assert!(store.scrub(&task));
+    drop(partial);
+    store.drop_closed(Instant::now() + LINGER);
+    assert!(store.delete(&task));
+    assert_eq!(store.usage(), (0, 0));
+    assert_eq!(files(&dir.path().join("blobs")), 0);
+}
+
+/// Its download would be told that it has all, and have nothing.
+#[test]
+fn what_somebody_downloads_knowing_its_size_is_left_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(SIZE);
+    let (store, _) = open(dir.path());
+    let (task, sized) = begin(&store, &bytes);
+    store_piece(&sized, &bytes, 0);
+    let partial = grow(&store, &bytes);
+    let (lengths, pieces) = resealed(&bytes);
+    let cause = partial.close(lengths, pieces).unwrap_err();
+    assert_eq!(cause.kind(), io::ErrorKind::ResourceBusy);
     assert!(store.whole(&task).is_none());
+    drop(partial);
+    store.drop_closed(Instant::now() + LINGER);
+    (1..lengths.pieces()).for_each(|index| store_piece(&sized, &bytes, index));
+    sized.commit().unwrap();
+    assert_eq!(files(&dir.path().join("partial")), 0);
+    assert_eq!(store.usage(), (SIZE as u64, 0));
+    assert!(store.scrub(&task));
 }
 
 #[test]

@@ -14,8 +14,9 @@ use darter_api::{
 use super::{cutter::now_unix_ms, download::Download};
 use crate::{store::Resealed, swarm::core::event::Event};
 
-/// What the core is told of a content that is whole now. Blocks on the disk.
-pub(super) fn close(key: &NodeKey, download: &Download) -> io::Result<Event> {
+/// What the core is told of a content that is whole now; nothing where somebody downloads it who
+/// knew its size, and goes on with that. Blocks on the disk.
+pub(super) fn close(key: &NodeKey, download: &Download) -> io::Result<Option<Event>> {
     let size = download.size();
     let size = size.ok_or_else(|| io::Error::other("a content without an end"))?;
     let (task, lengths) = (
@@ -24,15 +25,16 @@ pub(super) fn close(key: &NodeKey, download: &Download) -> io::Result<Event> {
     );
     let pieces = resealed(key, task, lengths, &download.partial.groups()?);
     match download.partial.close(lengths, pieces) {
+        Err(cause) if cause.kind() == io::ErrorKind::ResourceBusy => return Ok(None),
         Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
         _ => {}
     }
-    Ok(Event::Stored {
+    Ok(Some(Event::Stored {
         task,
         lengths,
         held: PieceSet::full(lengths.pieces()),
         origin: Some(download.origin.clone()),
-    })
+    }))
 }
 
 fn resealed(

@@ -171,7 +171,7 @@ impl Actor {
 /// What else the core is told once a good download is committed.
 fn commit(key: &NodeKey, download: &Download) -> io::Result<Option<Box<Event>>> {
     match download.task.is_open() {
-        true => close(key, download).map(|stored| Some(Box::new(stored))),
+        true => close(key, download).map(|stored| stored.map(Box::new)),
         false => download.partial.clone().commit().map(|()| None),
     }
 }
