@@ -209,6 +209,7 @@ fn a_journal_whose_data_was_lost_does_not_speak_for_another_download() {
     // Who knew the size has one piece of it by now.
     let (task, sized) = begin(&store, &bytes);
     store_piece(&sized, &bytes, 2);
+    drop(sized);
     let before = killed(dir.path());
     let partial = grow(&store, &bytes);
     let (lengths, pieces) = resealed(&bytes);
