@@ -75,6 +75,8 @@ class Containerd:
             f'[grpc]\naddress = "{directory}/sock"',
             f'[ttrpc]\naddress = "{directory}/ttrpc"',
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{directory}/opt"',
+            # Its socket lies in one place for all containerds of a machine.
+            '[plugins."io.containerd.nri.v1.nri"]\ndisable = true',
         ]
         if self.command == "cri":
             lines += [
