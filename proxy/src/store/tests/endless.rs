@@ -30,6 +30,19 @@ fn begin_open(store: &Store, bytes: &[u8]) -> Partial {
     store.begin(task, Lengths::open(), None, None).unwrap()
 }
 
+/// A store of 8 MiB with seven contents of one.
+fn nearly_full(dir: &Path) -> (Store, Vec<TaskId>) {
+    let options = Options {
+        capacity: ByteSize::b(8 << 20),
+        min_free: ByteSize::b(0),
+        ..Options::default()
+    };
+    let (store, _) = Store::open(dir, &options, Metrics::default()).unwrap();
+    let kept = (0..7).map(|more| store_whole(&store, &content((1 << 20) + more)));
+    let kept = kept.collect();
+    (store, kept)
+}
+
 /// The piece's groups, up to the content's end.
 fn seal_open(partial: &Partial, bytes: &[u8], index: u32) {
     let (task, lengths, index) = (partial.task(), partial.lengths(), PieceIndex(index));
@@ -225,15 +238,7 @@ fn a_journal_whose_data_was_lost_does_not_speak_for_another_download() {
 #[test]
 fn room_is_asked_for_as_it_grows_and_little_is_evicted_for_it() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        capacity: ByteSize::b(8 << 20),
-        min_free: ByteSize::b(0),
-        ..Options::default()
-    };
-    let (store, _) = Store::open(dir.path(), &options, Metrics::default()).unwrap();
-    let kept: Vec<TaskId> = (0..7)
-        .map(|more| store_whole(&store, &content((1 << 20) + more)))
-        .collect();
+    let (store, kept) = nearly_full(dir.path());
     let bytes = content(4 << 20);
     let partial = begin_open(&store, &bytes);
     let here = || {
@@ -349,15 +354,7 @@ fn what_it_was_given_and_has_not_written_is_not_there_twice() {
 #[test]
 fn several_together_evict_no_more_than_one() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        capacity: ByteSize::b(8 << 20),
-        min_free: ByteSize::b(0),
-        ..Options::default()
-    };
-    let (store, _) = Store::open(dir.path(), &options, Metrics::default()).unwrap();
-    let kept: Vec<TaskId> = (0..7)
-        .map(|more| store_whole(&store, &content((1 << 20) + more)))
-        .collect();
+    let (store, kept) = nearly_full(dir.path());
     let mut taken = 0;
     let partials: Vec<Partial> = (0..4)
         .map(|seed| begin_open(&store, &[seed; PIECE]))

@@ -12,7 +12,7 @@ use darter_api::{
     End, GROUP_BYTES, Grant, NodeKey, PieceDigest, PieceIndex, Proof, Statement, proof::GroupDigest,
 };
 
-use super::{download::Download, source::Order};
+use super::{download::Download, order::Order};
 use crate::limits::Limits;
 
 /// Bytes of one piece, and where they lie in the content.

@@ -12,6 +12,7 @@
 mod actor;
 mod askers;
 mod attempts;
+mod body;
 mod claims;
 mod closing;
 mod contents;
@@ -24,6 +25,7 @@ mod live;
 mod lookup;
 mod mailbox;
 mod metrics;
+mod order;
 mod piece;
 mod proven;
 mod reader;
@@ -39,6 +41,7 @@ mod trust;
 mod turns;
 mod verify;
 mod waits;
+mod writer;
 
 use std::{
     collections::HashMap,

@@ -14,11 +14,12 @@ use futures::StreamExt as _;
 
 use super::{
     FULL_FOR, Input, Shared, blocking,
+    body::{begin, skip_to},
     cutter::{Chunk, Cutter, self_lease},
     download::Download,
     live::{Entry, Phase},
     metrics::From,
-    source::{Order, begin, skip_to},
+    order::Order,
     waits::class_of,
 };
 use crate::{

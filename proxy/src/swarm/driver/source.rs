@@ -1,190 +1,37 @@
 //! Reading a source: one long stream cut into pieces.
 //!
-//! Owner of state: a run owns its place in the content; a thread of its own writes, hashes
-//! and seals, so that the network is read while the disk is written. Invariants: bytes are
-//! shown to readers only after they were written; a piece is sealed only when all its
-//! bytes came in this run, under a grant that covers it. Failure: a stream that breaks or
+//! Owner of state: a run owns its place in the content. What came goes to the [`super::writer`].
+//! Invariant: a piece is sealed only when all its bytes came in this run, under a grant of its
+//! [`super::order`]. Failure: a stream that breaks or
 //! ends early is asked for again from the next byte on, with growing pauses that begin
 //! anew whenever the content grew; what can't be repaired ends the run with a reason. Where
 //! nobody knows the size a stream that ends is the content's end if the digest of all bytes says
 //! so, or, where not all of them are here, if it ends there again; else it was cut. If all are here
 //! and it ends there again, or before what is here, something of that is wrong: it is taken back.
 
-use std::{io, ops::Range, sync::Arc, time::Duration};
+use std::{io, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use darter_api::{
-    Digest, End, Grant, Lengths, NodeKey, PieceIndex, PieceSet, READ_OVER_BYTES, TaskId,
-    session::LeaseEnd,
-};
-use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
-use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::{JoinError, JoinHandle},
-};
+use darter_api::{NodeKey, PieceIndex, READ_OVER_BYTES, session::LeaseEnd};
+use futures::{StreamExt as _, stream::BoxStream};
+use tokio::sync::mpsc;
 
 use super::{
     Input,
-    askers::Askers,
-    cutter::{Chunk, Cutter, Ends},
+    body::{STALL, begin, cut, range_start, skip_to},
+    cutter::{Chunk, Cutter},
     download::Download,
     metrics::{From, Metrics},
+    order::Order,
     proven::Proven,
     verify::Verifiers,
+    writer::{Closed, Writer},
 };
 use crate::{
     limits::{Direction, Limits},
-    source::{Body, Read, Source, SourceError},
-    store::PrefixHasher,
+    source::{Source, SourceError},
     swarm::core::event::Event,
 };
-
-/// Chunks between the network and the writing thread; at most a few hundred KiB each.
-/// When they are full the source is read no faster than the disk is written.
-const CHUNKS: usize = 8;
-/// No byte for so long: the stream counts as broken.
-pub(super) const STALL: Duration = Duration::from_secs(30);
-/// Grants remembered by one reading.
-const MOST_GRANTS: usize = 16;
-
-/// Asks a source for one client after the other until one is not refused, and passes on what
-/// that proves. What has another size than is known is another content.
-pub(super) async fn begin(
-    source: &dyn Source,
-    digest: &Digest,
-    range: Option<Range<u64>>,
-    size: Option<u64>,
-    askers: &Askers,
-    proven: &Proven,
-) -> Result<Body, SourceError> {
-    let begun = askers.ask(|asker| {
-        let body = source.read(Read {
-            origin: asker.origin.clone(),
-            digest: *digest,
-            range: range.clone(),
-            credential: asker.credential.clone(),
-        });
-        let (claims, origin) = (proven.claims.clone(), asker.origin.clone());
-        let task = TaskId::from(*digest);
-        async move {
-            let body = body.await?;
-            let is_other = |told: u64| size.is_some_and(|size| size != told);
-            if body.stat.size.is_some_and(is_other) {
-                claims.refute(task, &origin);
-                return Err(SourceError::WrongSize);
-            }
-            Ok(body)
-        }
-        .boxed()
-    });
-    let (asker, body) = begun.await?;
-    proven.given(&asker.origin, digest, asker.credential.as_ref(), &body);
-    Ok(body)
-}
-
-/// Where to ask for a range from, to have what lies at `at`. What may end there is asked for with a
-/// byte that is known to be: a range of nothing would be refused.
-pub(super) const fn range_start(at: u64, has_size: bool) -> u64 {
-    if has_size { at } else { at.saturating_sub(1) }
-}
-
-/// A body's bytes from `at` on, where the source began before it. One that ends before it was cut:
-/// it says nothing of what comes at `at`.
-pub(super) fn skip_to(body: Body, at: u64) -> BoxStream<'static, Result<Bytes, SourceError>> {
-    let skip = at.saturating_sub(body.offset);
-    let late = body.offset > at;
-    let skipped =
-        futures::stream::unfold((body.stream, skip), move |(mut stream, skip)| async move {
-            let Some(item) = stream.next().await else {
-                let early = cut("the body ended early");
-                return (skip > 0).then(|| (Err(early), (stream, 0)));
-            };
-            if late {
-                let late = SourceError::Protocol("its range begins too late");
-                return Some((Err(late), (stream, 0)));
-            }
-            let over = item
-                .as_ref()
-                .map_or(skip, |bytes| skip.min(bytes.len() as u64));
-            let rest = item.map(|mut bytes| bytes.split_off(over as usize));
-            Some((rest, (stream, skip - over)))
-        });
-    skipped.boxed()
-}
-
-/// What is to be read, and whose word makes it count; may change while it is read, and
-/// the stream goes on if it can.
-#[derive(Debug)]
-pub(super) struct Order(Mutex<Ordered>);
-
-#[derive(Debug)]
-struct Ordered {
-    pieces: PieceSet,
-    /// The newest first.
-    grants: Vec<Arc<Grant>>,
-}
-
-impl Order {
-    pub(super) fn new(pieces: PieceSet, grant: Arc<Grant>) -> Self {
-        let grants = vec![grant];
-        Self(Mutex::new(Ordered { pieces, grants }))
-    }
-
-    /// From now on these, by this word. Earlier grants stay for what they covered.
-    pub(super) fn change(&self, pieces: PieceSet, grant: Arc<Grant>) {
-        let mut ordered = self.0.lock();
-        ordered.pieces = pieces;
-        ordered.grants.insert(0, grant);
-        ordered.grants.truncate(MOST_GRANTS);
-    }
-
-    /// The grant that covers a piece.
-    pub(super) fn grant(&self, piece: PieceIndex) -> Option<Arc<Grant>> {
-        let ordered = self.0.lock();
-        let mut grants = ordered.grants.iter();
-        grants
-            .find(|grant| grant.pieces.contains(&piece.0))
-            .cloned()
-    }
-
-    fn wants(&self, piece: PieceIndex) -> bool {
-        self.0.lock().pieces.contains(piece.0)
-    }
-
-    fn read(&self, piece: PieceIndex) {
-        self.0.lock().pieces.remove(piece.0);
-    }
-
-    /// There is nothing from this piece on.
-    fn ends(&self, past: PieceIndex) {
-        self.0.lock().pieces.remove_range(past.0..u32::MAX);
-    }
-
-    /// The lowest piece still to be read, from `from` on.
-    pub(super) fn next(&self, from: u32) -> Option<u32> {
-        let ordered = self.0.lock();
-        let run = ordered.pieces.runs().iter().find(|run| run.end > from)?;
-        Some(run.start.max(from))
-    }
-
-    /// The next bytes to ask for: from the first piece on, over small gaps.
-    fn next_range(&self, lengths: &Lengths) -> Option<Range<u64>> {
-        let ordered = self.0.lock();
-        let mut runs = ordered.pieces.runs().iter();
-        let first = runs.next()?;
-        let (start, mut end) = (first.start, first.end);
-        for run in runs {
-            let gap = u64::from(run.start - end) * u64::from(lengths.piece_length());
-            if gap > READ_OVER_BYTES {
-                break;
-            }
-            end = run.end;
-        }
-        let start = lengths.piece_range(PieceIndex(start)).start;
-        Some(start..lengths.piece_range(PieceIndex(end - 1)).end)
-    }
-}
 
 /// One reading of pieces of a content from its source.
 pub(super) struct SourceRun {
@@ -215,7 +62,7 @@ impl SourceRun {
     /// ends with what it has.
     pub(super) async fn run(self) -> Result<(), RunError> {
         let _reading = self.download.reading();
-        let mut writer = Writer::start(&self);
+        let mut writer = self.writer();
         self.download.attempts().begin();
         let mut seen = Seen::default();
         while let Some(range) = self.order.next_range(&self.download.lengths) {
@@ -232,6 +79,18 @@ impl SourceRun {
             }
         }
         writer.finish().await.map_err(RunError::Store)
+    }
+
+    fn writer(&self) -> Writer {
+        let cutter = Cutter::new(
+            Arc::clone(&self.download),
+            Arc::clone(&self.order),
+            Arc::clone(&self.key),
+            self.limits.clone(),
+        );
+        let download = Arc::clone(&self.download);
+        let (inbox, metrics) = (self.inbox.clone(), self.metrics.clone());
+        Writer::start(cutter, download, inbox, metrics, self.verifiers.clone())
     }
 
     /// Reads one range, as far as the source gives it; pieces that came whole leave the
@@ -442,11 +301,6 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a body that does not come whole amounts to.
-pub(super) fn cut(what: &'static str) -> SourceError {
-    SourceError::broken(what, io::Error::from(io::ErrorKind::UnexpectedEof))
-}
-
 /// What a scheduler is told of an error.
 pub(super) fn lease_end(error: &SourceError) -> LeaseEnd {
     match error {
@@ -463,132 +317,4 @@ enum StreamError {
     Writer,
     /// See [`RunError::Refuted`].
     Refuted,
-}
-
-struct Closed;
-
-/// States where a content ends, unless the digest of all that came says otherwise. Where not all of
-/// it is here, only what is `sure`.
-fn end(
-    download: &Download,
-    cutter: &mut Cutter,
-    size: u64,
-    sure: bool,
-) -> io::Result<Option<Ends>> {
-    if End::piece_of(size).is_none() {
-        return Ok(None);
-    }
-    let checked = download.prefix() >= size;
-    if checked {
-        let mut hasher = download.verifier.known();
-        if hasher.position() > size {
-            // Somebody gave more than there is.
-            hasher = PrefixHasher::new(&download.task);
-        }
-        hasher.advance(&download.partial, size)?;
-        if hasher.finish() != *download.task.digest() {
-            return Ok(None);
-        }
-    } else if !sure {
-        return Ok(None);
-    }
-    cutter.end(size, checked)
-}
-
-/// What the writing thread is to do.
-enum Work {
-    Write(Chunk),
-    /// All came, up to this byte: says where the content ends, unless its digest says otherwise;
-    /// whether that is sure where the digest says nothing.
-    End(u64, bool, oneshot::Sender<Option<Ends>>),
-}
-
-/// The thread that writes.
-struct Writer {
-    chunks: mpsc::Sender<Work>,
-    thread: JoinHandle<Result<io::Result<()>, JoinError>>,
-    lengths: Lengths,
-    /// Where the last chunk ended.
-    at: u64,
-}
-
-impl Writer {
-    fn start(run: &SourceRun) -> Self {
-        let (chunks, mut queue) = mpsc::channel::<Work>(CHUNKS);
-        let mut cutter = Cutter::new(
-            Arc::clone(&run.download),
-            Arc::clone(&run.order),
-            Arc::clone(&run.key),
-            run.limits.clone(),
-        );
-        let (inbox, verifiers) = (run.inbox.clone(), run.verifiers.clone());
-        let (metrics, download) = (run.metrics.clone(), Arc::clone(&run.download));
-        let tasks = verifiers.tasks.clone();
-        let thread = tokio::task::spawn_blocking(move || {
-            let task = download.task;
-            let sealed = |piece| {
-                metrics.piece(From::Source);
-                let read = Input::Event(Event::SourcePiece { task, piece });
-                // An actor that is gone needs no news.
-                let _ = inbox.blocking_send(read);
-            };
-            while let Some(work) = queue.blocking_recv() {
-                match work {
-                    Work::Write(chunk) => {
-                        if let Some(piece) = cutter.take(&chunk)? {
-                            sealed(piece);
-                        }
-                    }
-                    Work::End(size, sure, answer) => {
-                        let end = end(&download, &mut cutter, size, sure)?;
-                        if let Some((past, last)) = end {
-                            last.into_iter().for_each(sealed);
-                            let ends = Input::Event(Event::Ends { task, past });
-                            let _ = inbox.blocking_send(ends);
-                        }
-                        // Who asked may have left.
-                        let _ = answer.send(end);
-                    }
-                }
-                verifiers.advance(&download);
-            }
-            Ok(())
-        });
-        let thread = tasks.spawn_draining("source writer", thread);
-        Self {
-            chunks,
-            thread,
-            lengths: run.download.lengths,
-            at: 0,
-        }
-    }
-
-    /// Where to go on when `start`'s piece was cut before.
-    fn resume_at(&self, start: u64) -> u64 {
-        let same =
-            self.at > start && self.lengths.piece_at(self.at) == self.lengths.piece_at(start);
-        if same { self.at } else { start }
-    }
-
-    async fn put(&mut self, chunk: Chunk) -> Result<(), Closed> {
-        self.at = chunk.offset + chunk.bytes.len() as u64;
-        let work = Work::Write(chunk);
-        self.chunks.send(work).await.map_err(|_| Closed)
-    }
-
-    /// The content ends there, for all that is known: what there is to be said of it, if its digest
-    /// does not contradict, and if it is `sure` or the digest says so.
-    async fn end(&mut self, size: u64, sure: bool) -> Result<Option<Ends>, Closed> {
-        let (answer, answered) = oneshot::channel();
-        let work = Work::End(size, sure, answer);
-        self.chunks.send(work).await.map_err(|_| Closed)?;
-        answered.await.map_err(|_| Closed)
-    }
-
-    /// Waits until all is written.
-    async fn finish(self) -> io::Result<()> {
-        drop(self.chunks);
-        let ended = self.thread.await.map_err(io::Error::other)?;
-        ended.map_err(io::Error::other)?
-    }
 }

@@ -18,10 +18,10 @@ use futures::{StreamExt as _, stream::BoxStream};
 use super::{
     askers::Askers,
     attempts::Attempts,
+    body::{STALL, begin, cut, range_start, skip_to},
     download::Download,
     metrics::{From, Metrics},
     proven::Proven,
-    source::{STALL, begin, cut, range_start, skip_to},
 };
 use crate::{
     content::ReadError,

@@ -12,7 +12,8 @@ use crate::swarm::{
         Input,
         cutter::self_lease,
         download::Download,
-        source::{Order, RunError, SourceRun},
+        order::Order,
+        source::{RunError, SourceRun},
     },
 };
 

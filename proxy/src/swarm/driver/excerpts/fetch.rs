@@ -13,7 +13,7 @@ use super::file::GroupFile;
 use crate::{
     limits::{Class, Direction},
     source::SourceError,
-    swarm::driver::{Shared, askers::Askers, metrics::From, source::begin},
+    swarm::driver::{Shared, askers::Askers, body::begin, metrics::From},
     transfer::{FetchError, client::GroupsWanted},
 };
 

@@ -30,7 +30,7 @@ use crate::{
             Input, Metrics, Parts, Policy, Prefetch, Swarm, Trust,
             cutter::{Chunk, Cutter, self_lease},
             excerpts_router,
-            source::Order,
+            order::Order,
         },
     },
     transfer::{self, Links, server::PieceServer},
