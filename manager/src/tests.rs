@@ -311,6 +311,9 @@ async fn members_and_followers_outlive_a_manager() {
     };
     let followed = follow("node").await;
     assert_eq!(*followed.borrow(), ["http://10.0.0.2:8002"]);
+    // The list is kept behind the first answer's back.
+    let kept = dir.path().join("node/schedulers.json");
+    eventually("the list to be kept", || async { kept.exists() }).await;
     bench.stop().await;
 
     // Nobody is there: everybody goes on.
