@@ -57,7 +57,7 @@ use std::{
 use darter_api::{NodeKey, TaskId, session::Observation};
 use darter_runtime::Tasks;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub use darter_api::configuration::Prefetch;
 pub use excerpts::router as excerpts_router;
@@ -165,6 +165,7 @@ impl Swarm {
             inbox,
             claims,
             lookups: Mutex::default(),
+            manifests: Arc::new(Semaphore::new(solo::MOST_HELD)),
             next_id: AtomicU64::new(1),
             verifiers: Verifiers::new(tasks.clone()),
             limits: parts.limits,
@@ -206,6 +207,8 @@ struct Shared {
     excerpts: Excerpts,
     claims: Claims,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
+    /// Places of manifests in memory ([`solo`]).
+    manifests: Arc<Semaphore>,
     next_id: AtomicU64,
     verifiers: Verifiers,
     limits: Limits,

@@ -6,11 +6,12 @@
 //! given from memory to those who wait. Nothing of what is wrong is kept; the next client tries
 //! afresh.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use darter_api::{Digest, Lengths, PieceSet};
 use futures::StreamExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     FULL_FOR, Input, Shared, blocking,
@@ -32,9 +33,16 @@ use crate::{
 /// Bytes that are written at once; pieces are a multiple of it.
 const STEP: usize = 64 * 1024;
 
+/// So many are in memory at a time, those among them that the store does not take: 256 MiB of the
+/// largest.
+pub(super) const MOST_HELD: usize = 64;
+/// For others to be read, for who comes when there are as many as may be.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A content that matches its digest, in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
+    _place: Arc<OwnedSemaphorePermit>,
     pub(super) bytes: Bytes,
     pub(super) media_type: Option<String>,
 }
@@ -47,6 +55,7 @@ impl Shared {
         entry: &Entry,
         media_type: Option<String>,
     ) -> Result<Phase, OpenError> {
+        let place = self.place().await?;
         let digest = *want.task.digest();
         let source = |error| OpenError::Source(Arc::new(error));
         self.metrics.source_reads.inc();
@@ -80,7 +89,22 @@ impl Shared {
         let length = bytes.len() as u64;
         self.claims.put(want.task, &want.origin, length);
         let bytes = bytes.freeze();
-        Ok(Phase::Held(Held { bytes, media_type }))
+        Ok(Phase::Held(Held {
+            _place: Arc::new(place),
+            bytes,
+            media_type,
+        }))
+    }
+
+    /// A place in memory for a manifest.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, OpenError> {
+        let place = Arc::clone(&self.manifests).acquire_owned();
+        match tokio::time::timeout(PATIENCE, place).await {
+            Ok(place) => place.map_err(|_| OpenError::ShuttingDown),
+            Err(_) => Err(OpenError::Store(Arc::new(io::Error::other(
+                "as many manifests of unknown size are in memory as may be",
+            )))),
+        }
     }
 
     /// Makes it one of the store's, if that takes it. It is not given up in the middle: who begins

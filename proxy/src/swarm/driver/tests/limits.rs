@@ -20,8 +20,9 @@ use super::{
     peers::{introduce, welcome},
 };
 use crate::{
-    content::{Contents as _, Want},
+    content::{Contents as _, OpenError, Want},
     limits::{LEAST_RATE, Limits, Metrics, Options, Rates},
+    swarm::driver::solo::MOST_HELD,
 };
 
 fn rate(bytes: u64) -> Option<NonZeroU64> {
@@ -188,64 +189,77 @@ async fn a_source_is_read_at_its_rate_and_the_lowest_rate_is_enough() {
     }
 }
 
-#[tokio::test]
-async fn what_is_not_written_does_not_count_for_the_disk() {
-    let bytes = content(700_000, 32);
-    let task = task_of(&bytes);
-    for (is_full, written) in [(true, 0.0), (false, 700_000.0)] {
-        let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
-        let dir = tempdir().unwrap();
-        let shown = Shown::new(Rates {
-            disk: rate(1_000_000_000),
-            ..Rates::default()
-        });
-        let limits = shown.limits.clone();
-        let host = Host::limited(dir.path(), &source, 1, Scheduler::None, limits).await;
-        if is_full {
-            host.swarm.pretend_full();
-        }
-        assert!(host.pull(task).await.unwrap() == bytes);
-        assert_eq!(shown.metric("limits_bytes_total", "Disk"), written);
-        host.stop().await;
+/// What nobody tells the size of.
+fn untold(task: TaskId, kind: OriginKind) -> Want {
+    Want {
+        task,
+        origin: Origin { kind, ..origin() },
+        size: None,
+        credential: None,
+        purpose: Purpose::Pull,
+        excerpt: None,
+        needs_size: kind == OriginKind::Manifest,
     }
 }
 
 #[tokio::test]
-async fn a_manifest_without_a_size_counts_for_the_disk_once_it_is_written() {
-    let bytes = content(70_000, 34);
+async fn what_is_not_written_does_not_count_for_the_disk() {
+    let bytes = content(700_000, 32);
     let task = task_of(&bytes);
-    for (is_full, written) in [(true, 0.0), (false, 70_000.0)] {
-        let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
-        let dir = tempdir().unwrap();
-        let shown = Shown::new(Rates {
-            disk: rate(1_000_000_000),
-            ..Rates::default()
-        });
-        let limits = shown.limits.clone();
-        let host = Host::limited(dir.path(), &source, 1, Scheduler::None, limits).await;
-        if is_full {
-            host.swarm.pretend_full();
+    for kind in [OriginKind::Blob, OriginKind::Manifest] {
+        for (is_full, written) in [(true, 0.0), (false, 700_000.0)] {
+            let source = Arc::new(TestSource::new([bytes.clone()]).without_sizes());
+            let dir = tempdir().unwrap();
+            let shown = Shown::new(Rates {
+                disk: rate(1_000_000_000),
+                ..Rates::default()
+            });
+            let limits = shown.limits.clone();
+            let host = Host::limited(dir.path(), &source, 1, Scheduler::None, limits).await;
+            if is_full {
+                host.swarm.pretend_full();
+            }
+            let content = host.swarm.open(untold(task, kind)).await.unwrap();
+            let (ended, came) = read(&content).await;
+            ended.unwrap();
+            assert_eq!(came, bytes.len());
+            let disk = shown.metric("limits_bytes_total", "Disk");
+            assert_eq!(disk, written, "{kind:?}");
+            drop(content);
+            host.stop().await;
         }
-        let manifest = Want {
-            task,
-            origin: Origin {
-                kind: OriginKind::Manifest,
-                ..origin()
-            },
-            size: None,
-            credential: None,
-            purpose: Purpose::Pull,
-            excerpt: None,
-            needs_size: true,
-        };
-        let content = host.swarm.open(manifest).await.unwrap();
-        let (ended, came) = read(&content).await;
-        ended.unwrap();
-        assert_eq!(came, bytes.len());
-        assert_eq!(shown.metric("limits_bytes_total", "Disk"), written);
-        drop(content);
-        host.stop().await;
     }
+}
+
+#[tokio::test]
+async fn manifests_that_the_store_does_not_take_are_few() {
+    let all: Vec<Bytes> = (0..=MOST_HELD as u64)
+        .map(|seed| content(1000, 100 + seed))
+        .collect();
+    let source = Arc::new(TestSource::new(all.clone()).without_sizes());
+    let dir = tempdir().unwrap();
+    let host = Host::alone(dir.path(), &source).await;
+    host.swarm.pretend_full();
+    let open = |bytes| {
+        host.swarm
+            .open(untold(task_of(bytes), OriginKind::Manifest))
+    };
+    let mut held = Vec::new();
+    for bytes in &all[1..] {
+        held.push(open(bytes).await.unwrap());
+    }
+    let free = || host.swarm.0.manifests.available_permits();
+    assert_eq!(free(), 0);
+    // Nobody gives its place up.
+    let refused = open(&all[0]).await;
+    assert!(matches!(refused, Err(OpenError::Store(_))));
+    held.pop();
+    until("its place is free", || free() == 1).await;
+    held.push(open(&all[0]).await.unwrap());
+    assert_eq!(free(), 0);
+    drop(held);
+    until("all places are free", || free() == MOST_HELD).await;
+    host.stop().await;
 }
 
 /// A host with a preheat under way, of a source with a narrow link.
