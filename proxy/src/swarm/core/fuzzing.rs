@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use arbitrary::{Result, Unstructured};
 use darter_api::{
-    Digest, Grant, OriginKind, PieceIndex, SchedulerName,
+    Digest, Grant, Lengths, Origin, OriginKind, PieceIndex, SchedulerName,
     lengths::OPEN_PIECES,
     link::LinkMessage,
     session::{LeaseEnd, Neighbour, Role, SchedulerMessage},

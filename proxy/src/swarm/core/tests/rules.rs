@@ -8,7 +8,7 @@ use darter_api::{
 };
 
 use super::super::{
-    event::{Authority, PieceFailure, ReaderId, RequestId},
+    event::{Authority, DownloadFailure, PieceFailure, ReaderId, RequestId},
     *,
 };
 use super::offers::{subscribe, subscribes};
