@@ -15,7 +15,7 @@ use darter_api::{
 
 use super::{
     Cluster,
-    leases::rank,
+    grants::rank,
     pace::Standing,
     task::{Lease, Task},
 };

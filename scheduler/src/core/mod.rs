@@ -3,8 +3,8 @@
 //! [`Cluster`] knows no socket, no clock and no randomness of its own. All of its state is
 //! soft: hellos and inventories rebuild it after a restart.
 //!
-//! [`members`] is who comes and goes, [`contents`] what they tell of their contents, [`leases`] who
-//! reads a source, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow.
+//! [`members`] is who comes and goes, [`contents`] what they tell of their contents, [`grants`] who
+//! is to read a source, [`leases`] who does, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow.
 //!
 //! Owner of state: [`Cluster`]. Invariants: a piece has at most one live lease; who is a
 //! neighbour of whom is symmetric and within the degree; every missing piece of a wanted
@@ -19,6 +19,7 @@ mod deal;
 mod excerpts;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod grants;
 mod hosts;
 mod inventory;
 mod leases;
