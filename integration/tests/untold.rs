@@ -107,15 +107,19 @@ async fn answer(
     stream.shutdown().await
 }
 
-/// How it ended.
-async fn curl(peer: &Part, digest: &str, into: &Path) -> Result<ExitStatus> {
+/// How it ended, of a client with these headers beside the usual ones.
+async fn curl(peer: &Part, digest: &str, into: &Path, headers: &[&str]) -> Result<ExitStatus> {
     let url = format!(
         "{}/v2/library/app/blobs/{digest}?ns=docker.io",
         peer.mirror()
     );
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--no-buffer", "--output"]);
-    Ok(output(curl.arg(into).arg(&url)).await?.status)
+    curl.arg(into).arg(&url);
+    for header in headers {
+        curl.args(["--header", header]);
+    }
+    Ok(output(&mut curl).await?.status)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,7 +138,11 @@ async fn a_blob_of_unknown_size_is_read_once_for_all_and_a_wrong_one_ends_short(
     let pulls: Vec<_> = peers
         .map(|(at, peer)| (peer, dir.path().join(format!("pulled-{at}"))))
         .collect();
-    let pulled = try_join_all(pulls.iter().map(|(peer, into)| curl(peer, &digest, into)));
+    // A server that does not know of how much they would be a part sends all of it instead.
+    let asks: [&[&str]; 4] = [&[], &["Range: bytes=0-"], &["Range: bytes=1000-"], &[]];
+    let pulls_with = pulls.iter().zip(asks);
+    let pulled = pulls_with.map(|((peer, into), ask)| curl(peer, &digest, into, ask));
+    let pulled = try_join_all(pulled);
     let begun = eventually("all have begun before its end is known", LIMIT, || async {
         let length = |into: &Path| into.metadata().map_or(0, |file| file.len());
         let all = pulls.iter().all(|(_, into)| length(into) >= BEGUN);
@@ -152,7 +160,7 @@ async fn a_blob_of_unknown_size_is_read_once_for_all_and_a_wrong_one_ends_short(
     // The bytes of another digest.
     let wrong = Blob::layer(2, 1_000).digest.to_string();
     let into = dir.path().join("wrong");
-    let status = curl(&cluster.peers[0], &wrong, &into).await?;
+    let status = curl(&cluster.peers[0], &wrong, &into, &[]).await?;
     ensure!(status.code() == Some(PARTIAL), "{status}");
     let length = into.metadata()?.len();
     ensure!(length < blob.bytes.len() as u64, "all of what is wrong");

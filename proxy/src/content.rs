@@ -3,7 +3,7 @@
 //! [`crate::mirror`] and [`crate::intercept`] know the swarm and the store only by
 //! [`Contents`].
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
@@ -34,9 +34,19 @@ pub struct Want {
     /// How little of it will be read, where that is known beforehand; `None` is all of it, or all
     /// from some place on.
     pub excerpt: Option<Excerpt>,
-    /// Whether the caller can do nothing without the size: it waits until that is known then,
-    /// which may be when all of it has come.
-    pub needs_size: bool,
+    /// Whether the caller waits for the size, where nobody tells it.
+    pub sizing: Sizing,
+}
+
+/// Whether who opens a content waits for a size that is not known before all of it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizing {
+    /// It does without.
+    Unneeded,
+    /// It can do without, but better with it, and waits for so long.
+    Within(Duration),
+    /// It can do nothing without, and waits for as long as it takes.
+    Needed,
 }
 
 /// Some ranges of a content, all of them with an end.
@@ -60,7 +70,7 @@ pub enum Provenance {
 /// A content that is being given.
 #[derive(Clone)]
 pub struct Content {
-    /// Size in bytes, as far as anybody knows it: always, where the want said that it is needed.
+    /// Size in bytes, as far as anybody knows it: always, where the want says [`Sizing::Needed`].
     pub size: Option<u64>,
     /// Media type of a manifest.
     pub media_type: Option<String>,
@@ -151,7 +161,7 @@ pub enum ReadError {
 pub trait Contents: Send + Sync + 'static {
     /// Opens a content: from the store, or by joining its download, or by starting
     /// one. Returns as soon as it is known that there is such a content, and how large it is where
-    /// its source tells, or the want needs it. Dropping the future gives up.
+    /// its source tells, or the want waits for it. Dropping the future gives up.
     fn open(&self, want: Want) -> BoxFuture<'static, Result<Content, OpenError>>;
 
     /// Whether the store holds it whole: its size and media type.

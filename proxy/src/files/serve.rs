@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{Files, Place, rule::Rule, version::Version};
 use crate::{
-    content::{Content, Contents, Progress, Want},
+    content::{Content, Contents, Progress, Sizing, Want},
     mirror::range::{self, Wanted},
     source::SourceError,
     upstream::strip_hop_by_hop,
@@ -113,7 +113,7 @@ impl Host {
             credential: None,
             purpose: Purpose::Pull,
             excerpt: None,
-            needs_size: true,
+            sizing: Sizing::Needed,
         };
         let begun = async {
             let opened = self.contents.open(want).await;

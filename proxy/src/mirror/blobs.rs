@@ -18,7 +18,7 @@ use super::{
     range::{self, Wanted},
 };
 use crate::{
-    content::{Content, OpenError, ReadError, Want},
+    content::{Content, OpenError, ReadError, Sizing, Want},
     rights::Allowed,
     source::SourceError,
 };
@@ -26,6 +26,8 @@ use crate::{
 /// Once a blob's first bytes are here, so long is waited for another member's word that anybody
 /// may read it: who read them from the source says so with the first of them.
 const WORD: Duration = Duration::from_millis(100);
+/// For a size that nobody tells, so that a client gets the part that it asks for, not all.
+const SIZE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Call<'_> {
     pub(super) async fn blob(
@@ -93,8 +95,12 @@ impl Call<'_> {
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
             excerpt: range::excerpt(self.headers),
-            // What is only a part of it has to say of how much.
-            needs_size: self.headers.contains_key(header::RANGE),
+            // A part has to say of how much it is one (RFC 9110, section 14.4). Where nobody knows
+            // that yet, all of it is as good an answer (section 14.2), and one that begins at once.
+            sizing: match range::is_part(self.headers) {
+                true => Sizing::Within(SIZE_PATIENCE),
+                false => Sizing::Unneeded,
+            },
         };
         let task = TaskId::from(digest);
         let came = Notify::new();

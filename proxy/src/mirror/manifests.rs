@@ -12,7 +12,7 @@ use http::{Method, Response, header};
 
 use super::{Call, Failure, blobs, held::Room};
 use crate::{
-    content::{Content, MAX_MANIFEST_BYTES, Want},
+    content::{Content, MAX_MANIFEST_BYTES, Sizing, Want},
     manifest::{Descriptor, Manifest, NoDescriptor, USUAL},
 };
 
@@ -96,7 +96,7 @@ impl Call<'_> {
             credential: self.credential.clone(),
             purpose: Purpose::Pull,
             excerpt: None,
-            needs_size: true,
+            sizing: Sizing::Needed,
         };
         let read = async {
             let content = self

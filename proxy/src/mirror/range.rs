@@ -92,6 +92,11 @@ pub(crate) fn wanted(headers: &HeaderMap, size: u64) -> Wanted {
     }
 }
 
+/// Whether less than all of it is asked for, whatever its size.
+pub(super) fn is_part(headers: &HeaderMap) -> bool {
+    specs(headers).is_some_and(|specs| !matches!(specs[..], [Spec::From(0)]))
+}
+
 /// How little is asked for, if every range has an end. Open ranges are how clients fetch all of a
 /// content, in chunks or after a cut; they read a part of each and hang up.
 pub(super) fn excerpt(headers: &HeaderMap) -> Option<Excerpt> {
@@ -145,6 +150,22 @@ mod tests {
         }
         assert_eq!(ask("bytes=0-", 0), Wanted::Unsatisfiable);
         assert_eq!(wanted(&HeaderMap::new(), 100), Wanted::Whole);
+    }
+
+    #[test]
+    fn all_from_the_first_byte_on_is_no_part() {
+        let ask = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("range", text.parse().unwrap());
+            is_part(&headers)
+        };
+        for part in ["bytes=1-", "bytes=0-0", "bytes=-5", "bytes=0-,0-"] {
+            assert!(ask(part), "{part}");
+        }
+        for all in ["bytes=0-", "bytes= 0-", "bytes=x-", "lines=1-2", "bytes="] {
+            assert!(!ask(all), "{all}");
+        }
+        assert!(!is_part(&HeaderMap::new()));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use darter_api::{
 use futures::{StreamExt as _, stream};
 
 use super::{Preheater, SignIn, resolve::is_called};
-use crate::{content::Want, mirror::chain};
+use crate::{
+    content::{Sizing, Want},
+    mirror::chain,
+};
 
 /// Contents of one order that are got at the same time, unless it says otherwise; and at most.
 const AT_ONCE: (usize, usize) = (4, 32);
@@ -137,7 +140,7 @@ impl Preheater {
             credential,
             purpose: Purpose::Preheat,
             excerpt: None,
-            needs_size: false,
+            sizing: Sizing::Unneeded,
         };
         // It must not be evicted between its commit and its pin.
         if let Some(until) = until

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::{
     content::{
-        Content, Contents, MAX_MANIFEST_BYTES, OpenError, Progress, Provenance, ReadError, Want,
+        Content, Contents, MAX_MANIFEST_BYTES, OpenError, Progress, Provenance, ReadError, Sizing,
+        Want,
     },
     manifest::Manifest,
     source::{SourceError, Stat},
@@ -89,7 +90,7 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
         return Ok(content);
     }
     let manifest = want.origin.kind == OriginKind::Manifest;
-    let needs_size = want.needs_size;
+    let sizing = want.sizing;
     match join(&shared, want).await? {
         Joined::Empty => Ok(Content {
             size: Some(0),
@@ -102,12 +103,12 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
             if manifest {
                 whole_manifest(&download).await?;
             }
-            if needs_size {
-                has_size(&download).await?;
-            }
+            has_size(&download, sizing).await?;
             Ok(growing(&shared, hold, download, manifest))
         }
-        Joined::Through(through) if needs_size && through.size.is_none() => Err(untold(None)),
+        Joined::Through(through) if sizing == Sizing::Needed && through.size.is_none() => {
+            Err(untold(None))
+        }
         Joined::Through(through) => {
             shared.metrics.streamed_through.inc();
             Ok(Content {
@@ -185,8 +186,19 @@ async fn whole_manifest(download: &Arc<Download>) -> Result<(), OpenError> {
     }
 }
 
-/// Waits until it is known where a content ends.
-async fn has_size(download: &Arc<Download>) -> Result<(), OpenError> {
+/// Waits until it is known where a content ends, for as long as that is wanted.
+async fn has_size(download: &Arc<Download>, sizing: Sizing) -> Result<(), OpenError> {
+    match sizing {
+        Sizing::Unneeded => Ok(()),
+        Sizing::Within(patience) => {
+            let known = tokio::time::timeout(patience, is_sized(download));
+            known.await.unwrap_or(Ok(()))
+        }
+        Sizing::Needed => is_sized(download).await,
+    }
+}
+
+async fn is_sized(download: &Arc<Download>) -> Result<(), OpenError> {
     if download.sized().await.is_some() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use super::{
     Shared, Swarm,
     contents::{Joined, join},
 };
-use crate::content::{OpenError, ReadError, Want};
+use crate::content::{OpenError, ReadError, Sizing, Want};
 
 /// The store does not get a content.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,6 @@ pub(super) fn asked_for(task: TaskId, lengths: Lengths, origin: Origin, purpose:
         credential: None,
         purpose,
         excerpt: None,
-        needs_size: false,
+        sizing: Sizing::Unneeded,
     }
 }

@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Shared, Swarm, askers::Askers};
 use crate::{
-    content::{Content, Excerpt, Provenance, Want},
+    content::{Content, Excerpt, Provenance, Sizing, Want},
     limits::Class,
 };
 use file::GroupFile;
@@ -238,7 +238,7 @@ fn prefetch(shared: &Arc<Shared>, file: &Arc<GroupFile>, want: &Want) {
         size: Some(file.lengths.size()),
         purpose: Purpose::Preheat,
         excerpt: None,
-        needs_size: false,
+        sizing: Sizing::Unneeded,
         ..want.clone()
     };
     let (turns, swarm) = (Arc::clone(&excerpts.prefetches), Swarm(Arc::clone(shared)));

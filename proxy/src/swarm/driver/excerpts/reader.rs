@@ -19,7 +19,7 @@ use super::{
     way::{Way, seed_failed, way},
 };
 use crate::{
-    content::{OpenError, ReadError, Reader, Want},
+    content::{OpenError, ReadError, Reader, Sizing, Want},
     limits::{Class, Direction},
     source::SourceError,
     swarm::driver::{Shared, askers::Askers, blocking, contents},
@@ -255,7 +255,7 @@ impl Pass {
         let want = Want {
             size: Some(self.context.file.lengths.size()),
             excerpt: None,
-            needs_size: false,
+            sizing: Sizing::Unneeded,
             ..self.context.want.clone()
         };
         let opened = contents::open(Arc::clone(&self.context.shared), want).await;

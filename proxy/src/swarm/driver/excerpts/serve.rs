@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 
 use super::{fetch::cut, reader::ExcerptReader};
 use crate::{
-    content::{ReadError, Reader as _, Want},
+    content::{ReadError, Reader as _, Sizing, Want},
     limits::{Class, Direction},
     source::SourceError,
     swarm::driver::{Shared, Swarm},
@@ -136,7 +136,7 @@ impl Server {
             credential: None,
             purpose: Purpose::Seed,
             excerpt: None,
-            needs_size: false,
+            sizing: Sizing::Unneeded,
         };
         let bytes = lengths.bytes_of_groups(groups.clone());
         let reader = ExcerptReader::for_others(&shared, file, want);

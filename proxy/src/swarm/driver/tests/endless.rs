@@ -1,6 +1,6 @@
 //! Contents whose size no source tells.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use darter_api::{
@@ -17,7 +17,7 @@ use super::{
     peers::{introduce, scheduler, welcome},
 };
 use crate::{
-    content::{Content, ReadError},
+    content::{Content, ReadError, Sizing},
     store::tests::disk::SmallDisk,
 };
 
@@ -139,7 +139,10 @@ async fn a_client_has_it_as_it_comes_but_for_the_end() {
         got.extend_from_slice(&stream.next().await.unwrap().unwrap());
     }
     assert!(got.len() <= 2_000_000 - 65_536, "{}", got.len());
-    let sized = host.open_for_a_part(task_of(&bytes));
+    let soon = Sizing::Within(Duration::from_millis(10));
+    let unsized_yet = host.open_for_size(task_of(&bytes), soon).await.unwrap();
+    assert_eq!(unsized_yet.size, None, "who can do without goes on");
+    let sized = host.open_for_size(task_of(&bytes), Sizing::Needed);
     let rest = async {
         source.flowing.send_replace(true);
         while let Some(item) = stream.next().await {
@@ -150,7 +153,7 @@ async fn a_client_has_it_as_it_comes_but_for_the_end() {
     assert!(got == bytes);
     assert_eq!(sized.unwrap().size, Some(SIZE as u64), "who waits for it");
     assert_eq!(source.reads(), [None]);
-    drop((content, stream));
+    drop((content, unsized_yet, stream));
     host.stop().await;
 }
 
@@ -350,8 +353,11 @@ async fn a_store_without_room_costs_its_clients_nothing() {
     assert!(one.unwrap() == bytes && two.unwrap() == bytes);
     host.swarm.pretend_full();
     assert!(host.pull(task).await.unwrap() == bytes);
-    let part = host.open_for_a_part(task).await;
-    assert!(part.is_err(), "nobody knows of how much it would be a part");
+    let sized = host.open_for_size(task, Sizing::Needed).await;
+    assert!(sized.is_err(), "nobody knows how large it is");
+    let soon = Sizing::Within(Duration::from_secs(60));
+    let content = host.open_for_size(task, soon).await.unwrap();
+    assert!(read(&content).await.0.unwrap() == bytes, "without a size");
     // The end of what is passed on is held back until all of it is right.
     source.fault(Fault::Wrong(2_999_999));
     let content = host.open(task).await.unwrap();

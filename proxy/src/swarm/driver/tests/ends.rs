@@ -17,7 +17,7 @@ use super::{
     origin::{Fault, content, task_of},
     peers::scheduler,
 };
-use crate::content::ReadError;
+use crate::content::{ReadError, Sizing};
 
 const DOCUMENT: &str = include_str!("../../../../../docs/peers.md");
 
@@ -150,7 +150,7 @@ impl Heard {
         host.swarm.pretend_end(task, end).await;
         let other = lab.open_joined(0).await;
         assert_eq!(other.size, None, "a client is told what nobody checked");
-        let part = host.open_for_a_part(task);
+        let part = host.open_for_size(task, Sizing::Needed);
         let rest = async {
             while let Some(item) = stream.next().await {
                 got.extend_from_slice(&item?);

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::origin::{TestSource, origin};
 use crate::{
-    content::{Content, Contents as _, Excerpt, OpenError, ReadError, Want},
+    content::{Content, Contents as _, Excerpt, OpenError, ReadError, Sizing, Want},
     credential::Credential,
     limits::Limits,
     rights::{self, Proofs},
@@ -306,15 +306,17 @@ impl Host {
         self.swarm.open(Want { size, ..want(task) }).await
     }
 
-    /// As a client that wants a part and has to be told of how much.
-    pub(super) async fn open_for_a_part(&self, task: TaskId) -> Result<Content, OpenError> {
-        let needs_size = true;
-        self.swarm
-            .open(Want {
-                needs_size,
-                ..want(task)
-            })
-            .await
+    /// As a client that has to be told its size, or would like to be.
+    pub(super) async fn open_for_size(
+        &self,
+        task: TaskId,
+        sizing: Sizing,
+    ) -> Result<Content, OpenError> {
+        let want = Want {
+            sizing,
+            ..want(task)
+        };
+        self.swarm.open(want).await
     }
 
     /// Reads a range as a client does that wants nothing else.
@@ -370,7 +372,7 @@ fn want(task: TaskId) -> Want {
         credential: None,
         purpose: Purpose::Pull,
         excerpt: None,
-        needs_size: false,
+        sizing: Sizing::Unneeded,
     }
 }
 

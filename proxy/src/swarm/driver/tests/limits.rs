@@ -20,7 +20,7 @@ use super::{
     peers::{introduce, welcome},
 };
 use crate::{
-    content::{Contents as _, OpenError, Want},
+    content::{Contents as _, OpenError, Sizing, Want},
     limits::{LEAST_RATE, Limits, Metrics, Options, Rates},
     swarm::driver::solo::MOST_HELD,
 };
@@ -198,7 +198,10 @@ fn untold(task: TaskId, kind: OriginKind) -> Want {
         credential: None,
         purpose: Purpose::Pull,
         excerpt: None,
-        needs_size: kind == OriginKind::Manifest,
+        sizing: match kind {
+            OriginKind::Manifest => Sizing::Needed,
+            OriginKind::Blob => Sizing::Unneeded,
+        },
     }
 }
 
