@@ -278,14 +278,19 @@ impl Seen<'_> {
     }
 }
 
-/// The manifests of an index that are wanted.
+/// The manifests of an index that are wanted; all of them, attestations among them, where no platform
+/// is named. One that can't be read is none of a platform's, but is missed where all are wanted.
 fn chosen(index: &Manifest, wanted: &[String]) -> Result<Vec<Digest>, Unresolved> {
     let is_wanted =
         |child: &Descriptor| wanted.is_empty() || wanted.iter().any(|wanted| child.is_for(wanted));
     let mut odd = None;
     let children = index.manifests().filter_map(|read| {
         // It may be for a platform that nobody wants, and spoils none of the others.
-        read.map_err(|cause| odd = Some(cause)).ok()
+        let told = read.inspect_err(|cause| {
+            let cause = chain(cause);
+            tracing::info!(%cause, "a manifest of an index is left out of a preheat");
+        });
+        told.map_err(|cause| odd = Some(cause)).ok()
     });
     let wanted_ones = children.filter(is_wanted);
     let digests: Vec<Digest> = wanted_ones.map(|child| child.digest).collect();
@@ -297,6 +302,13 @@ fn chosen(index: &Manifest, wanted: &[String]) -> Result<Vec<Digest>, Unresolved
         let odd = odd.map(|cause| format!(" ({})", chain(&cause)));
         let odd = odd.unwrap_or_default();
         let what = format!("the index has no manifest for {platforms}{odd}");
+        return Err(Unresolved::anywhere(None, what));
+    }
+    if let (Some(cause), []) = (&odd, wanted) {
+        let what = format!(
+            "the index names a manifest that can't be had ({}); name platforms to do without it",
+            chain(cause)
+        );
         return Err(Unresolved::anywhere(None, what));
     }
     if digests.len() > MOST_MANIFESTS {
@@ -347,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_is_none_spoils_no_other() {
+    fn a_child_that_is_none_spoils_no_platform_but_is_missed_where_all_are_wanted() {
         let entry = |of: &str, architecture: &str| {
             format!(
                 r#"{{"mediaType":"{}","digest":"{of}","size":1,
@@ -363,12 +375,21 @@ mod tests {
         };
         let wanted = |platform: &str| vec![platform.to_owned()];
         for entries in [[&*odd, &*good_one], [&*good_one, "{}"]] {
-            for wanted in [wanted("linux/amd64"), Vec::new()] {
-                assert_eq!(chosen(&index(&entries), &wanted).unwrap(), [good]);
-            }
+            let amd64 = chosen(&index(&entries), &wanted("linux/amd64"));
+            assert_eq!(amd64.unwrap(), [good]);
         }
         let why =
             |entries: &[&str], wanted: &[String]| chosen(&index(entries), wanted).unwrap_err().why;
+        for (entries, named) in [
+            ([&*odd, &*good_one], "md5:00"),
+            ([&*good_one, "{}"], "valid"),
+        ] {
+            let missed = why(&entries, &[]);
+            assert!(
+                missed.contains(named) && missed.contains("name platforms"),
+                "{missed}"
+            );
+        }
         let nothing = why(&[&odd, &good_one], &wanted("linux/arm64"));
         assert!(
             nothing.contains("linux/arm64") && nothing.contains("md5:00"),
