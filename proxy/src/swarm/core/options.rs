@@ -12,7 +12,7 @@ pub struct Options {
     /// read more from the registry.
     pub share: bool,
     /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
-    /// smaller ones give readers a smoother flow. Default 128.
+    /// smaller ones give readers a smoother flow. Default 256.
     pub window: u32,
     /// Requests in flight to one parent, while few are under way in all; else one.
     /// Default 4.
@@ -61,7 +61,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             share: true,
-            window: 128,
+            window: 256,
             pipeline: 4,
             in_flight: 16,
             in_flight_reading: 8,
