@@ -1,10 +1,10 @@
 //! A sorted map in blocks, for the millions of members and memberships.
 //!
 //! Where a tree keeps a third of its places empty, a block has room for what is in it and three
-//! more. Looking something up takes two binary searches; what is put in or taken out moves the
-//! rest of one block.
+//! more, and its keys and values lie apart, so that a value of two bytes takes two. Looking
+//! something up takes two binary searches; what is put in or taken out moves the rest of one block.
 
-use std::{borrow::Borrow, fmt};
+use std::{borrow::Borrow, fmt, iter, slice::SliceIndex};
 
 /// Entries of a block at most; it is cut in two then.
 const MOST: usize = 64;
@@ -14,8 +14,14 @@ const STEP: usize = 4;
 /// Entries by their keys, in order; see the module.
 pub(super) struct Blocks<K, V> {
     /// None is empty.
-    blocks: Vec<Vec<(K, V)>>,
+    blocks: Vec<Block<K, V>>,
     len: usize,
+}
+
+/// As many keys as values, each at the place of the other.
+struct Block<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
 }
 
 impl<K, V> Default for Blocks<K, V> {
@@ -47,13 +53,13 @@ impl<K: Ord, V> Blocks<K, V> {
     where
         K: Borrow<Q>,
     {
-        let follows = |block: &Vec<(K, V)>| {
-            let first = block.first();
-            first.is_some_and(|(first, _)| first.borrow() <= key)
+        let follows = |block: &Block<K, V>| {
+            let first = block.keys.first();
+            first.is_some_and(|first| first.borrow() <= key)
         };
         let block = self.blocks.partition_point(follows).saturating_sub(1);
         let place = self.blocks.get(block).map_or(Err(0), |entries| {
-            entries.binary_search_by(|(one, _)| one.borrow().cmp(key))
+            entries.keys.binary_search_by(|one| one.borrow().cmp(key))
         });
         (block, place)
     }
@@ -63,7 +69,7 @@ impl<K: Ord, V> Blocks<K, V> {
         K: Borrow<Q>,
     {
         let (block, place) = self.find(key);
-        Some(&self.blocks.get(block)?.get(place.ok()?)?.1)
+        self.blocks.get(block)?.values.get(place.ok()?)
     }
 
     pub(super) fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
@@ -71,7 +77,7 @@ impl<K: Ord, V> Blocks<K, V> {
         K: Borrow<Q>,
     {
         let (block, place) = self.find(key);
-        Some(&mut self.blocks.get_mut(block)?.get_mut(place.ok()?)?.1)
+        self.blocks.get_mut(block)?.values.get_mut(place.ok()?)
     }
 
     pub(super) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
@@ -92,44 +98,40 @@ impl<K: Ord, V> Blocks<K, V> {
             Err(place) => {
                 let mut place = place;
                 if self.blocks.is_empty() {
-                    self.blocks.push(Vec::new());
+                    self.blocks.push(Block::default());
                 } else if self.blocks[block].len() >= MOST {
-                    let half = cut(&mut self.blocks[block]);
+                    let half = self.blocks[block].cut();
                     self.blocks.insert(block + 1, half);
                     if place > self.blocks[block].len() {
                         place -= self.blocks[block].len();
                         block += 1;
                     }
                 }
-                let entries = &mut self.blocks[block];
-                if entries.len() == entries.capacity() {
-                    entries.reserve_exact(STEP);
-                }
-                entries.insert(place, (key, V::default()));
+                self.blocks[block].insert(place, key, V::default());
                 self.len += 1;
                 place
             }
         };
-        &mut self.blocks[block][place].1
+        &mut self.blocks[block].values[place]
     }
 
-    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    pub(super) fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<(K, V)>
     where
         K: Borrow<Q>,
     {
         let (block, place) = self.find(key);
         let place = place.ok()?;
         let entries = self.blocks.get_mut(block)?;
-        let (_, value) = entries.remove(place);
+        let gone = (entries.keys.remove(place), entries.values.remove(place));
         self.len -= 1;
         let left = entries.len();
         if left == 0 {
             self.blocks.remove(block);
-        } else if entries.capacity() - left > 2 * STEP {
-            entries.shrink_to(left + STEP);
+        } else if entries.keys.capacity() - left > 2 * STEP {
+            entries.shrink();
             self.merge(block);
         }
-        Some(value)
+        Some(gone)
     }
 
     /// Puts a block and one beside it together, if both are small.
@@ -145,21 +147,23 @@ impl<K: Ord, V> Blocks<K, V> {
         if is_small(block) && is_small(first + 1) {
             let rest = self.blocks.remove(first + 1);
             let entries = &mut self.blocks[first];
-            entries.reserve_exact(rest.len());
-            entries.extend(rest);
+            entries.keys.reserve_exact(rest.len());
+            entries.keys.extend(rest.keys);
+            entries.values.reserve_exact(rest.values.len());
+            entries.values.extend(rest.values);
         }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.blocks.iter().flatten().map(pair)
+        self.blocks.iter().flat_map(|block| block.range(..))
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.iter().map(|(key, _)| key)
+        self.blocks.iter().flat_map(|block| &block.keys)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.iter().map(|(_, value)| value)
+        self.blocks.iter().flat_map(|block| &block.values)
     }
 
     /// All entries, from a key's place on and round to it.
@@ -172,25 +176,62 @@ impl<K: Ord, V> Blocks<K, V> {
     {
         let (block, place) = self.find(key);
         let (Ok(place) | Err(place)) = place;
-        let entries = self.blocks.get(block).map_or(&[][..], Vec::as_slice);
-        let (head, tail) = entries.split_at(place);
+        let own = self.blocks.get(block).into_iter();
         let before = self.blocks.get(..block).unwrap_or_default();
         let after = self.blocks.get(block + 1..).unwrap_or_default();
-        let blocks = after.iter().chain(before).flatten();
-        let all = tail.iter().map(pair);
-        all.chain(blocks.map(pair)).chain(head.iter().map(pair))
+        let blocks = after.iter().chain(before);
+        let all = own.clone().flat_map(move |own| own.range(place..));
+        all.chain(blocks.flat_map(|block| block.range(..)))
+            .chain(own.flat_map(move |own| own.range(..place)))
     }
 }
 
-const fn pair<K, V>((key, value): &(K, V)) -> (&K, &V) {
-    (key, value)
+impl<K, V> Default for Block<K, V> {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            values: Vec::new(),
+        }
+    }
 }
 
-/// The upper half of a block, which keeps the lower one.
-fn cut<T>(entries: &mut Vec<T>) -> Vec<T> {
-    let half = entries.split_off(entries.len() / 2);
-    entries.shrink_to(entries.len() + STEP);
-    half
+impl<K, V> Block<K, V> {
+    const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn insert(&mut self, place: usize, key: K, value: V) {
+        if self.keys.len() == self.keys.capacity() {
+            self.keys.reserve_exact(STEP);
+            self.values.reserve_exact(STEP);
+        }
+        self.keys.insert(place, key);
+        self.values.insert(place, value);
+    }
+
+    /// The upper half, where the lower one stays.
+    fn cut(&mut self) -> Self {
+        let half = self.len() / 2;
+        let (keys, values) = (self.keys.split_off(half), self.values.split_off(half));
+        self.shrink();
+        Self { keys, values }
+    }
+
+    /// Keeps room for a few more.
+    fn shrink(&mut self) {
+        let room = self.len() + STEP;
+        self.keys.shrink_to(room);
+        self.values.shrink_to(room);
+    }
+
+    /// Entries of these places.
+    fn range<R>(&self, places: R) -> impl Iterator<Item = (&K, &V)> + use<'_, K, V, R>
+    where
+        R: SliceIndex<[K], Output = [K]> + SliceIndex<[V], Output = [V]> + Clone,
+    {
+        let keys = self.keys[places.clone()].iter();
+        iter::zip(keys, &self.values[places])
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +254,7 @@ mod tests {
                     *blocks.or_default(key) += 1;
                     *tree.entry(key).or_insert(0) += 1;
                 } else {
-                    assert_eq!(blocks.remove(&key), tree.remove(&key), "seed {seed}");
+                    assert_eq!(blocks.remove(&key), tree.remove_entry(&key), "seed {seed}");
                 }
                 let other = rng.random_range(0..600);
                 assert_eq!(blocks.get(&other), tree.get(&other), "seed {seed}");
@@ -240,8 +281,13 @@ mod tests {
     fn it_has_hardly_more_room_than_it_needs() {
         let mut rng = SmallRng::seed_from_u64(7);
         let mut blocks = Blocks::default();
-        let room =
-            |blocks: &Blocks<u64, ()>| blocks.blocks.iter().map(Vec::capacity).sum::<usize>();
+        let room = |blocks: &Blocks<u64, u16>| {
+            let room = |block: &Block<u64, u16>| {
+                assert!(block.values.capacity() <= block.keys.capacity() + STEP);
+                block.keys.capacity()
+            };
+            blocks.blocks.iter().map(room).sum::<usize>()
+        };
         let keys: Vec<u64> = (0..10_000).map(|_| rng.random()).collect();
         for key in &keys {
             blocks.or_default(*key);

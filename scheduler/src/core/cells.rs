@@ -1,59 +1,69 @@
 //! A task's members by the place where they stand, for sampling.
 //!
-//! Members of equal locality are one cell; a member knows where in its cell it is, so that
-//! coming and going cost the same in a swarm of any size. Which cell that is its locality says,
-//! which stays the same for as long as it is a member.
+//! Members of equal locality are one cell. Which one that is its locality says, which stays the
+//! same for as long as it is a member. There are cells only for large swarms, and while somebody
+//! is introduced to others now and then: most of the millions of members just hold what nobody asks
+//! for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use darter_api::{HostId, session::Locality};
+use darter_api::{HostId, Timestamp, session::Locality};
 use rand::{RngExt as _, rngs::SmallRng};
 
-/// Where in its cell a member is to be found, if it is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seat(u32);
-
-impl Default for Seat {
-    fn default() -> Self {
-        Self(u32::MAX)
-    }
-}
-
-impl Seat {
-    pub(super) const fn is_taken(self) -> bool {
-        self.0 != u32::MAX
-    }
-}
+/// Cells that nobody has asked for so long are given up: some milliseconds' work in a swarm of
+/// ten thousand, should somebody ask again.
+const LAST: Duration = Duration::from_secs(300);
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cells {
     cells: BTreeMap<Arc<Locality>, Vec<Arc<HostId>>>,
+    /// When they were last asked for.
+    pub(super) used: Timestamp,
 }
 
 impl Cells {
-    pub(super) fn insert(&mut self, host: Arc<HostId>, place: &Arc<Locality>) -> Seat {
-        let cell = self.cells.entry(Arc::clone(place)).or_default();
-        if cell.len() == cell.capacity() {
-            // There are millions of seats: not twice as many.
-            cell.reserve_exact(cell.len() / 8 + 4);
+    /// Of these members.
+    pub(super) fn new<'a>(
+        now: Timestamp,
+        members: impl Iterator<Item = (&'a Arc<HostId>, &'a Arc<Locality>)>,
+    ) -> Self {
+        let mut all = Self {
+            cells: BTreeMap::new(),
+            used: now,
+        };
+        for (host, place) in members {
+            all.insert(host, place);
         }
-        cell.push(host);
-        Seat(u32::try_from(cell.len() - 1).unwrap_or(u32::MAX))
+        all
     }
 
-    /// Frees a seat; who sits there now, if somebody moved up.
-    pub(super) fn remove(&mut self, place: &Locality, seat: Seat) -> Option<HostId> {
-        let cell = self.cells.get_mut(place)?;
-        let at = seat.0 as usize;
-        if at < cell.len() {
+    pub(super) fn insert(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
+        let cell = self.cells.entry(Arc::clone(place)).or_default();
+        if cell.len() == cell.capacity() {
+            // There are millions of them: not twice as many.
+            cell.reserve_exact(cell.len() / 8 + 4);
+        }
+        cell.push(Arc::clone(host));
+    }
+
+    /// Takes out a member that stands there, named by what it was put in with.
+    pub(super) fn remove(&mut self, place: &Locality, host: &Arc<HostId>) {
+        let Some(cell) = self.cells.get_mut(place) else {
+            return;
+        };
+        // Microseconds for ten thousand: what they point to is not looked at.
+        if let Some(at) = cell.iter().position(|one| Arc::ptr_eq(one, host)) {
             cell.swap_remove(at);
         }
-        let moved = cell.get(at).map(|host| **host);
         if cell.is_empty() {
             self.cells.remove(place);
         }
-        moved
+    }
+
+    /// Whether nobody has asked for them for long.
+    pub(super) fn is_unused(&self, now: Timestamp) -> bool {
+        now.since(self.used) >= LAST
     }
 
     /// Members in the places that `reached` allows: all, if they are no more than `count`,
@@ -107,7 +117,7 @@ impl Cells {
             .flat_map(|(_, cell)| cell.iter().map(|host| **host))
     }
 
-    /// Members that have a seat.
+    /// Members that are in them.
     #[cfg(any(test, fuzzing))]
     pub(super) fn count(&self) -> usize {
         self.cells.values().map(Vec::len).sum()

@@ -156,7 +156,7 @@ impl Cluster {
         if held.end() > task.lengths.pieces() {
             return;
         }
-        let gained = held.len().saturating_sub(task.member(host).held().len());
+        let gained = held.len().saturating_sub(task.held(&host).len());
         if gained > 0 {
             task.gateway_gained(now, &host);
         }
@@ -188,7 +188,7 @@ impl Cluster {
         };
         let pieces = task.lengths.pieces();
         task.set_wants(host, false);
-        let gained = pieces.saturating_sub(task.member(host).held().len());
+        let gained = pieces.saturating_sub(task.held(&host).len());
         let own = task.leases.iter().filter(|lease| lease.holder == host);
         let read = own.map(|lease| lease.pieces.len()).sum();
         task.leases.retain(|lease| lease.holder != host);
@@ -206,7 +206,7 @@ impl Cluster {
         task.set_wants(host, false);
         // What it gave back it did not want any more.
         task.doubt_elsewhere();
-        if task.member(host).held().is_empty() {
+        if task.held(&host).is_empty() {
             self.forget_member(now, id, &host);
         } else {
             self.ensure_source(now, id);

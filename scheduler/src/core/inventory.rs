@@ -76,10 +76,7 @@ impl Cluster {
         let known = self.hosts.get(host)?;
         let held = known.tasks.keys().take(MOST_SUMMED).map(|id| {
             let task = self.tasks.get(id.as_ref());
-            task.map_or(0, |task| {
-                let member = task.members.get(host);
-                member.map_or(0, |member| bytes(task.lengths, member.held()))
-            })
+            task.map_or(0, |task| bytes(task.lengths, task.held(host)))
         });
         Some(HostSummary {
             host: *host,

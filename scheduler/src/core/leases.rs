@@ -62,9 +62,10 @@ impl Cluster {
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let Some(held) = task.members.get(host).map(|member| member.held().clone()) else {
+        if !task.members.contains_key(host) {
             return;
-        };
+        }
+        let held = task.held(host).clone();
         let mut read = 0;
         for lease in task.leases.iter_mut().filter(|lease| lease.holder == *host) {
             let before = lease.pieces.len();

@@ -16,11 +16,7 @@ use darter_api::{
 };
 use rand::RngExt as _;
 
-use super::{
-    Cluster,
-    task::{Member, Task},
-    zones::is_reached,
-};
+use super::{Cluster, cells::Cells, task::Task, zones::is_reached};
 
 /// Members looked at for a new neighbourhood: enough to choose from, few enough that a
 /// join costs the same in a swarm of any size.
@@ -203,16 +199,13 @@ impl Cluster {
         if pieces.is_empty() || task.degree(&host) >= limit {
             return Vec::new();
         }
-        let holds = |member: &Member| !member.held().intersection(pieces).is_empty();
-        let mut found: Vec<HostId> = candidates
-            .into_iter()
-            .filter(|other| task.members.get(other).is_some_and(holds))
-            .collect();
+        let holds = |host: &HostId| !task.held(host).intersection(pieces).is_empty();
+        let mut found: Vec<HostId> = candidates.into_iter().filter(holds).collect();
         if found.is_empty() {
             // Few have it, and none of those were in the sample.
             let others = task.members_from(&from).take(SEARCHED);
-            let holders = others.filter(|(_, member)| holds(member));
-            let fit = holders.map(|(other, _)| *other).filter(|other| {
+            let holders = others.filter(|other| holds(other));
+            let fit = holders.copied().filter(|other| {
                 self.is_fit(task, &host, other)
                     && task.degree(other) < limit.min(self.room_of(task, other))
             });
@@ -234,15 +227,26 @@ impl Cluster {
     /// Members that could be neighbours: all of a small swarm, some of a large one, and
     /// always those who have it from the source, or brought it into the zone.
     fn sample(&mut self, id: &TaskId, host: &HostId) -> Vec<HostId> {
-        let (Some(task), Some(known)) = (self.tasks.get(id), self.hosts.get(host)) else {
+        let gateways = self.tasks.get(id).map(|task| self.gateways(task));
+        let (Some(task), Some(known)) = (self.tasks.get_mut(id), self.hosts.get(host)) else {
             return Vec::new();
         };
         let home = &known.place;
         let every = self.options.gateways == 0;
         let reached = |there: &Locality| every || is_reached(home, there);
-        let mut found = self.gateways(task);
-        let sampled = task.cells.sample(home, reached, SAMPLE, &mut self.rng);
-        found.extend(sampled);
+        let members = task.members.keys();
+        let members = members.filter_map(|one| Some((one, &self.hosts.get(one.as_ref())?.place)));
+        let mut found = gateways.unwrap_or_default();
+        if task.cells.is_none() && task.members.len() <= SAMPLE {
+            let near = members.filter(|(_, place)| reached(place));
+            found.extend(near.map(|(host, _)| **host));
+        } else {
+            let cells = task
+                .cells
+                .get_or_insert_with(|| Cells::new(self.now, members));
+            cells.used = self.now;
+            found.extend(cells.sample(home, reached, SAMPLE, &mut self.rng));
+        }
         found.sort_unstable();
         found.dedup();
         found

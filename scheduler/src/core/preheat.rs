@@ -10,7 +10,7 @@ use darter_api::{
     session::{Purpose, SchedulerMessage},
 };
 
-use super::{Cluster, Command};
+use super::{Cluster, Command, task::Task};
 
 /// A wish that hosts have a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,10 +76,10 @@ impl Cluster {
                 continue;
             };
             let name = known.hello.name.clone();
-            let member = self.tasks.get(&wish.task);
-            let member = member.and_then(|task| task.members.get(&host));
-            let pieces = wish.lengths.pieces();
-            if member.is_some_and(|member| member.held().len() == pieces) {
+            let (task, pieces) = (self.tasks.get(&wish.task), wish.lengths.pieces());
+            let is_whole =
+                |task: &Task| task.members.contains_key(&host) && task.held(&host).len() == pieces;
+            if task.is_some_and(is_whole) {
                 done.held.push(name);
             } else if self.priority(&host, Some(&wish.origin)) == Priority::Forbid {
                 done.forbidden.push(name);

@@ -19,7 +19,7 @@ impl Cluster {
         };
         let zone = self.zone_of(host).unwrap_or_default();
         let pieces = f64::from(task.lengths.pieces().max(1));
-        let held = task.members.get(other).map_or(0, |one| one.held().len());
+        let held = task.held(other).len();
         // What is not known is neither good nor bad.
         let rate = known.rate_to(zone).zip(self.usual_rate);
         let rate = rate.map_or(0.5, |(rate, usual)| f64::from(rate / (rate + usual)));

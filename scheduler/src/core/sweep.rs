@@ -28,6 +28,7 @@ impl Cluster {
         while let Some((_, host)) = self.sweeps.first().copied().filter(|(due, _)| *due <= now) {
             self.sweeps.pop_first();
             for task in self.tasks_of(&host) {
+                self.give_up_cells(now, &task);
                 if self.is_idle_again(&host, &task) {
                     self.forget_member(now, &task, &host);
                 }
@@ -37,16 +38,24 @@ impl Cluster {
         }
     }
 
+    /// Nobody has been introduced to others for long.
+    fn give_up_cells(&mut self, now: Timestamp, id: &TaskId) {
+        if let Some(task) = self.tasks.get_mut(id) {
+            task.cells.take_if(|cells| cells.is_unused(now));
+        }
+    }
+
     /// Whether a member holds and wants nothing, as it did last time.
     fn is_idle_again(&mut self, host: &HostId, id: &TaskId) -> bool {
         let Some(task) = self.tasks.get_mut(id) else {
             return false;
         };
         let reads = task.leases.iter().any(|lease| lease.holder == *host);
+        let holds = !task.held(host).is_empty();
         let Some(member) = task.members.get_mut(host) else {
             return false;
         };
-        let idle = !reads && !member.wants() && member.held().is_empty();
+        let idle = !reads && !member.wants() && !holds;
         member.set_idle(idle) && idle
     }
 }

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use darter_api::{HostId, TaskId, Timestamp, session::Locality};
 
-use super::{Cluster, task::Task};
+use super::{
+    Cluster,
+    task::{Member, Task},
+};
 
 /// A gateway that has gained nothing for so long while others of its zone starve is no use.
 const GATEWAY_PATIENCE: Duration = Duration::from_secs(3);
@@ -102,14 +105,26 @@ impl Cluster {
         }
         // Who has all of it need not get it over the border first.
         let whole = |one: &HostId| {
-            let held = task.members.get(one).map(|member| member.held().len());
-            held == Some(task.lengths.pieces())
+            task.held(one).len() == task.lengths.pieces()
                 && self.can_be_gateway(task, one)
                 && !self.is_source(task, one)
                 && !self.is_gateway(task, one)
         };
-        let best = task.cells.iter(|place| place.idc == zone).find(whole);
+        let best = self.members_in(task, &zone).find(whole);
         self.elect(best.unwrap_or(host), zone, id);
+    }
+
+    /// Members that stand there: by a look at each of all members where there are no cells.
+    fn members_in<'a>(
+        &'a self,
+        task: &'a Task,
+        zone: &'a str,
+    ) -> impl Iterator<Item = HostId> + 'a {
+        let cells = task.cells.iter();
+        let found = cells.flat_map(move |cells| cells.iter(move |place| place.idc == zone));
+        let all = task.cells.is_none().then(|| task.members.keys());
+        let all = all.into_iter().flatten().map(|host| **host);
+        found.chain(all.filter(move |host| self.zone_of(host) == Some(zone)))
     }
 
     /// Whether a zone has as many gateways that want or hold the content as it should.
@@ -121,10 +136,9 @@ impl Cluster {
 
     /// What it takes: to want it or hold all of it, and to give it on.
     fn can_be_gateway(&self, task: &Task, host: &HostId) -> bool {
-        let takes_part = task
-            .members
-            .get(host)
-            .is_some_and(|member| member.wants() || member.held().len() == task.lengths.pieces());
+        let is_whole = || task.held(host).len() == task.lengths.pieces();
+        let takes_part = |member: &Member| member.wants() || is_whole();
+        let takes_part = task.members.get(host).is_some_and(takes_part);
         // A seed is asked for a cold task next.
         let is_next = task.leases.is_empty() && self.seeds.contains(host);
         (takes_part || is_next) && self.shares(host) && !self.is_bad(host)
@@ -198,10 +212,10 @@ impl Cluster {
         if self.has_gateways(task, zone) {
             return;
         }
-        let members = task.cells.iter(|place| place.idc == zone);
-        let best = members
+        let best = self
+            .members_in(task, zone)
             .filter(|host| self.can_be_gateway(task, host))
-            .max_by_key(|host| task.members.get(host).map(|member| member.held().len()));
+            .max_by_key(|host| task.held(host).len());
         if let Some(host) = best {
             self.stand_for_gateway(host, id);
             self.introduce(host, id);

@@ -1,22 +1,28 @@
-//! How many members hold each piece.
+//! What members hold, and how many hold each piece.
+//!
+//! Most of the millions of members hold all or nothing, which is a mark of theirs: what the others
+//! hold is in here.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use darter_api::PieceSet;
+use darter_api::{HostId, PieceSet};
 
 use super::{super::MAX_CLAIMED, copies::Copies};
+
+/// Nothing, to be pointed at.
+static NO_PIECES: PieceSet = PieceSet::new();
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Census {
     /// Of the task.
     pieces: u32,
-    /// All of them, which most members point to.
-    all: Arc<PieceSet>,
+    /// All of them.
+    all: PieceSet,
     /// Members that hold all.
     pub(super) whole: usize,
-    /// Members that hold a part: only while there are any are pieces counted.
-    partial: usize,
+    /// What those hold that hold a part: only while there are any are pieces counted.
+    parts: BTreeMap<HostId, PieceSet>,
     /// How many hold each piece, those that hold all left out.
     copies: Copies,
     /// Pieces that one of those holds.
@@ -27,53 +33,56 @@ impl Census {
     pub(super) fn new(pieces: u32) -> Self {
         Self {
             pieces,
-            all: Arc::new(PieceSet::full(pieces)),
+            all: PieceSet::full(pieces),
             whole: 0,
-            partial: 0,
+            parts: BTreeMap::new(),
             copies: Copies::default(),
             somewhere: PieceSet::new(),
         }
     }
 
-    /// A member that held `before` says that it holds `held`, and its host has claimed so many
+    /// What a host holds, which is all if its member says so.
+    pub(super) fn held(&self, host: &HostId, is_all: bool) -> &PieceSet {
+        match is_all {
+            true => &self.all,
+            false => self.parts.get(host).unwrap_or(&NO_PIECES),
+        }
+    }
+
+    /// A host that held all or not says that it holds `held`, and has claimed so many
     /// pieces so far. What lies beyond the task's end does not count, and nothing does that
-    /// would be too much to count: what the member is to keep, and what its host has claimed then.
+    /// would be too much to count: whether it holds all, and what it has claimed then.
     pub(super) fn told(
         &mut self,
-        before: Option<Arc<PieceSet>>,
+        host: &HostId,
+        held_all: bool,
         mut held: PieceSet,
         claimed: u64,
-    ) -> (Option<Arc<PieceSet>>, u64) {
+    ) -> (bool, u64) {
         // First of all: how much there is to count follows from what lies within.
         if held.end() > self.pieces {
             held.remove_range(self.pieces..u32::MAX);
         }
-        let others = claimed - before.as_deref().map_or(0, |held| self.claim(held));
+        let others = claimed - self.claim_of(host);
         if others + self.claim(&held) > MAX_CLAIMED {
             held = PieceSet::new();
         }
-        let kept = self.replace(before, held);
-        let claimed = others + kept.as_deref().map_or(0, |held| self.claim(held));
-        (kept, claimed)
+        let holds_all = self.replace(host, held_all, held);
+        (holds_all, others + self.claim_of(host))
     }
 
-    /// A member that held `before` holds `held` from now on, which ends with the task: what it is
-    /// to keep.
-    pub(super) fn replace(
-        &mut self,
-        before: Option<Arc<PieceSet>>,
-        held: PieceSet,
-    ) -> Option<Arc<PieceSet>> {
+    /// A host that held all or not holds `held` from now on, which ends with the task: whether
+    /// that is all.
+    pub(super) fn replace(&mut self, host: &HostId, held_all: bool, held: PieceSet) -> bool {
         let is_whole = self.is_whole(&held);
-        if is_whole
-            && before
-                .as_ref()
-                .is_some_and(|set| Arc::ptr_eq(set, &self.all))
-        {
-            return before;
+        if is_whole && held_all {
+            return true;
         }
-        let before = before.map(Arc::unwrap_or_clone).unwrap_or_default();
-        if self.is_whole(&before) || is_whole {
+        let before = match held_all {
+            true => self.all.clone(),
+            false => self.parts.remove(host).unwrap_or_default(),
+        };
+        if held_all || is_whole {
             self.uncount(&before);
             self.count(&held);
         } else {
@@ -83,20 +92,25 @@ impl Census {
             self.count(&gained);
             self.uncount(&lost);
         }
-        let (was, is) = (self.is_part(&before), self.is_part(&held));
-        self.partial = self.partial + usize::from(is) - usize::from(was);
-        if self.partial == 0 {
+        if self.is_part(&held) {
+            self.parts.insert(*host, held);
+        }
+        if self.parts.is_empty() {
             self.copies = Copies::default();
         }
-        match held.is_empty() {
-            true => None,
-            false if is_whole => Some(Arc::clone(&self.all)),
-            false => Some(Arc::new(held)),
+        is_whole
+    }
+
+    /// Pieces that are counted for what a host holds.
+    pub(super) fn claim_of(&self, host: &HostId) -> u64 {
+        match self.parts.contains_key(host) {
+            true => u64::from(self.pieces),
+            false => 0,
         }
     }
 
     /// Pieces that have to be counted for a host that holds these.
-    pub(super) fn claim(&self, held: &PieceSet) -> u64 {
+    fn claim(&self, held: &PieceSet) -> u64 {
         match self.is_part(held) {
             true => u64::from(self.pieces),
             false => 0,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use darter_api::{HostId, PieceSet, Timestamp, session::Locality};
 
-use super::{Marks, Member, Task};
+use super::{Marks, Task};
 
 /// Hosts tell of what they have once a second.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
@@ -12,19 +12,26 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
 impl Task {
+    /// What a host holds; nothing, if it is no member.
+    pub(in crate::core) fn held(&self, host: &HostId) -> &PieceSet {
+        let member = self.members.get(host);
+        let holds_all = member.is_some_and(|member| member.marks.has(Marks::ALL));
+        self.census.held(host, holds_all)
+    }
+
     /// A member tells what it holds. Its host has `claimed` so many pieces so far; how many it
     /// has then.
     pub(in crate::core) fn holds(&mut self, host: HostId, held: PieceSet, claimed: u64) -> u64 {
-        let before = self.member(host).held.take();
-        let (held, claimed) = self.census.told(before, held, claimed);
-        self.member(host).held = held;
+        let held_all = self.member(host).marks.has(Marks::ALL);
+        let (holds_all, claimed) = self.census.told(&host, held_all, held, claimed);
+        self.member(host).marks.set(Marks::ALL, holds_all);
         claimed
     }
 
     /// A member holds nothing any more.
     pub(super) fn lets_go(&mut self, host: HostId) {
-        let before = self.member(host).held.take();
-        self.census.replace(before, PieceSet::new());
+        let held_all = self.member(host).marks.set(Marks::ALL, false);
+        self.census.replace(&host, held_all, PieceSet::new());
     }
 
     /// A host that stands there tells in one what it holds and whether it wants the rest, which
@@ -36,22 +43,20 @@ impl Task {
         held: PieceSet,
         claimed: u64,
     ) -> u64 {
+        self.seat(host, place);
         // One look at a member for all of it: a host tells of hundreds of contents.
         let member = self.members.or_default(Arc::clone(host));
-        if !member.seat.is_taken() {
-            member.seat = self.cells.insert(Arc::clone(host), place);
-        }
+        let held_all = member.marks.has(Marks::ALL);
         let wanted = member.marks.set(Marks::WANTS, wants);
         self.waiting = self.waiting + usize::from(wants) - usize::from(wanted);
-        let (held, claimed) = self.census.told(member.held.take(), held, claimed);
-        member.held = held;
+        let (holds_all, claimed) = self.census.told(host, held_all, held, claimed);
+        member.marks.set(Marks::ALL, holds_all);
         claimed
     }
 
     /// Pieces that are counted for what a member holds.
     pub(in crate::core) fn claim_of(&self, host: &HostId) -> u64 {
-        let member = self.members.get(host);
-        member.map_or(0, |member| self.census.claim(member.held()))
+        self.census.claim_of(host)
     }
 
     /// Pieces that nobody holds and nobody may read.
@@ -116,9 +121,7 @@ impl Task {
         let mut within = TOLD_WITHIN;
         if are_neighbours {
             within = HEARD_WITHIN;
-            if let Some(member) = self.members.get(host) {
-                given.union_with(member.held());
-            }
+            given.union_with(self.held(host));
         }
         (!given.is_empty()).then(|| (given, now + within))
     }
@@ -137,9 +140,9 @@ impl Task {
 
     /// Those of `pieces` that another member holds.
     pub(in crate::core) fn held_by_others(&self, host: &HostId, pieces: &PieceSet) -> PieceSet {
-        let own = self.members.get(host).map(Member::held);
+        let own = self.held(host);
         let others = |piece: &u32| {
-            let is_own = own.is_some_and(|own| own.contains(*piece));
+            let is_own = own.contains(*piece);
             self.census.whole > 0 || self.census.copies(*piece) > u32::from(is_own)
         };
         pieces.iter().filter(others).collect()
@@ -154,8 +157,7 @@ impl Task {
     /// past it.
     pub(in crate::core) fn has_told_end(&self, host: &HostId) -> bool {
         let last = self.lengths.pieces().saturating_sub(1);
-        let member = self.members.get(host);
-        self.lengths.is_open() && member.is_some_and(|member| member.held().contains(last))
+        self.lengths.is_open() && self.held(host).contains(last)
     }
 
     /// Whether each piece is held by somebody.

@@ -89,7 +89,7 @@ impl Task {
         let nodes = self.members.iter().map(|(host, member)| GraphNode {
             host: **host,
             name: String::new(),
-            held: member.held().clone(),
+            held: self.held(host).clone(),
             wants: member.wants(),
             leased: leased(host),
             gateway: false,

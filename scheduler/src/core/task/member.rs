@@ -1,23 +1,13 @@
 //! A host's part in a task.
 
-use std::sync::Arc;
-
-use darter_api::{PieceSet, session::Purpose};
-
-use super::super::cells::Seat;
-
-/// Nothing, to be pointed at.
-static NO_PIECES: PieceSet = PieceSet::new();
+use darter_api::session::Purpose;
 
 /// A host's part in a task. There are millions: what most of them have none of is not
-/// stored in them, and what they have in common only once; 16 bytes.
+/// stored in them, and what they have in common only once; 2 bytes.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Member {
-    /// `None` for nothing.
-    pub(super) held: Option<Arc<PieceSet>>,
     pub(in crate::core) purpose: Purpose,
     pub(super) marks: Marks,
-    pub(super) seat: Seat,
 }
 
 /// What is true of a member, a bit each.
@@ -32,8 +22,10 @@ impl Marks {
     const IDLE: u8 = 1 << 2;
     /// It is one of the task's newcomers.
     pub(super) const NEW: u8 = 1 << 3;
+    /// It holds all.
+    pub(super) const ALL: u8 = 1 << 4;
 
-    const fn has(self, mark: u8) -> bool {
+    pub(super) const fn has(self, mark: u8) -> bool {
         self.0 & mark != 0
     }
 
@@ -46,10 +38,6 @@ impl Marks {
 }
 
 impl Member {
-    pub(in crate::core) fn held(&self) -> &PieceSet {
-        self.held.as_deref().unwrap_or(&NO_PIECES)
-    }
-
     pub(in crate::core) const fn wants(&self) -> bool {
         self.marks.has(Marks::WANTS)
     }
@@ -77,6 +65,6 @@ mod tests {
 
     #[test]
     fn a_member_takes_few_bytes() {
-        assert_eq!(size_of::<Member>(), 16);
+        assert_eq!(size_of::<Member>(), 2);
     }
 }

@@ -40,8 +40,8 @@ pub(super) struct Task {
     pub(super) origins: Vec<Origin>,
     pub(super) members: Blocks<Arc<HostId>, Member>,
     neighbours: Neighbours,
-    /// The members again, for sampling.
-    pub(super) cells: Cells,
+    /// The members again, for sampling, while somebody does.
+    pub(super) cells: Option<Cells>,
     /// Who was elected to bring it into a data centre; no more than the options allow.
     pub(super) gateways: BTreeMap<String, Vec<Gateway>>,
     /// Some who went to the source for it: seeds of this task.
@@ -76,7 +76,7 @@ impl Task {
             origins: Vec::new(),
             members: Blocks::default(),
             neighbours: Neighbours::default(),
-            cells: Cells::default(),
+            cells: None,
             gateways: BTreeMap::new(),
             sources: BTreeSet::new(),
             leases: Vec::new(),
@@ -109,9 +109,16 @@ impl Task {
 
     /// The host is a member that stands there, where it can be found.
     pub(super) fn place(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
-        let member = self.members.or_default(Arc::clone(host));
-        if !member.seat.is_taken() {
-            member.seat = self.cells.insert(Arc::clone(host), place);
+        self.seat(host, place);
+        self.members.or_default(Arc::clone(host));
+    }
+
+    /// A host that is a member in a moment can be found.
+    fn seat(&mut self, host: &Arc<HostId>, place: &Arc<Locality>) {
+        if let Some(cells) = &mut self.cells
+            && !self.members.contains_key(host)
+        {
+            cells.insert(host, place);
         }
     }
 
@@ -167,17 +174,15 @@ impl Task {
         self.lets_go(*host);
         self.set_wants(*host, false);
         self.newcomers.retain(|(_, newcomer)| newcomer != host);
-        let gone = self.members.remove(host).unwrap_or_default();
+        let gone = self.members.remove(host);
+        if let (Some((id, _)), Some(cells)) = (gone, &mut self.cells) {
+            cells.remove(place, &id);
+        }
         self.sources.remove(host);
         for elected in self.gateways.values_mut() {
             elected.retain(|gateway| gateway.host != *host);
         }
         self.gateways.retain(|_, elected| !elected.is_empty());
-        if let Some(moved) = self.cells.remove(place, gone.seat)
-            && let Some(member) = self.members.get_mut(&moved)
-        {
-            member.seat = gone.seat;
-        }
         self.refused.remove(host);
         self.told_unavailable.remove(host);
         self.neighbours.remove(host)
@@ -204,9 +209,8 @@ impl Task {
     }
 
     /// All members, from a place in their order on and round to it.
-    pub(super) fn members_from(&self, from: &HostId) -> impl Iterator<Item = (&HostId, &Member)> {
-        let all = self.members.round_from(from);
-        all.map(|(host, member)| (host.as_ref(), member))
+    pub(super) fn members_from(&self, from: &HostId) -> impl Iterator<Item = &HostId> {
+        self.members.round_from(from).map(|(host, _)| host.as_ref())
     }
 
     pub(super) fn waiters(&self) -> Vec<HostId> {

@@ -284,3 +284,33 @@ fn without_gateways_borders_do_not_count() {
     }
     assert_eq!(field.neighbours(11).len(), 10);
 }
+
+#[test]
+fn places_are_kept_while_somebody_is_introduced() {
+    let seated = |field: &Field| {
+        let task = &field.cluster.tasks[&task(1)];
+        task.cells.as_ref().map(cells::Cells::count)
+    };
+    let mut field = Field::new(Options::default());
+    for name in 0..64 {
+        field.in_zone(name, "a");
+        field.joins(name);
+    }
+    assert_eq!(seated(&field), None, "a small swarm needs none");
+    for name in 64..80 {
+        field.in_zone(name, "b");
+        field.joins(name);
+    }
+    assert_eq!(seated(&field), Some(80));
+    field.down(7);
+    assert_eq!(seated(&field), Some(79));
+    for name in (0..80).filter(|name| *name != 7) {
+        field.says(name, PeerMessage::Done { task: task(1) });
+    }
+    field.pass(900_000);
+    assert_eq!(seated(&field), None, "nobody has asked for long");
+    field.in_zone(80, "b");
+    field.joins(80);
+    assert_eq!(seated(&field), Some(80));
+    assert!(!field.neighbours(80).is_empty());
+}
