@@ -20,7 +20,7 @@ impl Cluster {
         let task = match self.tasks.entry(id) {
             Entry::Occupied(task) => task.into_mut(),
             Entry::Vacant(_) if known.tasks.len() >= left => return,
-            Entry::Vacant(place) => place.insert(Task::new(id, holding.lengths)),
+            Entry::Vacant(place) => place.insert(Box::new(Task::new(id, holding.lengths))),
         };
         if let Some(listed) = &mut known.listed {
             listed.insert(Arc::clone(&task.id));
@@ -58,7 +58,7 @@ impl Cluster {
     /// an interest goes by. The task begins anew then. Whether that is so.
     pub(super) fn doubt_lengths(&mut self, id: &TaskId, lengths: Lengths) -> bool {
         let is_claim = |task: &Task| task.lengths != lengths && !task.is_held_or_read();
-        if !self.tasks.get(id).is_some_and(is_claim) {
+        if !self.tasks.get(id).is_some_and(|task| is_claim(task)) {
             return false;
         }
         let Some(task) = self.tasks.remove(id) else {

@@ -153,7 +153,7 @@ impl Cluster {
         let known = self
             .tasks
             .entry(id)
-            .or_insert_with(|| Task::new(id, lengths))
+            .or_insert_with(|| Box::new(Task::new(id, lengths)))
             .lengths;
         if known != lengths {
             let message = SchedulerMessage::Mismatch {
@@ -167,14 +167,14 @@ impl Cluster {
         task.add_origin(origin);
         self.hosts.get(&host)?;
         self.enrol(host, &id);
-        self.tasks.get_mut(&id)
+        self.tasks.get_mut(&id).map(Box::as_mut)
     }
 
     /// A task that a host turns out to have to do with.
     pub(super) fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
         self.hosts.get(&host)?;
         self.enrol(host, id);
-        self.tasks.get_mut(id)
+        self.tasks.get_mut(id).map(Box::as_mut)
     }
 
     /// Notes what a host holds; what it keeps to itself is nobody's concern, and nor is what

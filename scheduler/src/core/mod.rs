@@ -141,7 +141,8 @@ pub struct Cluster {
     /// Each on its own: a map keeps many places empty, and has all twice while it grows.
     hosts: HashMap<HostId, Box<Host>>,
     seeds: BTreeSet<HostId>,
-    tasks: HashMap<TaskId, Task>,
+    /// As the hosts.
+    tasks: HashMap<TaskId, Box<Task>>,
     /// How many there may be.
     most_tasks: usize,
     /// Tasks with a lease or with somebody waiting.

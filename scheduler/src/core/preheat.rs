@@ -79,7 +79,7 @@ impl Cluster {
             let (task, pieces) = (self.tasks.get(&wish.task), wish.lengths.pieces());
             let is_whole =
                 |task: &Task| task.members.contains_key(&host) && task.held(&host).len() == pieces;
-            if task.is_some_and(is_whole) {
+            if task.is_some_and(|task| is_whole(task)) {
                 done.held.push(name);
             } else if self.priority(&host, Some(&wish.origin)) == Priority::Forbid {
                 done.forbidden.push(name);
