@@ -46,7 +46,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::{tasks::Tasks, tls::Acceptor};
@@ -107,6 +106,9 @@ pub struct ServerOptions {
     /// Shakes hands on every connection; without it, the port speaks plain text. Requests of
     /// nodes then have a [`PeerIdentity`].
     pub tls: Option<Acceptor>,
+    /// Whether its TLS has no buffers while nothing moves: 4 KiB less a connection, and each byte is copied
+    /// once more. For many connections that say little.
+    pub sparse: bool,
 }
 
 impl Default for ServerOptions {
@@ -124,6 +126,7 @@ impl Default for ServerOptions {
             connection_window: None,
             ping_timeout: Duration::from_secs(4),
             tls: None,
+            sparse: false,
         }
     }
 }
@@ -244,7 +247,7 @@ struct Connection {
 
 impl Connection {
     async fn begin(
-        mut self,
+        self,
         mut socket: TcpStream,
         place: OwnedSemaphorePermit,
         handshakes: Arc<Semaphore>,
@@ -255,14 +258,13 @@ impl Connection {
             let _ = SockRef::from(&socket).set_tcp_notsent_lowat(bytes);
         }
         if let Some(acceptor) = self.options.tls.clone() {
-            // On the heap, as everything large: what is needed to begin would stay as long as
-            // the connection does.
-            let secured = Box::pin(self.secured(&acceptor, socket, place, &handshakes)).await;
-            if let Some((socket, identity)) = secured {
-                self.identity = identity;
-                Box::pin(self.serve(socket, Bytes::new())).await;
+            let limit = HANDSHAKE.min(self.options.header_timeout);
+            if self.options.sparse {
+                let shake = |socket| acceptor.accept_sparse(socket, limit);
+                return self.serve_secured(socket, place, &handshakes, shake).await;
             }
-            return;
+            let shake = |socket| acceptor.accept(socket, limit);
+            return self.serve_secured(socket, place, &handshakes, shake).await;
         }
         if self.options.answer_tls {
             match self.first_byte(&socket).await {
@@ -291,21 +293,44 @@ impl Connection {
         }
     }
 
-    /// The connection after its handshake, and who is at its other end.
-    async fn secured(
-        &self,
-        acceptor: &Acceptor,
+    /// Serves a connection that begins with a handshake.
+    async fn serve_secured<S, F>(
+        mut self,
         socket: TcpStream,
         place: OwnedSemaphorePermit,
         handshakes: &Semaphore,
-    ) -> Option<(LingeringSocket<Box<TlsStream<TcpStream>>>, Option<HostId>)> {
+        shake: impl FnOnce(TcpStream) -> F,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<(S, Option<HostId>)>>,
+    {
+        // On the heap, as everything large: what is needed to begin would stay as long as
+        // the connection does.
+        let secured = Box::pin(self.secured(socket, place, handshakes, shake)).await;
+        if let Some((socket, identity)) = secured {
+            self.identity = identity;
+            Box::pin(self.serve(socket, Bytes::new())).await;
+        }
+    }
+
+    /// The connection after its handshake, and who is at its other end.
+    async fn secured<S, F>(
+        &self,
+        socket: TcpStream,
+        place: OwnedSemaphorePermit,
+        handshakes: &Semaphore,
+        shake: impl FnOnce(TcpStream) -> F,
+    ) -> Option<(LingeringSocket<Box<S>>, Option<HostId>)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<(S, Option<HostId>)>>,
+    {
         // Who says nothing takes nobody's turn.
         self.first_byte(&socket).await?;
         let wait = tokio::time::timeout(self.options.header_timeout, handshakes.acquire());
         let turn = self.tasks.token().run_until_cancelled(wait).await;
         let turn = turn?.ok()?.ok()?;
-        let shake = acceptor.accept(socket, HANDSHAKE.min(self.options.header_timeout));
-        let shaken = self.tasks.token().run_until_cancelled(shake).await;
+        let shaken = self.tasks.token().run_until_cancelled(shake(socket)).await;
         drop(turn);
         match shaken? {
             Ok((stream, identity)) => {

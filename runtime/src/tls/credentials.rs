@@ -18,11 +18,11 @@ use rustls::{
     sign::{CertifiedKey, SigningKey},
     version::TLS13,
 };
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Certificate, CertificateError, certificate, host_of, provider};
+use super::{Certificate, CertificateError, SparseStream, certificate, host_of, provider};
 
 /// A node has nothing to show.
 #[derive(Debug, thiserror::Error)]
@@ -253,13 +253,32 @@ impl Acceptor {
         limit: Duration,
     ) -> io::Result<(TlsStream<TcpStream>, Option<HostId>)> {
         let stream = tokio::time::timeout(limit, self.tls.accept(socket)).await??;
+        let host = self.host_of(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, host))
+    }
+
+    /// The same, for a connection that mostly says nothing.
+    ///
+    /// # Errors
+    /// Those of [`Acceptor::accept`].
+    pub async fn accept_sparse(
+        &self,
+        socket: TcpStream,
+        limit: Duration,
+    ) -> io::Result<(SparseStream, Option<HostId>)> {
+        let shake = SparseStream::accept(Arc::clone(self.tls.config()), socket);
+        let stream = tokio::time::timeout(limit, shake).await??;
+        let host = self.host_of(stream.peer_certificates())?;
+        Ok((stream, host))
+    }
+
+    /// Who has shown these, if only nodes may come.
+    fn host_of(&self, shown: Option<&[CertificateDer<'_>]>) -> io::Result<Option<HostId>> {
         if !self.members {
-            return Ok((stream, None));
+            return Ok(None);
         }
-        let shown = stream.get_ref().1.peer_certificates();
-        let host = shown.and_then(|chain| host_of(chain.first()?));
-        match host {
-            Some(host) => Ok((stream, Some(host))),
+        match shown.and_then(|chain| host_of(chain.first()?)) {
+            Some(host) => Ok(Some(host)),
             None => Err(io::Error::other("its certificate is no node's")),
         }
     }

@@ -26,6 +26,7 @@ mod options;
 mod register;
 mod registrar;
 pub mod renewal;
+mod sparse;
 mod token;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use join::JoinError;
 pub use options::{CERTIFICATE, ObtainError, Options};
 pub use register::{MemberRecord, Register, RegisterError, TokenRecord};
 pub use registrar::{ServeError, serve};
+pub use sparse::SparseStream;
 pub use token::{Fingerprint, Token, TokenError};
 
 /// The name in every node's certificate: who a node is says its key, not its name.

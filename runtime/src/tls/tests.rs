@@ -124,8 +124,22 @@ async fn handshakes_take_turns_which_the_silent_do_not() {
 
 #[tokio::test]
 async fn nobody_else_gets_in() {
+    for sparse in [false, true] {
+        nobody_else_gets_in_where(sparse).await;
+    }
+}
+
+async fn nobody_else_gets_in_where(sparse: bool) {
     let ((_dir, authority), (_other_dir, other)) = (authority(), authority());
-    let (address, _tasks) = serve(&Security::Tls(node(&authority, 1, HOUR))).await;
+    let options = ServerOptions {
+        sparse,
+        ..ServerOptions::default()
+    };
+    let security = Security::Tls(node(&authority, 1, HOUR));
+    let (address, _tasks) = serve_with(&security, options).await;
+    let member = Connector::secured(&node(&authority, 3, HOUR));
+    let known = ask(member, address).await;
+    assert_eq!(known, Ok(key(3).id().to_string()));
     let stranger = Connector::secured(&node(&other, 2, HOUR));
     assert!(ask(stranger, address).await.is_err(), "another authority's");
     assert!(

@@ -98,6 +98,7 @@ impl Scheduler {
             answer_tls: false,
             drain: Duration::from_millis(500),
             tls: security.acceptor(),
+            sparse: true,
             window: Some(session::WINDOW),
             ..ServerOptions::default()
         };
