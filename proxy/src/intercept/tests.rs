@@ -165,7 +165,7 @@ impl Proxy {
     }
 
     async fn stop(self) {
-        self.tasks.stop(Duration::from_secs(5)).await;
+        self.tasks.stop(Duration::from_secs(60)).await;
     }
 }
 

@@ -88,7 +88,7 @@ async fn a_scheduler_that_is_not_there_refuses_and_is_found_when_it_comes() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (first, first_tasks) = scheduler(dir.path(), any).await;
     let address = first.address();
-    first_tasks.stop(Duration::from_secs(5)).await;
+    first_tasks.stop(Duration::from_secs(60)).await;
 
     let list = List::new([format!("http://{address}")], false);
     let name = list.names[0].clone();
@@ -105,9 +105,9 @@ async fn a_scheduler_that_is_not_there_refuses_and_is_found_when_it_comes() {
     assert_eq!(change, SessionEvent::Up(name.clone()));
     assert_ne!(again.id(), peer.host);
 
-    again_tasks.stop(Duration::from_secs(5)).await;
+    again_tasks.stop(Duration::from_secs(60)).await;
     assert_eq!(peer.change().await, SessionEvent::Down(name));
-    assert!(peer.tasks.stop(Duration::from_secs(5)).await);
+    assert!(peer.tasks.stop(Duration::from_secs(60)).await);
 }
 
 #[tokio::test]
@@ -126,6 +126,6 @@ async fn a_session_that_is_closed_says_its_last_words_and_nothing_of_its_end() {
 
     peer.session.open(&name);
     assert_eq!(peer.change().await, SessionEvent::Up(name));
-    assert!(peer.tasks.stop(Duration::from_secs(5)).await);
-    assert!(scheduler_tasks.stop(Duration::from_secs(5)).await);
+    assert!(peer.tasks.stop(Duration::from_secs(60)).await);
+    assert!(scheduler_tasks.stop(Duration::from_secs(60)).await);
 }

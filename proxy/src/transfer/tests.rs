@@ -181,7 +181,7 @@ async fn a_piece_comes_with_its_proof() {
         matches!(refused, Err(FetchError::Rot(Rot::Proof(_)))),
         "{refused:?}"
     );
-    parent.tasks.stop(Duration::from_secs(5)).await;
+    parent.tasks.stop(Duration::from_secs(60)).await;
 }
 
 #[tokio::test]
@@ -284,7 +284,7 @@ async fn a_greedy_child_gets_no_more_than_another() {
     let [greedy, modest] = pieces.map(AtomicU32::into_inner);
     println!("{greedy} and {modest} pieces");
     assert!(modest * 3 >= greedy * 2, "{modest} beside {greedy}");
-    parent.tasks.stop(Duration::from_secs(5)).await;
+    parent.tasks.stop(Duration::from_secs(60)).await;
 }
 
 #[tokio::test]
@@ -383,7 +383,7 @@ async fn expect(end: &mut End, wanted: LinkEvent) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait)
+    tokio::time::timeout(Duration::from_secs(60), wait)
         .await
         .unwrap_or_else(|_| panic!("no {wanted:?}"));
 }
@@ -407,7 +407,7 @@ async fn two_hosts_that_dial_at_once_have_one_link() {
     .await;
     two.links.send(&one.neighbour.host, &message);
     expect(&mut one, LinkEvent::Message(two.neighbour.host, message)).await;
-    two.tasks.stop(Duration::from_secs(5)).await;
+    two.tasks.stop(Duration::from_secs(60)).await;
     expect(&mut one, LinkEvent::Down(two.neighbour.host)).await;
 }
 

@@ -127,7 +127,7 @@ async fn a_certificate_is_the_proxys_own_credential_and_is_never_shown_for_anybo
         credential: None,
     };
     assert!(!upstreams.read(read).await.unwrap().anonymous);
-    assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
+    assert!(tasks.stop(std::time::Duration::from_secs(60)).await);
 }
 
 #[test]

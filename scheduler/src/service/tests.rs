@@ -138,7 +138,7 @@ async fn over_tls_a_host_is_whose_certificate_it_shows() {
     assert!(greet(&scheduler, stranger, node.id(), &node).await.is_err());
     let plain = greet(&scheduler, Connector::plain(), node.id(), &node).await;
     assert!(plain.is_err(), "plain text");
-    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn in_plain_text_a_host_is_whose_key_signs() {
     assert!(matches!(welcome, Ok(SchedulerMessage::Welcome { .. })));
     let forged = greet(&scheduler, Connector::plain(), other.id(), &node).await;
     assert!(forged.unwrap_err().contains("does not prove"));
-    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }
 
 #[tokio::test]
@@ -209,11 +209,11 @@ async fn a_session_ends_with_the_next_one_of_its_host() {
     let first = session(1).await;
     let second = session(2).await;
     // The first says nothing more, and is not read any more.
-    let ended = tokio::time::timeout(Duration::from_secs(10), first.outbox.closed());
+    let ended = tokio::time::timeout(Duration::from_secs(60), first.outbox.closed());
     assert!(ended.await.is_ok(), "it goes on");
     assert!(!second.outbox.is_closed());
     drop((first, second));
-    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }
 
 #[test]
@@ -313,5 +313,5 @@ async fn a_host_may_send_no_more_than_fits_into_one_read() {
         settings.contains(&(INITIAL_WINDOW_SIZE, WINDOW)),
         "{settings:?}"
     );
-    assert!(tasks.stop(Duration::from_secs(5)).await);
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }
