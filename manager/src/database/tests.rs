@@ -10,7 +10,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::Connection as _;
@@ -70,8 +70,19 @@ impl Place {
     }
 
     pub(crate) async fn open(&self) -> Database {
-        let opened = Database::open(self.url(), self.dir(), Metrics::default()).await;
-        opened.unwrap_or_else(|cause| panic!("{cause:?}"))
+        let begin = Instant::now();
+        loop {
+            let opened = Database::open(self.url(), self.dir(), Metrics::default()).await;
+            match opened {
+                Ok(database) => return database,
+                // The one server of all tests may take longer than a manager waits for it.
+                Err(OpenError::Database {
+                    cause: sqlx::Error::PoolTimedOut,
+                    ..
+                }) if begin.elapsed() < LIMIT => {}
+                Err(cause) => panic!("{cause:?}"),
+            }
+        }
     }
 }
 
