@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    bench::{Bench, PATIENCE, blob_path, upstream},
+    bench::{Bench, GIVE_UP, PATIENCE, blob_path, upstream},
     registry::{Access, End, Framing, MANIFEST_TYPE, OWN_WORDS, Registry, Reply, Shelf, content},
 };
 
@@ -68,7 +68,7 @@ async fn tls_on_the_plain_port_is_told_so_and_the_mirror_goes_on() {
     let hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3];
     socket.write_all(&hello).await.expect("room for a hello");
     let mut reply = String::new();
-    let read = tokio::time::timeout(PATIENCE, socket.read_to_string(&mut reply));
+    let read = tokio::time::timeout(GIVE_UP, socket.read_to_string(&mut reply));
     read.await.expect("an answer in time").expect("no reset");
     assert!(reply.starts_with("HTTP/1.1 400 "), "{reply}");
     assert_eq!(registry.connections(), 0);
@@ -162,7 +162,7 @@ async fn a_token_reply_that_never_ends_costs_seconds_only() {
     let shelf = Shelf::new()
         .blob("app", &blob())
         .access("app", Access::AnonymousToken);
-    let (bench, _registry) = Bench::twisted(shelf, |seen, good| {
+    let (bench, _registry) = Bench::impatient(shelf, |seen, good| {
         if seen.path == "/token" {
             good.end(End::Stall(10))
         } else {

@@ -121,7 +121,7 @@ async fn an_upstream_that_fails_before_the_first_byte_is_a_5xx_within_five_secon
     let benches = join_all(
         FAULTS
             .iter()
-            .map(|(_, _, twist)| Bench::twisted(shelf(), twist)),
+            .map(|(_, _, twist)| Bench::impatient(shelf(), twist)),
     )
     .await;
     join_all(FAULTS.iter().zip(benches).map(|(fault, bench)| async move {
@@ -161,7 +161,7 @@ async fn fails_in_time(bench: &Bench, name: &str, repository: &str) {
 
 #[tokio::test]
 async fn a_silent_token_server_leaves_the_registrys_own_refusal() {
-    let (bench, _registry) = Bench::twisted(shelf(), |seen, good| {
+    let (bench, _registry) = Bench::impatient(shelf(), |seen, good| {
         if seen.path == "/token" {
             Reply::silent()
         } else {
@@ -181,7 +181,7 @@ async fn a_silent_token_server_leaves_the_registrys_own_refusal() {
 #[tokio::test]
 async fn a_registry_that_is_slow_but_at_work_is_waited_for() {
     // Each reply takes its time: challenge, token, head, redirect, target.
-    let (bench, _registry) = Bench::twisted(shelf(), |seen, good| {
+    let (bench, _registry) = Bench::impatient(shelf(), |seen, good| {
         let slow = End::Late(Duration::from_millis(550));
         if get(seen) && seen.header("authorization").is_some() && seen.query.is_empty() {
             let to = format!("{}?signed=1", seen.path);

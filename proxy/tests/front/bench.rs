@@ -20,16 +20,23 @@ use prometheus_client::registry::Registry as Metrics;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use crate::registry::{Registry, Reply, Seen, Shelf};
+use crate::{
+    clock::Clock,
+    registry::{Registry, Reply, Seen, Shelf},
+};
 
-/// A client must know that there is nothing to be had within this.
+/// A client must know that there is nothing to be had within this, by the bench's clock.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// No test waits longer for anything.
-const GIVE_UP: Duration = Duration::from_secs(40);
+/// No test waits longer for anything: enough for the slowest machine.
+pub(crate) const GIVE_UP: Duration = Duration::from_secs(120);
+/// Members of a swarm answer each other by then, on the slowest machine; who does not is gone.
+pub(crate) const ANSWERED: Duration = Duration::from_secs(10);
 
 pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
     pub(crate) tasks: Tasks,
+    clock: Clock,
+    metrics: Metrics,
     operations: axum::Router,
     _dir: TempDir,
 }
@@ -40,6 +47,21 @@ pub(crate) fn upstream(name: &str, url: String) -> UpstreamOptions {
         url: Some(url),
         ..UpstreamOptions::default()
     }
+}
+
+/// Waits for whoever is only slow: for tests whose subject is something else.
+fn patient(options: &mut Options) {
+    options.mirror.upstream_timeout = GIVE_UP;
+    options.mirror.first_byte_timeout = GIVE_UP;
+    options.swarm.join_timeout = ANSWERED;
+    options.swarm.session_grace = ANSWERED;
+}
+
+/// Waits for as long as a proxy does by default: where somebody never says anything.
+pub(crate) fn impatient(options: &mut Options) {
+    let default = Options::default();
+    options.mirror = default.mirror;
+    options.swarm = default.swarm;
 }
 
 impl Bench {
@@ -59,6 +81,21 @@ impl Bench {
         (bench, registry)
     }
 
+    /// The same, for registries that say nothing: its patience with them is the default one.
+    pub(crate) async fn impatient(
+        shelf: Shelf,
+        twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+    ) -> (Self, Registry) {
+        let tasks = Tasks::new();
+        let registry = Registry::twisted(shelf, &tasks, twist).await;
+        let list = vec![upstream("registry.test", registry.url())];
+        let bench = Self::with(tasks, |options| {
+            options.upstreams = list;
+            impatient(options);
+        });
+        (bench.await, registry)
+    }
+
     pub(crate) async fn of(upstreams: Vec<UpstreamOptions>, tasks: Tasks) -> Self {
         Self::with(tasks, |options| options.upstreams = upstreams).await
     }
@@ -69,8 +106,10 @@ impl Bench {
         tasks: Tasks,
         scheduler: SocketAddr,
         seed: bool,
+        change: fn(&mut Options),
     ) -> Self {
         Self::with(tasks, |options| {
+            change(options);
             options.upstreams = upstreams;
             options.schedulers = vec![format!("http://{scheduler}")];
             options.seed = seed;
@@ -78,6 +117,7 @@ impl Bench {
         .await
     }
 
+    /// With all the patience that a slow machine needs, but where it is changed.
     pub(crate) async fn with(tasks: Tasks, change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -87,18 +127,22 @@ impl Bench {
             data: dir.path().to_owned(),
             ..Options::default()
         };
+        patient(&mut options);
         change(&mut options);
+        let mut metrics = Metrics::default();
         let proxy = Proxy::start(
             options,
             &Security::Plain,
             axum::Router::new(),
             &tasks,
-            &mut Metrics::default(),
+            &mut metrics,
         )
         .await;
         let proxy = proxy.expect("a proxy starts");
         Self {
             address: proxy.listen(),
+            clock: Clock::start(&tasks),
+            metrics,
             tasks,
             operations: proxy.operations(),
             _dir: dir,
@@ -108,6 +152,14 @@ impl Bench {
     /// What the operations port serves of it.
     pub(crate) fn operations(&self) -> axum::Router {
         self.operations.clone()
+    }
+
+    /// Waits until its session with a scheduler stands.
+    pub(crate) async fn has_a_session(&self) {
+        until("it has a session", || {
+            metric(&self.metrics, "peer_sessions") == Some(1.0)
+        })
+        .await;
     }
 
     pub(crate) fn ask(&self, path: impl Into<String>) -> Ask<'_> {
@@ -128,7 +180,7 @@ impl Bench {
     /// Ends the proxy and the registries, and sees that nothing is left.
     pub(crate) async fn stop(self) {
         assert!(
-            self.tasks.stop(Duration::from_secs(15)).await,
+            self.tasks.stop(Duration::from_secs(60)).await,
             "all tasks end"
         );
     }
@@ -160,7 +212,7 @@ impl Ask<'_> {
 
     /// Sends it on a connection of its own, and reads no more than the head.
     pub(crate) async fn open(self) -> Open {
-        let began = Instant::now();
+        let began = self.bench.clock.now();
         let socket = TcpStream::connect(self.bench.address).await;
         let socket = socket.expect("the proxy listens");
         let handshake = http1::handshake(TokioIo::new(socket)).await;
@@ -171,7 +223,7 @@ impl Ask<'_> {
         let response = response.await.expect("an answer in time");
         Open {
             response: response.expect("an answer"),
-            took: began.elapsed(),
+            took: self.bench.clock.now() - began,
             _sender: sender,
         }
     }
@@ -256,7 +308,7 @@ pub(crate) struct Answer {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) end: BodyEnd,
-    /// Until the head.
+    /// Until the head, by the bench's clock.
     pub(crate) took: Duration,
 }
 
@@ -284,6 +336,15 @@ impl Answer {
 
 pub(crate) fn blob_path(repository: &str, bytes: &Bytes) -> String {
     format!("/v2/{repository}/blobs/{}", Digest::sha256(bytes))
+}
+
+/// A sample of these metrics.
+pub(crate) fn metric(metrics: &Metrics, name: &str) -> Option<f64> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, metrics).expect("a string takes all");
+    let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let sample = samples.into_iter().find(|(key, _)| *key == name);
+    sample.and_then(|(_, value)| value.parse().ok())
 }
 
 /// Waits for a condition.

@@ -4,6 +4,7 @@
 mod attacks;
 mod before;
 mod bench;
+mod clock;
 mod input;
 mod kinds;
 mod names;

@@ -8,7 +8,7 @@ use darter_runtime::Tasks;
 use http::StatusCode;
 
 use crate::{
-    bench::{Bench, blob_path, until, upstream},
+    bench::{Bench, GIVE_UP, PATIENCE, blob_path, impatient, until, upstream},
     registry::{Access, MANIFEST_TYPE, OWN_WORDS, Registry, Reply, Shelf, content},
 };
 
@@ -259,6 +259,7 @@ async fn after_it_is_gone(reply: fn() -> Reply) {
     .await;
     let list = vec![upstream("registry.test", registry.url())];
     let bench = Bench::with(tasks, |options| {
+        impatient(options);
         options.upstreams = list;
         options.mirror.tag_ttl = Duration::from_millis(50);
         options.rights.allowed_for = Duration::from_millis(50);
@@ -294,11 +295,7 @@ async fn after_it_is_gone(reply: fn() -> Reply) {
     for path in paths("private") {
         let mine = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
         assert_eq!(mine.status, StatusCode::OK, "{path}");
-        assert!(
-            mine.took < crate::bench::PATIENCE,
-            "{path}: {:?}",
-            mine.took
-        );
+        assert!(mine.took < PATIENCE, "{path}: {:?}", mine.took);
     }
     bench
         .get(blob_path("public", &other))
@@ -314,11 +311,7 @@ async fn after_it_is_gone(reply: fn() -> Reply) {
             let answer = bench.ask(&*path).authorized(stranger).send().await;
             let case = format!("{path} {stranger:?}");
             assert!(answer.status.is_server_error(), "{case}: {}", answer.status);
-            assert!(
-                answer.took < crate::bench::PATIENCE,
-                "{case}: {:?}",
-                answer.took
-            );
+            assert!(answer.took < PATIENCE, "{case}: {:?}", answer.took);
         }
     }
     let elsewhere = bench.get(blob_path("public", &blob())).await;
@@ -378,10 +371,7 @@ async fn a_right_that_was_taken_away_ends() {
             assert_eq!(answer.body, OWN_WORDS);
             break;
         }
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "the memory of a right ends"
-        );
+        assert!(began.elapsed() < GIVE_UP, "the memory of a right ends");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     bench.stop().await;
@@ -425,7 +415,7 @@ async fn no_word(status: u16) {
     let began = std::time::Instant::now();
     while store.asked("HEAD", "/blobs/").len() < 3 {
         ask(&path, RIGHT).await.is_whole(&blob());
-        assert!(began.elapsed() < Duration::from_secs(20), "it is not asked");
+        assert!(began.elapsed() < GIVE_UP, "it is not asked");
     }
     let answer = ask(&unknown, RIGHT).await.status.as_u16();
     assert_eq!(answer, if status == 404 { 404 } else { 502 }, "{status}");
@@ -463,10 +453,7 @@ async fn a_registry_that_says_no_in_other_words_is_not_out_of_reach() {
         // What the registry said a moment ago is one answer for all who ask.
         let began = std::time::Instant::now();
         while ask().await.status == StatusCode::OK {
-            assert!(
-                began.elapsed() < Duration::from_secs(10),
-                "{word}: it is still given"
-            );
+            assert!(began.elapsed() < GIVE_UP, "{word}: it is still given");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(ask().await.status, StatusCode::BAD_GATEWAY, "{word}");
@@ -507,7 +494,7 @@ async fn a_public_repository_that_was_made_private_is_nobodys_not_even_within_th
     for path in paths("app") {
         let began = std::time::Instant::now();
         while bench.get(&*path).await.status != StatusCode::UNAUTHORIZED {
-            assert!(began.elapsed() < crate::bench::PATIENCE, "{path}");
+            assert!(began.elapsed() < GIVE_UP, "{path}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -521,7 +508,7 @@ async fn a_public_repository_that_was_made_private_is_nobodys_not_even_within_th
             if status.is_server_error() {
                 break;
             }
-            assert!(began.elapsed() < crate::bench::PATIENCE, "{path}");
+            assert!(began.elapsed() < GIVE_UP, "{path}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -558,18 +545,15 @@ async fn the_next_token_is_there_before_the_last_one_ends() {
         if seen.path != "/token" {
             return good;
         }
-        // Six seconds, less what is taken off for the way.
-        Reply::new(200).body(r#"{"token":"anonymous-app","expires_in":16}"#)
+        // Fourteen seconds, less what is taken off for the way.
+        Reply::new(200).body(r#"{"token":"anonymous-app","expires_in":24}"#)
     })
     .await;
     let tag = "/v2/app/tags/list";
     let began = std::time::Instant::now();
     while registry.asked("GET", "/token").len() < 2 {
         bench.get(tag).await;
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "it is never renewed"
-        );
+        assert!(began.elapsed() < GIVE_UP, "it is never renewed");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(
@@ -616,8 +600,10 @@ async fn a_remembered_right_costs_a_warm_blob_nothing_that_can_be_seen() {
         let (public, private) = (at(&mut public, percent), at(&mut private, percent));
         println!("p{percent}: {public:?} public, {private:?} with a remembered right");
     }
-    let added = at(&mut private, 50).saturating_sub(at(&mut public, 50));
-    assert!(added <= MOST, "{added:?} more");
+    let (public, private) = (at(&mut public, 50), at(&mut private, 50));
+    let added = private.saturating_sub(public);
+    // Where all is slow, so is the question.
+    assert!(added <= MOST.max(public / 4), "{added:?} more");
     assert!(
         registry.seen().len() < 20,
         "the registry is not asked again"

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use darter_api::Digest;
+use darter_proxy::app::Options;
 use darter_runtime::{Tasks, server::ClientAddress, tls::Security};
 use darter_scheduler::Scheduler;
 use futures::future::join_all;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use crate::{
-    bench::{Bench, BodyEnd, PATIENCE, blob_path, upstream},
+    bench::{ANSWERED, Bench, BodyEnd, GIVE_UP, PATIENCE, blob_path, impatient, upstream},
     registry::{Access, End, Framing, OWN_WORDS, Registry, Reply, Seen, Shelf, content},
 };
 
@@ -35,24 +36,33 @@ impl Swarm {
         shelf: Shelf,
         twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::changed(|_| {}, shelf, twist).await
+    }
+
+    async fn changed(
+        change: fn(&mut Options),
+        shelf: Shelf,
+        twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let tasks = Tasks::new();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let options = darter_scheduler::Options {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data: dir.path().to_owned(),
             settle: Duration::from_millis(100),
+            accept_timeout: ANSWERED,
             ..Default::default()
         };
-        let scheduler =
-            Scheduler::start(options, &Security::Plain, &tasks, &mut Metrics::default()).await;
+        let mut metrics = Metrics::default();
+        let scheduler = Scheduler::start(options, &Security::Plain, &tasks, &mut metrics).await;
         let scheduler = scheduler.expect("a scheduler starts");
         let address = scheduler.address();
         let registry = Registry::twisted(shelf, &tasks, twist).await;
         let list = vec![upstream("registry.test", registry.url())];
-        let member = |seed| Bench::member(list.clone(), Tasks::new(), address, seed);
+        let member = |seed| Bench::member(list.clone(), Tasks::new(), address, seed, change);
         let (seed, one, two) = (member(true).await, member(false).await, member(false).await);
         // Sessions are up well before the first question's answer is needed.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        join_all([&seed, &one, &two].map(Bench::has_a_session)).await;
         Self {
             registry,
             seed,
@@ -77,7 +87,7 @@ impl Swarm {
     async fn stop(self) {
         let [one, two] = self.peers;
         tokio::join!(one.stop(), two.stop(), self.seed.stop());
-        assert!(self.tasks.stop(Duration::from_secs(15)).await);
+        assert!(self.tasks.stop(Duration::from_secs(60)).await);
     }
 }
 
@@ -117,7 +127,7 @@ async fn with_a_scheduler_too_a_failing_upstream_is_a_5xx_within_five_seconds() 
     let swarms = join_all(
         faults
             .iter()
-            .map(|(_, twist)| Swarm::start(shelf.clone(), *twist)),
+            .map(|(_, twist)| Swarm::changed(impatient, shelf.clone(), *twist)),
     )
     .await;
     let paths = [
@@ -244,7 +254,7 @@ async fn a_source_that_always_breaks_off_at_the_same_byte_is_given_up_by_all() {
 
 #[tokio::test]
 async fn of_a_public_repository_one_member_asks_for_all() {
-    const LAYERS: usize = 40;
+    const LAYERS: usize = 24;
     let layers: Vec<Bytes> = (0..LAYERS)
         .map(|layer| content(40_000 + layer, layer as u64))
         .collect();
@@ -270,7 +280,9 @@ async fn of_a_public_repository_one_member_asks_for_all() {
     }))
     .await;
     let count = |method| swarm.registry.asked(method, "/blobs/").len();
-    assert_eq!((count("GET"), count("HEAD")), (LAYERS, 0));
+    assert_eq!(count("GET"), LAYERS);
+    // A word that a slow machine delays is not waited for; without any, each would be asked for.
+    assert!(count("HEAD") <= LAYERS / 4, "{} questions", count("HEAD"));
     // A manifest that names a blob proves nothing, and neither does another repository.
     let elsewhere = swarm.peers[0].get(blob_path("other", &layers[0])).await;
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
@@ -305,7 +317,7 @@ async fn a_content_whose_size_nobody_tells_is_read_once_and_given_as_it_comes() 
     let blob = content(9_000_001, 5);
     let (open, gate) = watch::channel(false);
     let twist = untold(&blob, HALF, gate);
-    let swarm = Swarm::start(Shelf::new().blob("app", &blob), twist).await;
+    let swarm = Swarm::changed(impatient, Shelf::new().blob("app", &blob), twist).await;
     let path = blob_path("app", &blob);
     let [one, two] = &swarm.peers;
     let begun = [one, two].map(|peer| async {
@@ -398,7 +410,7 @@ async fn what_is_preheated_is_read_once_and_is_there_when_it_is_pulled() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let came = tokio::time::timeout(Duration::from_secs(20), is_everywhere).await;
+    let came = tokio::time::timeout(GIVE_UP, is_everywhere).await;
     assert!(came.is_ok(), "it comes to both peers and the seed");
     let reads = || swarm.registry.asked("GET", "/blobs/").len();
     assert_eq!(reads(), 1);
