@@ -41,15 +41,15 @@ async fn relay(
 #[tokio::test]
 async fn a_parent_that_sends_little_at_a_time_does_not_stall() {
     let parent = parent(700_000, None).await;
-    let mut left = 50;
+    let mut left = 60;
     let take = move || {
         left -= 1;
-        (left > 0).then_some(Duration::from_millis(50))
+        (left > 0).then_some(Duration::from_millis(100))
     };
-    // The first group takes two and a half seconds.
+    // The first group takes six seconds.
     let wanted = Wanted {
         address: relay(&parent.tasks, parent.wanted.address, 2048, take).await,
-        stall_after: Duration::from_secs(1),
+        stall_after: Duration::from_secs(4),
         ..parent.wanted
     };
     let mut sink = Collected::default();

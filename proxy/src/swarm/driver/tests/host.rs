@@ -16,7 +16,10 @@ use darter_runtime::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
-use super::origin::{TestSource, origin};
+use super::{
+    clock::Clock,
+    origin::{TestSource, origin},
+};
 use crate::{
     content::{Content, Contents as _, Excerpt, OpenError, ReadError, Sizing, Want},
     credential::Credential,
@@ -40,6 +43,9 @@ use crate::{
 pub(super) fn scheduler_name() -> SchedulerName {
     SchedulerName::new("http://scheduler:8002")
 }
+
+/// Whoever waits in vain fails after this: enough for the slowest machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) struct Host {
     pub(super) swarm: Swarm,
@@ -187,7 +193,7 @@ impl Host {
             Scheduler::Test => Some((session, session_events)),
         };
         let parts = Parts {
-            options: core::Options::default(),
+            options: core_options(),
             key: Arc::clone(&key),
             store: store.clone(),
             found,
@@ -244,8 +250,13 @@ impl Host {
     async fn hears_itself_say(&self, what: &str, is_such: impl Fn(&PeerMessage) -> bool) {
         let mut said = self.said.lock().await;
         let hears = async { while !is_such(&said.recv().await.unwrap()) {} };
-        let heard = tokio::time::timeout(Duration::from_secs(10), hears).await;
+        let heard = tokio::time::timeout(PATIENCE, hears).await;
         assert!(heard.is_ok(), "waited in vain for {what}");
+    }
+
+    /// For what it must do within a time.
+    pub(super) fn clock(&self) -> Clock {
+        Clock::start(&self.tasks)
     }
 
     pub(super) fn id(&self) -> HostId {
@@ -351,8 +362,18 @@ impl Host {
             ..
         } = self;
         drop(swarm);
-        assert!(tasks.stop(Duration::from_secs(5)).await);
+        assert!(tasks.stop(Duration::from_secs(60)).await);
         drop(store);
+    }
+}
+
+/// The scheduler that a test speaks for, and hosts among each other, have the time that a slow
+/// machine needs: who does not wait for them reads the source on its own.
+fn core_options() -> core::Options {
+    core::Options {
+        join_timeout: Duration::from_secs(10),
+        starved_timeout: Duration::from_secs(30),
+        ..core::Options::default()
     }
 }
 
@@ -397,7 +418,7 @@ pub(super) async fn until(what: &str, mut so: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
 

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use tempfile::tempdir;
 
 use super::{
-    host::{Host, read, until},
+    host::{Host, PATIENCE, read, until},
     origin::{Fault, TestSource, content, task_of},
 };
 use crate::{
@@ -364,8 +364,9 @@ async fn a_source_that_stays_away_ends_it_soon() {
         source.fault(Fault::Unreachable);
     }
     let host = Host::alone(dir.path(), &source).await;
-    let pull = tokio::time::timeout(Duration::from_secs(5), host.pull(task_of(&bytes)));
-    let failed = pull.await.expect("within five seconds");
+    let (clock, pull) = (host.clock(), host.pull(task_of(&bytes)));
+    let failed = tokio::time::timeout(PATIENCE, pull).await.unwrap();
+    assert!(clock.now() < Duration::from_secs(5), "{:?}", clock.now());
     assert!(matches!(failed, Err(ReadError::Download(_))), "{failed:?}");
     host.stop().await;
 }

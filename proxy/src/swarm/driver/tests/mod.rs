@@ -1,5 +1,7 @@
 //! Real stores, links and piece servers in one process, against a source with faults.
 
+#[path = "../../../../tests/front/clock.rs"]
+mod clock;
 mod cuts;
 mod endless;
 mod ends;
