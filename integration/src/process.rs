@@ -11,6 +11,9 @@ use tokio::process::{Child, Command};
 
 use crate::{darter, report, secrets};
 
+/// Below Linux's `ip_local_port_range`, by default.
+const NEVER_GIVEN: std::ops::Range<u16> = 10_000..32_000;
+
 /// A daemon with its log file. Killed when dropped, and by the kernel when the test
 /// process dies (`setpriv --pdeathsig`, from util-linux).
 pub struct Process {
@@ -77,9 +80,9 @@ impl Process {
     /// Waits until `condition` holds for its log.
     ///
     /// # Errors
-    /// When it ends first, or a minute passes; with the log's end.
+    /// When it ends first, or two minutes pass; with the log's end.
     pub async fn wait_for<T>(&mut self, mut condition: impl FnMut(&str) -> Option<T>) -> Result<T> {
-        for _ in 0..3000 {
+        for _ in 0..6000 {
             if let Some(found) = condition(&self.log()) {
                 return Ok(found);
             }
@@ -190,14 +193,20 @@ pub async fn run(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
-/// A loopback port that was free a moment ago, for software that can't take port 0.
+/// A loopback port that was free a moment ago, for software that can't take port 0, or that is to
+/// start again where it was. It is none of those that the kernel gives to port 0 and to clients,
+/// so that nothing else on this machine takes it by chance before, or in between.
 ///
 /// # Errors
 /// When no port is free.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
+    for _ in 0..1000 {
+        let port = rand::random_range(NEVER_GIVEN);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
 
 /// Polls until `condition` yields something, at most `limit`.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// For whatever happens between processes of a loaded machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// See the module.
 pub struct Stand {

@@ -20,6 +20,7 @@ use darter_integration::{
     report::can_use,
     stand::has,
 };
+use darter_runtime::Tasks;
 use futures::future::{try_join, try_join_all};
 use serde_json::{Value, json};
 use tokio::{
@@ -28,8 +29,13 @@ use tokio::{
     task::JoinSet,
 };
 
-const LIMIT: Duration = Duration::from_secs(60);
-/// What is set is everywhere within this.
+#[path = "../../proxy/tests/front/clock.rs"]
+mod clock;
+
+use clock::Clock;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// What is set is everywhere within this, by a test's clock.
 const PUSHED: Duration = Duration::from_secs(2);
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
@@ -167,11 +173,13 @@ async fn a_seed_becomes_a_plain_peer_and_back_under_load() -> Result<()> {
     lists(&manager, "seed-peers", &[address]).await?;
 
     let plain = json!({"schedulers": {"rules": [{"hosts": ["seed"], "seed": false}]}});
+    let tasks = Tasks::new();
+    let clock = Clock::start(&tasks);
     let change = async |settings: Value, seeds: &[&str]| {
-        let begin = Instant::now();
+        let begin = clock.now();
         set(&manager, &swarm.scheduler, settings).await?;
         lists(&manager, "seed-peers", seeds).await?;
-        let took = begin.elapsed();
+        let took = clock.now() - begin;
         ensure!(took < PUSHED, "{took:?}");
         Ok(())
     };
@@ -317,18 +325,21 @@ async fn who_is_silent_is_handed_out_by_nobody_and_comes_back() -> Result<()> {
 
     // Three beats of two seconds, and what a look takes.
     let three = Duration::from_secs(6) + Duration::from_secs(1);
-    let begin = Instant::now();
+    let tasks = Tasks::new();
+    let clock = Clock::start(&tasks);
+    let begin = clock.now();
+    let since = || clock.now() - begin;
     // As a host whose power went: nobody closes its connections.
     swarm.seed.process.signal("STOP").await?;
     pull(&swarm.peers[0], &image.layers[0]).await?;
-    println!("pulled with a silent seed after {:?}", begin.elapsed());
+    println!("pulled with a silent seed after {:?}", since());
     let by_manager = async {
         lists(&manager, "seed-peers", &[]).await?;
-        Ok(begin.elapsed())
+        Ok(since())
     };
     let by_scheduler = async {
         swarm.has_sessions(1).await?;
-        Ok::<_, anyhow::Error>(begin.elapsed())
+        Ok::<_, anyhow::Error>(since())
     };
     let took = try_join(by_manager, by_scheduler).await?;
     println!("a silent seed is gone from manager and scheduler after {took:?}");
@@ -338,10 +349,10 @@ async fn who_is_silent_is_handed_out_by_nobody_and_comes_back() -> Result<()> {
     lists(&manager, "seed-peers", &[seed]).await?;
     swarm.has_sessions(2).await?;
 
-    let begin = Instant::now();
+    let begin = clock.now();
     swarm.scheduler.process.signal("STOP").await?;
     lists(&manager, "schedulers", &[]).await?;
-    let took = begin.elapsed();
+    let took = clock.now() - begin;
     println!("a silent scheduler is gone after {took:?}");
     ensure!(took < three, "{took:?}");
     pull(&swarm.peers[0], &image.layers[2]).await?;

@@ -98,7 +98,7 @@ async fn one_image_through_many_proxies() -> Result<()> {
 /// `curl -x` with the proxy's CA gets the blob of `https://docker.io` from the swarm.
 async fn through_connect(cluster: &Cluster, dir: &std::path::Path, blob: &Blob) -> Result<()> {
     let peer = &cluster.peers[1];
-    let ca = eventually("the CA certificate", Duration::from_secs(5), || async {
+    let ca = eventually("the CA certificate", Duration::from_secs(60), || async {
         let ca = dir.join("peer-1/ca.crt");
         ca.is_file().then_some(ca)
     })

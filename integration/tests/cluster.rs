@@ -18,17 +18,17 @@ use darter_integration::{
 };
 use tokio::process::Command;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 const ANY: &str = "127.0.0.1:0";
 /// Seconds of a certificate's life, or of a minute with `hack/test.sh --long`; it is renewed after
 /// two thirds of it.
 fn life() -> usize {
-    repetitions(6, 60)
+    repetitions(10, 60)
 }
 
 /// Seconds of pulls: several lives.
 fn pulls() -> Duration {
-    Duration::from_secs(repetitions(15, 300) as u64)
+    Duration::from_secs(repetitions(20, 300) as u64)
 }
 
 struct Cluster {

@@ -17,7 +17,7 @@ use darter_integration::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A scheduler, a seed and a peer.
 struct Side {

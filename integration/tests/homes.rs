@@ -18,7 +18,7 @@ use darter_integration::{
 use futures::future::join_all;
 
 const MIB: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const ANY: &str = "127.0.0.1:0";
 
 /// A slow registry and what has been pushed to it.

@@ -18,6 +18,8 @@ use darter_integration::{
 use rand::RngExt as _;
 
 const MIB: u64 = 1 << 20;
+/// Whoever waits in vain fails after this.
+const LIMIT: Duration = Duration::from_secs(120);
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -61,8 +63,7 @@ fn url(part: &Part, blob: &Blob) -> String {
 }
 
 async fn pull(part: &Part, blob: &Blob) -> Result<Bytes> {
-    let limit = Duration::from_secs(60);
-    let reply = tokio::time::timeout(limit, http::get(&url(part, blob))).await??;
+    let reply = tokio::time::timeout(LIMIT, http::get(&url(part, blob))).await??;
     ensure!(
         reply.status() == 200,
         "{}: {:?}",
@@ -86,7 +87,7 @@ async fn some_moment(bench: &Bench, blob: &Blob) -> Result<()> {
     let digest = blob.digest.to_string();
     let share = rand::rng().random_range(5..80);
     let threshold = blob.bytes.len() as u64 * share / 100;
-    eventually("the moment to kill", Duration::from_secs(30), || async {
+    eventually("the moment to kill", LIMIT, || async {
         (bench.throttle.sent_of(&digest) >= threshold).then_some(())
     })
     .await
@@ -141,17 +142,13 @@ async fn the_scheduler_is_killed_and_comes_back() -> Result<()> {
         first.with_context(|| format!("round {round}, without a scheduler"))?;
         let before = bench.throttle.sent_of(&digest);
         scheduler.start_again().await?;
-        eventually(
-            "the sessions to come back",
-            Duration::from_secs(10),
-            || async {
-                let sessions = scheduler
-                    .metric("darter_scheduler_sessions", "")
-                    .await
-                    .ok()?;
-                (sessions >= 3.0).then_some(())
-            },
-        )
+        eventually("the sessions to come back", LIMIT, || async {
+            let sessions = scheduler
+                .metric("darter_scheduler_sessions", "")
+                .await
+                .ok()?;
+            (sessions >= 3.0).then_some(())
+        })
         .await?;
         pull(two, &blob)
             .await

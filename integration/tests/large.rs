@@ -133,6 +133,6 @@ async fn a_blob_larger_than_the_store_goes_through_with_flat_memory() -> Result<
     assert!(after < before + MOST_GROWTH, "{before} grew to {after}");
     assert!(proxy.metric("darter_proxy_store_refused_total", "").await? >= 1.0);
     assert!(proxy.metric("darter_proxy_store_blob_bytes", "").await? == 0.0);
-    assert!(tasks.stop(std::time::Duration::from_secs(5)).await);
+    assert!(tasks.stop(std::time::Duration::from_secs(60)).await);
     Ok(())
 }

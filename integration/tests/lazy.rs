@@ -27,7 +27,7 @@ use tokio::{
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// The bytes of a blob that is nowhere in memory as a whole.
 fn pattern(range: Range<u64>) -> Vec<u8> {

@@ -44,7 +44,7 @@ const INSIDE: &str = "10.66.0.1";
 const FOREIGN: &str = "198.51.100.7";
 const PORTS: [u16; 4] = [22, 80, 443, 8080];
 /// A reply is there by then.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const GIGABYTE: u64 = 1 << 30;
 /// The directory of who runs inside.
 const DIR: &str = "DARTER_TEST_INSIDE";

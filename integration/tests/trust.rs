@@ -62,7 +62,7 @@ async fn a_client_that_trusts_the_system_trusts_darter() -> Result<()> {
     let upstream = format!("docker.io={}", registry.url());
     let proxy = start_proxy(dir, "data", &upstream, None, &[]).await?;
     let data = dir.join("data");
-    eventually("the CA", Duration::from_secs(5), || async {
+    eventually("the CA", Duration::from_secs(60), || async {
         data.join("ca.crt").is_file().then_some(())
     })
     .await?;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long the snapshotter may take to serve its socket.
-const START: std::time::Duration = std::time::Duration::from_secs(30);
+const START: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Both, in mount and process namespaces of their own: their FUSE mounts end with them.
 pub struct Stargz {

@@ -1,12 +1,11 @@
 //! Images are with everybody before anybody pulls them; and what is not, is said.
 
+#[path = "../../../proxy/tests/front/clock.rs"]
+mod clock;
 mod schedulers;
 mod signed_in;
 
-use std::{
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -18,10 +17,13 @@ use darter_integration::{
     report::can_use,
     stand::{LIMIT, Stand, has, text},
 };
+use darter_runtime::Tasks;
 use futures::future::{try_join, try_join_all};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
+
+use clock::Clock;
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -91,11 +93,12 @@ async fn a_missing_layer_is_named_soon() -> Result<()> {
     let url = format!("{}/v2/library/app/blobs/{missing}", stand.registry.url());
     let deleted = client::send(Method::DELETE, &url, &[], Bytes::new()).await?;
     ensure!(deleted.status() == 202, "{deleted:?}");
-    let begin = Instant::now();
+    let tasks = Tasks::new();
+    let clock = Clock::start(&tasks);
     let output = stand
         .preheat(&["library/app:1", "--scope", "all_peers"])
         .await?;
-    let took = begin.elapsed();
+    let took = clock.now();
     let said = text(&output);
     ensure!(
         output.status.code() == Some(1) && said.contains("FAILURE"),

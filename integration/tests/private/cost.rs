@@ -91,7 +91,7 @@ async fn the_first_byte_of_a_warm_private_blob() -> Result<()> {
             }
         }
     }
-    let mut medians = Vec::new();
+    let mut added = Vec::new();
     for percent in [50, 99] {
         let [public, private] = took.each_mut().map(|took| {
             took.sort_unstable();
@@ -101,7 +101,7 @@ async fn the_first_byte_of_a_warm_private_blob() -> Result<()> {
             "first byte of a warm blob, {rounds} times each, p{percent}: {public:?} public, {private:?} private, {:?} more",
             private.saturating_sub(public)
         );
-        medians.push(private.saturating_sub(public));
+        added.push((private.saturating_sub(public), public));
     }
     let all = remembered_within(&company, "+Inf").await?;
     // What is everybody's is told without being asked for, once it was shown.
@@ -110,7 +110,9 @@ async fn the_first_byte_of_a_warm_private_blob() -> Result<()> {
         let within = remembered_within(&company, bound).await?;
         println!("the check itself within {bound} s: {within} of {all}");
     }
-    ensure!(medians[0] <= MOST, "{:?} more", medians[0]);
+    let (added, public) = added[0];
+    // Where all is slow, so is the question.
+    ensure!(added <= MOST.max(public / 4), "{added:?} more");
     Ok(())
 }
 
