@@ -370,7 +370,12 @@ async fn an_aborted_read_stops_two_seeds_that_read_for_it() -> Result<()> {
         return Ok(());
     }
     let slow = Slow::start().await?;
-    let two_read = ["--set", "scheduler.source_holders_from=2"];
+    let two_read = [
+        "--set",
+        "scheduler.source_holders_from=2",
+        "--set",
+        "scheduler.source_waiters=0",
+    ];
     let (dir, url) = (slow.dir.path(), slow.link.url());
     let cluster = Cluster::start_with(dir, &url, 1, &two_read).await?;
     let other = cluster.another_seed().await?;

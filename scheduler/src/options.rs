@@ -71,8 +71,11 @@ pub struct Options {
     pub source_holders: usize,
     /// While fewer hosts are connected, one host reads a source: few hosts gain nothing from
     /// a second reader. What all readers' streams have passed and nobody has or reads, after a reader
-    /// was lost, is for another one all the same. Default 48.
+    /// was lost, is for another one all the same. Default 8.
     pub source_holders_from: usize,
+    /// While fewer hosts wait for a content beside its reader, it has no second one. It is asked once, when
+    /// the source's first byte has come. Default 3.
+    pub source_waiters: usize,
     /// A host that failed to read a task's source is not asked again for so long.
     /// Default 30 s.
     #[serde(with = "humantime_serde")]
@@ -118,7 +121,8 @@ impl Default for Options {
             first_byte_timeout: Duration::from_secs(5),
             lease_timeout: Duration::from_secs(10),
             source_holders: 2,
-            source_holders_from: 48,
+            source_holders_from: 8,
+            source_waiters: 3,
             refusal_memory: Duration::from_secs(30),
         }
     }

@@ -27,6 +27,8 @@ pub(super) const MAX_RUNS: usize = 8;
 const MIN_SHARED: u32 = 16;
 /// Half of what a holder has left goes to somebody else, if it will take so long with it.
 const TOO_LONG: Duration = Duration::from_secs(3);
+/// Of fewer hosts nobody is relieved: what is on its way to who reads too much is lost.
+const RELIEVED_FROM: usize = 48;
 /// A host that could not read some source is not made a second reader for so long: the
 /// first one does as well.
 const FAILED_MEMORY: Duration = Duration::from_secs(60);
@@ -97,7 +99,11 @@ impl Cluster {
         if let Some(fellow) = self.who_goes_back(now, id, task, &readers, pieces) {
             return Some(all(fellow));
         }
-        let room = self.allowed(task).saturating_sub(readers.len());
+        let room = if self.is_crowd(task, &readers) {
+            self.allowed(task).saturating_sub(readers.len())
+        } else {
+            0
+        };
         let few = pieces.len() < MIN_SHARED / 2;
         let fellows = if few && self.standing(first) < Standing::Weak {
             Vec::new()
@@ -159,6 +165,12 @@ impl Cluster {
         if shared { self.most_holders() } else { 1 }
     }
 
+    /// Whether enough hosts wait for what the readers bring that another reader is worth it: with
+    /// few, each of its parts costs more than it brings.
+    fn is_crowd(&self, task: &Task, readers: &[HostId]) -> bool {
+        task.waiting() >= readers.len() + self.options.source_waiters
+    }
+
     /// How many may read any source at a time.
     fn most_holders(&self) -> usize {
         if self.hosts.len() < self.options.source_holders_from {
@@ -202,7 +214,10 @@ impl Cluster {
             return;
         };
         let readers = task.readers();
-        let room = self.allowed(task).saturating_sub(readers.len());
+        let room = match self.hosts.len() >= RELIEVED_FROM {
+            true => self.allowed(task).saturating_sub(readers.len()),
+            false => 0,
+        };
         if readers.is_empty() || room == 0 || task.ranges != Some(true) || task.is_held() {
             return;
         }

@@ -14,6 +14,9 @@ pub struct Options {
     /// Pieces ahead of the contiguous prefix that are asked for. Larger ones mix better,
     /// smaller ones give readers a smoother flow. Default 256.
     pub window: u32,
+    /// Of these, so many from the prefix on are asked for first; those beyond them only while a
+    /// quarter of the requests that may be under way is not. Default 64.
+    pub near: u32,
     /// Requests in flight to one parent, while few are under way in all; else one.
     /// Default 4.
     pub pipeline: u32,
@@ -62,6 +65,7 @@ impl Default for Options {
         Self {
             share: true,
             window: 256,
+            near: 64,
             pipeline: 4,
             in_flight: 16,
             in_flight_reading: 8,

@@ -3,7 +3,9 @@
 //! A reader's next piece comes first when nothing is under way for it: that is its
 //! deadline, not its priority. All other requests go rarest first inside a window ahead
 //! of the contiguous prefix, ties at random: if every host asked for what its reader
-//! wants next, all would ask the same host for the same piece. [`super::view`] is what it
+//! wants next, all would ask the same host for the same piece. The near part of the window goes
+//! first, so that where several hosts read the source, and bring more than a downlink takes, readers
+//! keep up. [`super::view`] is what it
 //! chooses from.
 
 use std::{ops::Range, time::Duration};
@@ -49,6 +51,9 @@ impl Node {
         if self.state.requests.len() >= self.most_requests() {
             return;
         }
+        if !self.pick_from(now, id, Self::nearby) || self.has_enough() {
+            return;
+        }
         if !self.pick_from(now, id, Self::windows) {
             return;
         }
@@ -56,6 +61,12 @@ impl Node {
             return;
         }
         self.hedge(now, id);
+    }
+
+    /// Whether enough is under way to leave alone what readers want later: what brings more than
+    /// this host can take would otherwise fill it with that, and its readers fall behind.
+    fn has_enough(&self) -> bool {
+        self.state.requests.len() >= self.most_requests() * 3 / 4
     }
 
     /// Asks for what is to be had of these parts; whether more may be asked for.
@@ -97,6 +108,11 @@ impl Node {
         let download = Self::wanting(task)?;
         let (parts, depth) = (parts(self, task), self.depth());
         View::of_offered(now, task, download, &self.state.hosts, &parts, depth)
+    }
+
+    /// What readers want soon.
+    fn nearby(&self, task: &Task) -> Vec<Range<u32>> {
+        self.windows_of(task, self.options.near.min(self.options.window))
     }
 
     /// What lies beyond the windows.
@@ -174,19 +190,24 @@ impl Node {
     /// Where pieces are looked for: ahead of the contiguous prefix, and of readers that lie
     /// beyond its window. Sorted, none over another.
     fn windows(&self, task: &Task) -> Vec<Range<u32>> {
+        self.windows_of(task, self.options.window)
+    }
+
+    /// The same for windows of so many pieces.
+    fn windows_of(&self, task: &Task, size: u32) -> Vec<Range<u32>> {
         let prefix = task.held.first_gap(0);
         let mut starts = vec![prefix];
         let readers = task.download.iter().flat_map(|one| one.readers.values());
         for wants in readers {
             let at = task.held.first_gap(wants.start);
-            if at >= prefix + self.options.window && at < wants.end {
+            if at >= prefix + size && at < wants.end {
                 starts.push(at);
             }
         }
         starts.sort_unstable();
         let mut windows: Vec<Range<u32>> = Vec::new();
         for start in starts {
-            let end = start.saturating_add(self.options.window);
+            let end = start.saturating_add(size);
             let from = windows.last().map_or(start, |last| last.end.max(start));
             windows.push(from..end.min(task.lengths.pieces()));
         }

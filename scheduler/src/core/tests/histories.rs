@@ -91,6 +91,7 @@ impl History {
             degree: DEGREE,
             source_holders: 2,
             source_holders_from: 0,
+            source_waiters: 1,
             // Some histories last longer.
             member_ttl: Duration::from_secs(20),
             rules: vec![

@@ -38,9 +38,12 @@ fn joins_for(field: &mut Field, name: u16, number: u8, purpose: Purpose) {
     field.says(name, PeerMessage::Join(join));
 }
 
-/// Hosts that join one task: the first of them reads its source.
+/// Hosts that join one task: the first of them alone reads its source.
 fn swarm(hosts: u16) -> Field {
-    let mut field = Field::new(Options::default());
+    let mut field = Field::new(Options {
+        source_holders_from: 48,
+        ..Options::default()
+    });
     for name in 0..hosts {
         field.up(Field::hello(name));
         joins(&mut field, name, 1);
@@ -142,9 +145,10 @@ fn who_reads_beside_a_reader_does_well_too() {
     let mut field = Field::new(Options {
         source_holders: 2,
         source_holders_from: 0,
+        source_waiters: 0,
         ..Options::default()
     });
-    for name in 0..16 {
+    for name in 0..48 {
         field.up(Field::hello(name));
     }
     const ALSO_GOOD: u16 = 8;
@@ -222,10 +226,13 @@ fn of_two_readers_one_that_is_far_slower_is_found_by_their_first_words() {
     let mut field = Field::new(Options {
         source_holders: 2,
         source_holders_from: 0,
+        source_waiters: 0,
         ..Options::default()
     });
-    for name in 0..12 {
+    for name in 0..48 {
         field.up(Field::hello(name));
+    }
+    for name in 0..12 {
         joins(&mut field, name, 1);
     }
     begins(&mut field, HOLDER);

@@ -80,6 +80,7 @@ impl Lab {
         let mut lab = Self::with(Options {
             source_holders: 2,
             source_holders_from: 0,
+            source_waiters: 0,
             ..Options::default()
         });
         lab.pass(2000);
@@ -475,6 +476,40 @@ fn two_hosts_read_a_source_that_serves_ranges_and_no_piece_twice() {
     assert_eq!(first.len() + second.len(), PIECES);
 }
 
+/// What the second host is granted once the first byte has come while so many wait beside the reader.
+fn second_part(waiters: u8) -> PieceSet {
+    let mut lab = Lab::new();
+    lab.up(9, Role::Seed);
+    for name in 1..=7 {
+        lab.up(name, Role::Peer);
+    }
+    let mut first = PieceSet::new();
+    for name in 1..=waiters {
+        first.union_with(&granted(&lab.joins(name), 9));
+    }
+    assert_eq!(first.len(), PIECES / 2, "the rest waits");
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: true,
+    };
+    let said = lab.says(9, begun);
+    let mut all = first.clone();
+    let mut second = PieceSet::new();
+    for name in 1..=waiters {
+        second.union_with(&granted(&said, name));
+    }
+    all.union_with(&granted(&said, 9));
+    all.union_with(&second);
+    assert_eq!(all.len(), PIECES, "with {waiters} waiters");
+    second
+}
+
+#[test]
+fn a_second_host_reads_the_source_where_several_wait() {
+    assert_eq!(second_part(2), PieceSet::new());
+    assert_eq!(second_part(3).len(), PIECES / 2);
+}
+
 #[test]
 fn one_host_reads_a_source_without_ranges() {
     let mut lab = Lab::sharing();
@@ -502,7 +537,9 @@ fn half_of_what_a_slow_reader_has_left_goes_to_another() {
         ranges: true,
     };
     lab.says(1, begun);
-    lab.up(2, Role::Peer);
+    for name in 2..=48 {
+        lab.up(name, Role::Peer);
+    }
     lab.joins(2);
     let said = lab.pass(4000);
     assert_eq!(revoked(&said, 1).len(), PIECES / 2);

@@ -13,6 +13,7 @@ impl Lab {
     fn new(hosts: u8) -> Self {
         let options = Options {
             source_holders_from: 2,
+            source_waiters: 0,
             ..Options::default()
         };
         let key = NodeKey::from_seed([1; 32]);

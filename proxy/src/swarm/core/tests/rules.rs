@@ -533,6 +533,32 @@ fn who_finds_next_to_nothing_in_its_window_looks_beyond_it() {
 }
 
 #[test]
+fn what_readers_want_soon_is_asked_for_first_and_the_rest_while_little_is_under_way() {
+    let options = Options {
+        near: 4,
+        in_flight: 8,
+        ..Options::default()
+    };
+    let mut lab = Lab::of(options, true);
+    lab.handle(Event::SessionUp(scheduler()));
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1, 2, 3, 4, 5, 6, 7, 8], &[]));
+    for name in 1..=8 {
+        lab.handle(Event::LinkUp(host(name)));
+    }
+    let mut asked = |name, piece: u32| {
+        let one = PieceSet::from_range(piece..piece + 1);
+        let asked = requests(&lab.handle(have(name, one)));
+        asked.iter().map(|(.., piece)| *piece).collect::<Vec<_>>()
+    };
+    for (name, piece) in [(1, 9), (2, 10), (3, 11), (4, 12), (5, 13), (6, 14)] {
+        assert_eq!(asked(name, piece), [piece], "little is under way");
+    }
+    assert!(asked(7, 15).is_empty(), "three quarters are");
+    assert_eq!(asked(8, 2), [2], "a reader wants it soon");
+}
+
+#[test]
 fn a_parent_that_stalls_or_can_t_be_reached_counts_for_nothing_after_a_while() {
     for failure in [PieceFailure::Stalled, PieceFailure::Unreachable] {
         let mut lab = Lab::with_session();
