@@ -91,6 +91,9 @@ impl Cluster {
             if pieces.len() < MIN_SHARED || self.allowed(task) < 2 {
                 return Some(all(first));
             }
+            if task.ranges.is_some() && !self.is_crowd(task, &[first]) {
+                return Some(all(first));
+            }
             return Some(self.plan_first(now, id, (task.lengths, task.ranges), first, pieces));
         };
         if task.awaits_first_byte() && self.allowed(task) > 1 {
@@ -99,10 +102,9 @@ impl Cluster {
         if let Some(fellow) = self.who_goes_back(now, id, task, &readers, pieces) {
             return Some(all(fellow));
         }
-        let room = if self.is_crowd(task, &readers) {
-            self.allowed(task).saturating_sub(readers.len())
-        } else {
-            0
+        let room = match self.is_crowd(task, &readers) {
+            true => self.allowed(task).saturating_sub(readers.len()),
+            false => 0,
         };
         let few = pieces.len() < MIN_SHARED / 2;
         let fellows = if few && self.standing(first) < Standing::Weak {

@@ -511,6 +511,27 @@ fn a_second_host_reads_the_source_where_several_wait() {
 }
 
 #[test]
+fn two_that_wait_do_not_share_what_a_lost_reader_leaves() {
+    let mut lab = Lab::new();
+    lab.up(10, Role::Seed);
+    for name in 1..=8 {
+        lab.up(name, Role::Peer);
+    }
+    lab.joins(1);
+    lab.joins(2);
+    lab.says(10, PeerMessage::LeaseAccepted { task: task(1) });
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: true,
+    };
+    lab.says(10, begun);
+    let mut said = lab.down(10);
+    said.extend(lab.pass(400));
+    let parts = [1, 2].map(|name| granted(&said, name).len());
+    assert!(parts.contains(&PIECES) && parts.contains(&0), "{parts:?}");
+}
+
+#[test]
 fn one_host_reads_a_source_without_ranges() {
     let mut lab = Lab::sharing();
     lab.up(1, Role::Peer);
