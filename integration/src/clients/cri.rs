@@ -1,6 +1,9 @@
 //! CRI's PullImage, which is what the kubelet and `crictl pull` send.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use hyper_util::rt::TokioIo;
@@ -17,7 +20,12 @@ mod api {
     tonic::include_proto!("runtime.v1");
 }
 
-/// Pulls over the socket of a runtime, with a name and a password as from a pull secret.
+/// What containerd answers while its CRI service starts: that takes longer than containerd says it does.
+const STARTS: &str = "server is not initialized yet";
+/// It should not take so long.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pulls over the socket of a runtime once it serves CRI, with a name and a password as from a pull secret.
 ///
 /// # Errors
 /// The status it answered.
@@ -45,6 +53,14 @@ pub(super) async fn pull(
             ..api::AuthConfig::default()
         }),
     };
-    let reply = client.pull_image(request).await?;
+    let begun = Instant::now();
+    let reply = loop {
+        match client.pull_image(request.clone()).await {
+            Err(status) if status.message().contains(STARTS) && begun.elapsed() < STARTS_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            reply => break reply?,
+        }
+    };
     Ok(reply.into_inner().image_ref)
 }
