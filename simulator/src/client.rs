@@ -154,6 +154,7 @@ impl World {
 
     /// Moves all readers on to what they do not have yet.
     pub(crate) fn move_readers(&mut self, host: Place, task: TaskId) {
+        self.drains(host);
         let Some(local) = self.hosts[host].tasks.get_mut(&task) else {
             return;
         };

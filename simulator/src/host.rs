@@ -22,7 +22,10 @@ use darter_proxy::{
     transfer::turns::Turns,
 };
 
-use crate::network::{Place, TransferId};
+use crate::{
+    drain::Drain,
+    network::{Place, TransferId},
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ pub(crate) struct Host {
     pub(crate) lends: Option<Timestamp>,
     pub(crate) tasks: BTreeMap<TaskId, Local>,
     pub(crate) next_reader: u64,
+    pub(crate) drain: Drain,
 }
 
 /// A session that is wanted.

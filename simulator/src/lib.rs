@@ -16,6 +16,7 @@ mod arrival;
 mod borders;
 mod client;
 mod control;
+mod drain;
 mod host;
 mod links;
 mod network;

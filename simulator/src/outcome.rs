@@ -19,6 +19,8 @@ pub(crate) struct Outcome {
     times: Vec<Duration>,
     pulls: Vec<Pull>,
     failed: usize,
+    /// What each client had to take yet of what its host had when that had all of a content.
+    pub(crate) behind: Vec<u64>,
     origin: Traffic,
     peers: Traffic,
     /// What seeds had sent when the last client was done.
@@ -108,6 +110,7 @@ impl World {
             events,
             said: self.said,
             trace: self.trace.lines,
+            behind: outcome.behind,
             times: outcome.times,
             pulls: outcome.pulls,
             origin: outcome.origin,

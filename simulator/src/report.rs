@@ -66,6 +66,9 @@ pub struct Report {
     pub expected: usize,
     /// How long those that got it took, from the first client's start; sorted.
     pub times: Vec<Duration>,
+    /// Bytes that each client had not taken when its host had all of a content; nothing where
+    /// clients take whatever there is.
+    pub behind: Vec<u64>,
     /// Pulls of all contents, by the time that they were done.
     pub pulls: Vec<Pull>,
     /// Peers that died.

@@ -76,6 +76,8 @@ pub struct Scenario {
     pub parallel: Option<usize>,
     /// Hosts with a client.
     pub peers: usize,
+    /// What a client takes of what its host has; `None` for all at once.
+    pub client_rate: Option<Megabits>,
     /// Seed peers.
     pub seeds: usize,
     /// Peers' rates, up and down.
@@ -149,6 +151,7 @@ impl Default for Scenario {
             contents: vec![100_000_000],
             parallel: None,
             peers: 10,
+            client_rate: None,
             seeds: 1,
             peer_rate: (Megabits(100), Megabits(100)),
             seed_rate: (Megabits(100), Megabits(100)),

@@ -12,6 +12,7 @@ use rand::RngExt as _;
 use crate::{
     arrival::Arrival,
     control::Control,
+    drain::Drain,
     host::{Host, Kind, Local},
     network::Place,
     scenario::{Client, Megabits},
@@ -106,6 +107,7 @@ impl World {
                 .map(|(id, lengths)| (*id, Local::new(*lengths)))
                 .collect(),
             next_reader: 0,
+            drain: Drain::default(),
         }
     }
 

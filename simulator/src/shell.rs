@@ -146,7 +146,7 @@ impl World {
         local.started = false;
         local.fetching = false;
         self.handle(host, Event::Committed { task });
-        self.settled(host, task, true);
+        self.drained(host, task);
     }
 
     pub(crate) fn pump(&mut self, place: Place) {

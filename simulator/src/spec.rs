@@ -39,6 +39,8 @@ pub struct Spec {
     pub up: Megabits,
     /// A peer's downlink. Default 100 Mbit/s.
     pub down: Megabits,
+    /// What a client takes of what its host has in order. Default all at once.
+    pub client: Option<Megabits>,
     /// Seed peers. Default 1.
     pub seeds: usize,
     /// A seed's uplink. Default: a peer's.
@@ -137,6 +139,7 @@ impl Default for Spec {
             parallel: None,
             up: scenario.peer_rate.0,
             down: scenario.peer_rate.1,
+            client: None,
             seeds: scenario.seeds,
             seed_up: None,
             seed_down: None,
@@ -206,6 +209,7 @@ impl Spec {
             contents,
             parallel: self.parallel,
             peers: self.hosts,
+            client_rate: self.client,
             seeds: self.seeds,
             peer_rate: (self.up, self.down),
             seed_rate: (
@@ -262,6 +266,7 @@ impl Spec {
         let rates = [
             ("up", Some(self.up)),
             ("down", Some(self.down)),
+            ("client", self.client),
             ("seed_up", self.seed_up),
             ("seed_down", self.seed_down),
             ("source", Some(self.source)),

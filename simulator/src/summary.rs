@@ -54,6 +54,9 @@ pub struct Summary {
     pub origin_copies: f64,
     /// Bytes that left the source.
     pub origin_bytes: u64,
+    /// What clients had not taken yet when their hosts had all of a content, on average; none where
+    /// clients take all at once.
+    pub behind: Option<u64>,
     /// Bytes that left hosts.
     pub peer_bytes: u64,
     /// Bytes that went from one zone to another.
@@ -119,6 +122,7 @@ impl Summary {
             link_use: rounded(uses.sum::<f64>() / took.len().max(1) as f64),
             origin_copies: rounded(report.origin_copies()),
             origin_bytes: report.origin_bytes,
+            behind: mean(&report.behind),
             peer_bytes: report.peer_bytes,
             border_bytes: report.border_bytes,
             border_copies_a_zone: rounded(
@@ -223,6 +227,13 @@ impl fmt::Display for Summary {
             megabytes(self.border_bytes),
             self.border_copies_a_zone,
         )?;
+        if let Some(behind) = self.behind {
+            let behind = megabytes(behind);
+            writeln!(
+                f,
+                "  clients       {behind:.1} MB behind their hosts (mean) when those had all of a content"
+            )?;
+        }
         if let (Some(plain), Some(speed_up)) = (self.plain, self.speed_up) {
             writeln!(
                 f,
@@ -248,6 +259,10 @@ fn spread(seconds: impl Iterator<Item = f64>) -> String {
         }
         _ => "none".to_owned(),
     }
+}
+
+fn mean(bytes: &[u64]) -> Option<u64> {
+    bytes.iter().sum::<u64>().checked_div(bytes.len() as u64)
 }
 
 fn done(pull: Option<&Pull>) -> f64 {

@@ -275,6 +275,24 @@ fn without_any_scheduler_every_host_reads_for_itself() {
 }
 
 #[test]
+fn a_slow_client_is_waited_for() {
+    let with = |client_rate| Scenario {
+        contents: vec![25_000_000],
+        client_rate,
+        ..Scenario::default()
+    };
+    let free = play("clients that take all", &with(None));
+    let fast = play("fast clients", &with(Some(Megabits(100_000))));
+    let slow = play("slow clients", &with(Some(Megabits(50))));
+    assert!(free.behind.is_empty());
+    assert_eq!(fast.behind.len(), 10);
+    assert!(fast.makespan() - free.makespan() < Duration::from_millis(10));
+    let least = Duration::from_secs(4);
+    assert!(slow.makespan() > least, "25 MB at 50 Mbit/s take 4 s");
+    assert!(slow.behind.iter().all(|behind| *behind > 10_000_000));
+}
+
+#[test]
 fn a_hundred_peers_in_a_list_make_one_copy_without_a_scheduler() {
     let scenario = Scenario {
         scheduler: false,

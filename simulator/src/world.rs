@@ -91,6 +91,8 @@ pub(crate) enum Happening {
     Misses(Place, usize, u64),
     /// A host has checked a content.
     Completed(Place, TaskId),
+    /// A client has taken all of a content.
+    Taken(Place, TaskId),
     /// A client comes.
     Starts(Place),
     /// A client leaves for good.
@@ -237,6 +239,7 @@ impl World {
             Happening::Loses(host, scheduler, session) => self.loses(host, scheduler, session),
             Happening::Misses(host, scheduler, session) => self.misses(host, scheduler, session),
             Happening::Completed(host, task) => self.completed(host, task),
+            Happening::Taken(host, task) => self.settled(host, task, true),
             Happening::Starts(host) => self.client_starts(host),
             Happening::Leaves { host, task, reader } => self.close(host, task, reader),
             Happening::Aborts { host, task, reader } => self.aborts(host, task, reader),
