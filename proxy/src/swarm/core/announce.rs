@@ -87,6 +87,13 @@ impl Announcer {
         self.offers.heard(now, host, pieces, subscriber, open);
     }
 
+    /// A subscriber promises these pieces, whether it has read them already or not.
+    pub(super) fn promises(&mut self, host: &HostId, pieces: &PieceSet) {
+        if let Some(subscriber) = self.subscribers.get_mut(host) {
+            subscriber.gives = !pieces.is_empty();
+        }
+    }
+
     pub(super) fn leave(&mut self, host: &HostId, open: &mut Open) {
         if self.subscribers.remove(host).is_some() {
             self.offers.gone(host, &self.subscribers, open);
@@ -347,6 +354,9 @@ impl Node {
         pieces.union_with(&announcer.offers.open_to(&host));
         let subscriber = announcer.subscribers.entry(host).or_default();
         subscriber.waits = waits;
+        let download = task.download.as_ref();
+        let promised = download.and_then(|one| one.read_by.get(&host));
+        subscriber.gives |= promised.is_some_and(|pieces| !pieces.is_empty());
         subscriber.tell_anew(&pieces);
         let promised = announcer.promised(&task.reading);
         if !promised.is_empty() {

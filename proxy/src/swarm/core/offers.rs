@@ -365,8 +365,9 @@ impl Offers {
     }
 }
 
-/// Of the subscribers that were not told of the piece, and bear another offer if any of them does, the
-/// one that ignores none and has the fewest open, of all tasks.
+/// Of the subscribers that were not told of the piece one that does not give pieces out itself, if there
+/// is any: that one would hold it back until its own are given out, while all others wait for it. Of these one
+/// that bears another offer, ignores none and has the fewest open, of all tasks.
 fn who_lacks(
     piece: u32,
     class: Class,
@@ -376,7 +377,8 @@ fn who_lacks(
 ) -> Option<HostId> {
     let order = |(host, other): &(&HostId, &Subscriber)| {
         let is_full = open.is_enough_for(class, host, others.len());
-        (is_full, other.ignored, open.to(host), rng.random::<u32>())
+        let chance = rng.random::<u32>();
+        (other.gives, is_full, other.ignored, open.to(host), chance)
     };
     let who = others.iter().filter(|(_, other)| other.lacks(piece));
     who.min_by_key(order).map(|(host, _)| *host)

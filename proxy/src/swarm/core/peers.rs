@@ -161,6 +161,9 @@ impl Node {
             }
             LinkMessage::Reading { task, pieces } => {
                 self.read_elsewhere(now, &task, &host, &pieces);
+                if let Some(task) = self.state.tasks.get_mut(&task) {
+                    task.announcer.promises(&host, &pieces);
+                }
                 if let Some(download) = self.download(&task).filter(|one| !one.is_disputed()) {
                     download.last_news = now;
                     download.read_by.insert(host, pieces);

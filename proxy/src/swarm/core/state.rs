@@ -209,6 +209,8 @@ pub(super) struct Announcer {
 pub(super) struct Subscriber {
     /// Somebody waits for the task there.
     pub(super) waits: bool,
+    /// It gives pieces out one by one itself: it reads the source, or has read it.
+    pub(super) gives: bool,
     /// What the next batch tells it.
     pub(super) pending: Bits,
     /// What it was told of, or will be.

@@ -147,6 +147,65 @@ fn pieces_that_nobody_takes_do_not_hold_up_the_others() {
 }
 
 #[test]
+fn who_gives_out_pieces_itself_is_offered_none_that_another_could_spread() {
+    let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
+    let subscriber = |name| {
+        let gives = name == 1;
+        (
+            host(name),
+            Subscriber {
+                gives,
+                ..Subscriber::default()
+            },
+        )
+    };
+    let mut others: BTreeMap<_, _> = [1, 2, 3].map(subscriber).into();
+    let (mut offers, mut open) = (Offers::default(), Open::default());
+    offers.add(&PieceSet::from_range(0..64), &others);
+    offers.make(now, &mut others, &mut open, &mut rng);
+    assert!(offers.open_to(&host(1)).is_empty());
+    assert!(!offers.open_to(&host(2)).is_empty() && !offers.open_to(&host(3)).is_empty());
+    others.remove(&host(2));
+    if let Some(third) = others.get_mut(&host(3)) {
+        third.known = Bits::from(&PieceSet::from_range(0..64));
+    }
+    offers.close_all(&mut open);
+    offers.count_unknown(&BTreeMap::new());
+    offers.make(now, &mut others, &mut open, &mut rng);
+    assert!(
+        !offers.open_to(&host(1)).is_empty(),
+        "nobody else lacks any"
+    );
+}
+
+#[test]
+fn who_promises_pieces_gives_them_out_whenever_it_subscribes() {
+    for promises_first in [true, false] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::new()));
+        lab.handle(neighbours(&[1, 2], &[]));
+        lab.handle(Event::LinkUp(host(1)));
+        let promise = || {
+            let (task, pieces) = (task(), PieceSet::from_range(0..2));
+            let message = LinkMessage::Reading { task, pieces };
+            let host = host(1);
+            Event::Link { host, message }
+        };
+        if promises_first {
+            lab.handle(promise());
+        }
+        subscribe(&mut lab, 1);
+        subscribe(&mut lab, 2);
+        if !promises_first {
+            lab.handle(promise());
+        }
+        let subscribers = &lab.node.state.tasks[&task()].announcer.subscribers;
+        assert!(subscribers[&host(1)].gives, "first: {promises_first}");
+        assert!(!subscribers[&host(2)].gives);
+    }
+}
+
+#[test]
 fn what_others_have_is_not_offered_while_another_task_gives_out_enough() {
     let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
     let mut others: BTreeMap<HostId, Subscriber> = BTreeMap::new();
