@@ -22,7 +22,7 @@ pub struct Options {
     pub pipeline: u32,
     /// Requests in flight in all. More only wait in parents' queues. Default 16.
     pub in_flight: u32,
-    /// The same while this host reads a source, whose bytes must not wait behind others. Default 8;
+    /// The same while this host reads a source, whose bytes must not wait behind others. Default 4;
     /// with 2, hosts that read beside slow or rotten ones starved in the simulator.
     pub in_flight_reading: u32,
     /// Readings of one upstream that begin within a second. More drown each other where an
@@ -68,7 +68,7 @@ impl Default for Options {
             near: 64,
             pipeline: 4,
             in_flight: 16,
-            in_flight_reading: 8,
+            in_flight_reading: 4,
             source_begins: 16,
             source_readings: 256,
             have_interval: Duration::from_millis(60),
