@@ -202,6 +202,14 @@ impl PieceClient {
         })
     }
 
+    /// Connects to a parent's peer port ahead of the first request, unless a connection is kept.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub async fn prepare(&self, address: SocketAddr) -> io::Result<()> {
+        self.parents.prepare(address).await
+    }
+
     async fn request(&self, wanted: &Wanted) -> Result<(Connection, Head), FetchError> {
         let purpose = match wanted.class {
             Class::Foreground => String::new(),

@@ -1,12 +1,13 @@
 //! Kept connections to parents, and the little HTTP/1.1 that pieces need.
 //!
 //! Owner of state: [`Parents`] owns the connections that nobody uses; one that is in use
-//! belongs to its request. A connection is given back only after a whole reply, and is closed
+//! belongs to its request. The one that was opened first is used first. A connection is given back only after a whole reply, and is closed
 //! when dropped in the middle of one. Failure: one that the parent has closed meanwhile is
 //! replaced by a new one, once, before a byte of a reply has come.
 
 use std::{
-    collections::HashMap,
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -41,6 +42,8 @@ const MOST_REFUSAL: u64 = 4 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Parents {
     unused: Arc<Mutex<HashMap<SocketAddr, Vec<Unused>>>>,
+    /// Whom a connection is being made to ahead of the first request.
+    opening: Arc<Mutex<HashSet<SocketAddr>>>,
     connector: Connector,
 }
 
@@ -66,6 +69,7 @@ impl Parents {
     pub(super) fn new(connector: Connector) -> Self {
         Self {
             unused: Arc::default(),
+            opening: Arc::default(),
             connector,
         }
     }
@@ -89,20 +93,38 @@ impl Parents {
         Ok((connection, head))
     }
 
+    /// Connects to a parent that will be asked for pieces, unless a connection is kept: while
+    /// links are quiet it takes one round trip, and TCP learns how short that is. Linux makes a connection
+    /// that was opened behind full queues send in the smallest of bursts for minutes (`tcp_tso_rtt_log` in
+    /// its ip-sysctl.rst: the least round trip of `tcp_min_rtt_wlen` decides).
+    ///
+    /// # Errors
+    /// When the parent can't be reached.
+    pub(super) async fn prepare(&self, address: SocketAddr) -> io::Result<()> {
+        let is_kept = |unused: &Vec<Unused>| !unused.is_empty();
+        if self.unused.lock().get(&address).is_some_and(is_kept) {
+            return Ok(());
+        }
+        if !self.opening.lock().insert(address) {
+            return Ok(());
+        }
+        let opened = Connection::open(&self.connector, address).await;
+        self.opening.lock().remove(&address);
+        self.keep(address, opened?);
+        Ok(())
+    }
+
+    /// The one that was opened first.
     fn take(&self, address: SocketAddr) -> Option<Connection> {
         let mut all = self.unused.lock();
         let unused = all.get_mut(&address)?;
-        while let Some(Unused {
-            mut connection,
-            since,
-        }) = unused.pop()
-        {
-            if since.elapsed() < KEPT && connection.is_quiet() {
-                return Some(connection);
+        unused.sort_unstable_by_key(|one| Reverse(one.connection.opened));
+        loop {
+            let mut first = unused.pop()?;
+            if first.since.elapsed() < KEPT && first.connection.is_quiet() {
+                return Some(first.connection);
             }
         }
-        all.remove(&address);
-        None
     }
 
     /// Keeps a connection whose reply was read whole.
@@ -113,6 +135,10 @@ impl Parents {
         connection.buffer = Vec::new();
         connection.given = 0;
         connection.wake_after(1);
+        self.keep(address, connection);
+    }
+
+    fn keep(&self, address: SocketAddr, connection: Connection) {
         let mut all = self.unused.lock();
         all.retain(|_, unused| {
             unused.retain(|unused| unused.since.elapsed() < KEPT);
@@ -135,6 +161,7 @@ pub(super) struct Connection {
     given: usize,
     /// So many bytes wake a reader.
     low_water: u32,
+    opened: Instant,
 }
 
 impl Connection {
@@ -145,6 +172,7 @@ impl Connection {
             buffer: Vec::new(),
             given: 0,
             low_water: 1,
+            opened: Instant::now(),
         })
     }
 
@@ -280,6 +308,8 @@ pub(super) fn parse(bytes: &[u8]) -> io::Result<Option<(Head, usize)>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -292,6 +322,29 @@ mod tests {
         assert_eq!((parsed.length, length), (12, head.len()));
         assert_eq!(parsed.media_type.as_deref(), Some("a/b"));
         assert!(parsed.kept);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_made_ahead_is_used_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let parents = Parents::new(Connector::plain());
+        let (first, second) = tokio::join!(parents.prepare(address), parents.prepare(address));
+        first.and(second).unwrap();
+        let (_ahead, from) = listener.accept().await.unwrap();
+        let later = Connection::open(&parents.connector, address).await.unwrap();
+        let (_later, _) = listener.accept().await.unwrap();
+        parents.keep(address, later);
+        let name = |connection: Connection| match connection.socket {
+            Stream::Plain(socket) => socket.local_addr().unwrap(),
+            Stream::Tls(_) => unreachable!("it is plain text"),
+        };
+        assert_eq!(name(parents.take(address).unwrap()), from);
+        assert!(parents.take(address).is_some(), "the later one");
+        assert!(parents.take(address).is_none(), "one was made ahead");
+        drop(listener);
+        assert!(parents.prepare(address).await.is_err());
+        assert!(parents.opening.lock().is_empty());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::{
 
 use darter_api::{
     HostId, Lengths, PieceIndex, TaskId, Timestamp,
+    link::LinkMessage,
     session::{PeerMessage, SchedulerMessage},
 };
 use tokio::{
@@ -44,6 +45,8 @@ use sources::Reading;
 const BEAT: Duration = Duration::from_secs(1);
 /// A download that nobody wants is kept ready for so long.
 const IDLE: Duration = Duration::from_secs(10);
+/// Who is subscribed to for so many pieces will be asked for some.
+const MANY: u32 = 16;
 /// Events handled before the clock is looked at again.
 const BATCH: usize = 64;
 
@@ -277,7 +280,10 @@ impl Actor {
             Command::Close(name) => self.with_session(|session| session.close(&name)),
             Command::Dial(neighbour) => self.shared.links.dial(&neighbour),
             Command::HangUp(host) => self.shared.links.hang_up(&host),
-            Command::Link { host, message } => self.shared.links.send(&host, &message),
+            Command::Link { host, message } => {
+                self.shared.links.send(&host, &message);
+                self.prepare(&host, &message);
+            }
             Command::Request {
                 request,
                 host,
@@ -322,6 +328,22 @@ impl Actor {
                 }
             }
             Command::Trust(keys) => self.shared.trust.add(&keys),
+        }
+    }
+
+    /// Connects for pieces to who is subscribed to for many of them.
+    fn prepare(&self, host: &HostId, message: &LinkMessage) {
+        let LinkMessage::Subscribe { lengths, waits, .. } = message else {
+            return;
+        };
+        let address = self.shared.links.address(host);
+        if let Some(address) = address.filter(|_| *waits && lengths.pieces() >= MANY) {
+            let client = self.shared.client.clone();
+            let connects = async move {
+                // Who can't be reached is found out by the first request.
+                let _ = client.prepare(address).await;
+            };
+            self.shared.tasks.spawn("connect ahead", connects);
         }
     }
 
