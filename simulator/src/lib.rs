@@ -8,7 +8,7 @@
 //! [`network`] moves bytes (over [`borders`] where there are zones), [`host`] is a peer's
 //! shell, [`control`] a scheduler's, [`sessions`] what they say to each other, [`world`] the
 //! loop of events, [`setup`] who comes and goes, [`shell`] what commands and chunks do (of
-//! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`outcome`] what is
+//! [`uploads`], of the source's [`reads`], of [`links`]), [`client`] who reads, [`drain`] what clients take of it, [`outcome`] what is
 //! noted, [`said`] how much is said, [`watch`] when slow hosts are found, [`trace`] what hosts wait for. [`Spec`] is a scenario as it is written in a file, [`Summary`] a report as it is
 //! printed, [`svg()`] as it is drawn.
 

@@ -1,9 +1,10 @@
 //! Kept connections to parents, and the little HTTP/1.1 that pieces need.
 //!
 //! Owner of state: [`Parents`] owns the connections that nobody uses; one that is in use
-//! belongs to its request. The one that was opened first is used first. A connection is given back only after a whole reply, and is closed
-//! when dropped in the middle of one. Failure: one that the parent has closed meanwhile is
-//! replaced by a new one, once, before a byte of a reply has come.
+//! belongs to its request. The one that was opened first is used first. A connection is given
+//! back only after a whole reply, and is closed when dropped in the middle of one. Failure: one
+//! that the parent has closed meanwhile is replaced by a new one, once, before a byte of a reply
+//! has come.
 
 use std::{
     cmp::Reverse,

@@ -365,9 +365,9 @@ impl Offers {
     }
 }
 
-/// Of the subscribers that were not told of the piece one that does not give pieces out itself, if there
-/// is any: that one would hold it back until its own are given out, while all others wait for it. Of these one
-/// that bears another offer, ignores none and has the fewest open, of all tasks.
+/// Of the subscribers that were not told of the piece one that gives out no pieces itself, if there
+/// is any: who gives some out would hold this one back meanwhile, and all others would wait for it.
+/// Of these one that bears another offer, ignores none and has the fewest open, of all tasks.
 fn who_lacks(
     piece: u32,
     class: Class,
