@@ -25,6 +25,7 @@ mod ends;
 pub mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod hedge;
 mod homes;
 pub mod insight;
 mod lease;

@@ -116,6 +116,7 @@ impl Node {
                 neighbourhood.ahead.remove(id);
             }
             self.withdrawn(host, id);
+            self.give_up_late(now, host, id);
         }
     }
 

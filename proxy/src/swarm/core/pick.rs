@@ -22,9 +22,6 @@ use super::{
     view::View,
 };
 
-/// A piece that was asked for so long ago is asked of another parent as well, once
-/// nothing else is to be asked for.
-const HEDGE_AFTER: Duration = Duration::from_millis(1500);
 /// A parent that stalls, or can't be reached, so often in a row is given up.
 const MAX_FAILURES: u32 = 3;
 /// A parent whose queue is full is left alone for so long: about what its slots take for
@@ -42,12 +39,11 @@ const BORED: usize = 4;
 const BEHIND: usize = 2;
 /// So far is looked ahead in what has no end yet: who knows the end has all pieces behind it.
 const MOST_BEYOND: u32 = 1024;
-/// Requests of one piece at the same time.
-const MAX_DUPLICATES: usize = 2;
 
 impl Node {
     /// Asks for whatever can be asked for now.
     pub(super) fn pick(&mut self, now: Timestamp, id: &TaskId) {
+        self.hedge_urgent(now, id);
         if self.state.requests.len() >= self.most_requests() {
             return;
         }
@@ -133,14 +129,14 @@ impl Node {
     }
 
     /// For a client that left, only what is under way is finished.
-    fn wanting(task: &Task) -> Option<&Download> {
+    pub(super) fn wanting(task: &Task) -> Option<&Download> {
         let download = task.download.as_ref();
         download.filter(|one| !one.completing && one.abandoned.is_none())
     }
 
     /// Requests that may be under way now: fewer while this host reads a source, which brings
     /// what nobody else has.
-    fn most_requests(&self) -> usize {
+    pub(super) fn most_requests(&self) -> usize {
         let most = if self.state.reads.any() {
             self.options.in_flight_reading
         } else {
@@ -171,13 +167,13 @@ impl Node {
     /// Requests that one parent may have now: several only while few are under way in all.
     /// What is asked for early waits in queues, while what is asked for late goes to who is
     /// free, for what is rarest by then.
-    fn depth(&self) -> u32 {
+    pub(super) fn depth(&self) -> u32 {
         let few = self.state.requests.len() < FEW;
         if few { self.options.pipeline } else { 1 }
     }
 
     /// What readers want next.
-    fn urgent(&self, id: &TaskId) -> Vec<u32> {
+    pub(super) fn urgent(&self, id: &TaskId) -> Vec<u32> {
         let Some(task) = self.state.tasks.get(id) else {
             return Vec::new();
         };
@@ -215,19 +211,7 @@ impl Node {
         windows
     }
 
-    /// Who was asked for a piece.
-    fn asked(&self, id: &TaskId, piece: u32) -> Vec<HostId> {
-        let task = self.state.tasks.get(id);
-        let download = task.and_then(|task| task.download.as_ref());
-        let requests = download.and_then(|one| one.in_flight.get(&piece));
-        let requests = requests.into_iter().flatten();
-        requests
-            .filter_map(|id| self.state.requests.get(id))
-            .map(|request| request.host)
-            .collect()
-    }
-
-    fn request(&mut self, now: Timestamp, id: &TaskId, piece: u32, host: HostId) {
+    pub(super) fn request(&mut self, now: Timestamp, id: &TaskId, piece: u32, host: HostId) {
         let stall_after = self.options.stall_timeout;
         let request = RequestId(self.next_request);
         let Some(task) = self.state.tasks.get_mut(id) else {
@@ -260,44 +244,6 @@ impl Node {
             piece: PieceIndex(piece),
             stall_after,
         });
-    }
-
-    /// Asks another parent too for pieces that are long under way.
-    fn hedge(&mut self, now: Timestamp, id: &TaskId) {
-        let Some(task) = self.state.tasks.get(id) else {
-            return;
-        };
-        let Some(download) = Self::wanting(task) else {
-            return;
-        };
-        let late: Vec<u32> = download
-            .in_flight
-            .iter()
-            .filter(|(_, requests)| requests.len() < MAX_DUPLICATES)
-            .filter(|(_, requests)| {
-                requests
-                    .iter()
-                    .filter_map(|id| self.state.requests.get(id))
-                    .all(|request| now.since(request.since) >= HEDGE_AFTER)
-            })
-            .map(|(piece, _)| *piece)
-            .take(4)
-            .collect();
-        if late.is_empty() {
-            return;
-        }
-        let windows: Vec<Range<u32>> = late.iter().map(|piece| *piece..piece + 1).collect();
-        let mut view = View::of_firsts(now, task, download, &self.state.hosts, &windows);
-        for candidate in view.firsts() {
-            if self.state.requests.len() >= self.most_requests() || !view.is_anyone_idle() {
-                return;
-            }
-            let asked = self.asked(id, candidate.piece);
-            let depth = self.depth();
-            if let Some(parent) = view.choose(&candidate, depth, &asked, &mut self.rng) {
-                self.request(now, id, candidate.piece, parent);
-            }
-        }
     }
 
     /// Takes a request off the books.

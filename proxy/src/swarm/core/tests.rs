@@ -5,6 +5,7 @@ mod histories;
 mod homes;
 mod links;
 mod offers;
+mod picks;
 mod reads;
 mod rules;
 mod single;
