@@ -35,7 +35,8 @@ impl World {
     }
 
     pub(crate) fn kill(&mut self, host: Place) {
-        let seen = self.now + self.scenario.latency;
+        let unseen = self.scenario.unseen;
+        let seen = self.now + self.scenario.latency + unseen;
         let peer = &mut self.hosts[host];
         peer.alive = false;
         let links = std::mem::take(&mut peer.links);
@@ -44,7 +45,7 @@ impl World {
         for other in links {
             self.queue.put(seen, Happening::LinkDown(other, host));
         }
-        for upload in waiting {
+        for upload in waiting.into_iter().filter(|_| unseen.is_zero()) {
             let failure = PieceFailure::Unreachable;
             let refused = Happening::Refused(upload.child, upload.request, failure);
             self.queue.put(seen, refused);
@@ -57,7 +58,9 @@ impl World {
                 continue;
             };
             self.in_slots.remove(&id);
-            if let Cargo::Piece(request) = transfer.cargo {
+            if let Cargo::Piece(request) = transfer.cargo
+                && unseen.is_zero()
+            {
                 let failure = PieceFailure::Unreachable;
                 let refused = Happening::Refused(transfer.to, request, failure);
                 self.queue.put(seen, refused);

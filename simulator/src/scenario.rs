@@ -121,6 +121,8 @@ pub struct Scenario {
     pub rot: f64,
     /// Whoever reads the source dies once this share of the contents (0 to 1) has left it.
     pub reader_dies: Option<f64>,
+    /// Nothing but silence tells of a host that died before so long: its sessions and links stand.
+    pub unseen: Duration,
     /// Zones, between which hosts are dealt out in turn.
     pub zones: usize,
     /// Out of a zone in all, and into it.
@@ -173,6 +175,7 @@ impl Default for Scenario {
             turns_at: Duration::ZERO,
             recovers_at: None,
             reader_dies: None,
+            unseen: Duration::ZERO,
             zones: 1,
             zone_rate: Megabits(10_000),
             zone_latency: Duration::from_millis(5),

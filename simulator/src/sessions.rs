@@ -19,6 +19,9 @@ use crate::{
     world::{Happening, World},
 };
 
+/// A host says so often what it has to do.
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
+
 impl World {
     fn number(&self, name: &SchedulerName) -> Option<usize> {
         self.controls.iter().position(|one| one.name == *name)
@@ -174,6 +177,21 @@ impl World {
             self.handle(host, Event::SessionUp(name.clone()));
         }
         self.handle(host, Event::Session(name, message));
+    }
+
+    /// A host says what it has to do, as the proxy's driver does; only that it says so counts here.
+    pub(crate) fn beats(&mut self, host: Place) {
+        let peer = &self.hosts[host];
+        if !peer.alive {
+            return;
+        }
+        let load = PeerMessage::Load {
+            uploads: 0,
+            downloads: peer.requests.len() as u32,
+            upload_bytes: 0,
+        };
+        self.handle(host, Event::Say(load));
+        self.queue.put(self.now + BEAT, Happening::Beats(host));
     }
 
     pub(crate) fn loses(&mut self, host: Place, scheduler: usize, session: u64) {

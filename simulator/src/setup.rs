@@ -16,6 +16,7 @@ use crate::{
     host::{Host, Kind, Local},
     network::Place,
     scenario::{Client, Megabits},
+    sessions::BEAT,
     world::{Happening, World},
 };
 
@@ -119,6 +120,11 @@ impl World {
             let on_demand = self.scenario.homes && self.hosts[host].role == Role::Peer;
             let names = names.clone();
             self.handle(host, Event::Schedulers { names, on_demand });
+        }
+        for host in 0..self.hosts.len() {
+            // Not all at the same moment.
+            let first = BEAT.mul_f64(host as f64 / self.hosts.len() as f64);
+            self.queue.put(self.now + first, Happening::Beats(host));
         }
         self.invite();
         self.watch();

@@ -76,6 +76,10 @@ pub struct Spec {
     /// The host that reads the source, the seed at first, dies once so many percent of the
     /// contents have left it. Default never.
     pub seed_dies: Option<f64>,
+    /// Nothing but its silence tells of a host that died, as where a machine loses its power, before so
+    /// long: its sessions and links stand. Default 0.
+    #[serde(with = "humantime_serde")]
+    pub unseen: Duration,
     /// Zones. Default 1.
     pub zones: usize,
     /// All that can leave a zone, and come into one. Default 10 Gbit/s.
@@ -155,6 +159,7 @@ impl Default for Spec {
             recovers_at: None,
             rot: scenario.rot,
             seed_dies: None,
+            unseen: Duration::ZERO,
             zones: scenario.zones,
             zone_rate: scenario.zone_rate,
             zone_latency: scenario.zone_latency,
@@ -233,6 +238,7 @@ impl Spec {
             turns_at: self.turns_at,
             recovers_at: self.recovers_at,
             reader_dies: self.seed_dies.map(|percent| percent / 100.0),
+            unseen: self.unseen,
             zones: self.zones,
             zone_rate: self.zone_rate,
             zone_latency: self.zone_latency,
@@ -318,6 +324,7 @@ impl Spec {
             ("zone_latency", self.zone_latency, hour),
             ("scheduler_delay", self.scheduler_delay, hour),
             ("turns_at", self.turns_at, hour),
+            ("unseen", self.unseen, hour),
             ("limit", self.limit, hour * 24 * 365),
         ];
         for (key, span, most) in spans {

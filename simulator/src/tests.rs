@@ -161,6 +161,21 @@ fn a_seed_that_dies_in_mid_pull_is_replaced() {
 }
 
 #[test]
+fn a_reader_whose_end_nobody_sees_is_replaced_while_its_session_stands() {
+    let scenario = |who| Scenario {
+        contents: vec![100_000_000],
+        unseen: SECOND * 6,
+        actions: vec![(SECOND * 4, Action::Kill(who))],
+        ..Scenario::default()
+    };
+    for who in [Who::Seed(0), Who::Peer(0)] {
+        let report = play(&format!("{who:?} loses its power"), &scenario(who));
+        assert!(report.origin_copies() <= 1.1, "{report}");
+        assert!(report.makespan() < SECOND * 19 / 2, "{report}");
+    }
+}
+
+#[test]
 fn readers_of_the_source_that_die_one_after_the_other() {
     let kill = |at: u32| (SECOND / 2 * at, Action::Kill(Who::Reader));
     let scenario = Scenario {

@@ -54,7 +54,10 @@ impl World {
         let refuse = |failure| Happening::Refused(upload.child, upload.request, failure);
         let peer = &mut self.hosts[parent];
         if !peer.alive {
-            self.queue.put(back, refuse(PieceFailure::Unreachable));
+            // A machine without power refuses nothing.
+            if self.scenario.unseen.is_zero() {
+                self.queue.put(back, refuse(PieceFailure::Unreachable));
+            }
             return;
         }
         let local = peer.tasks.get(&upload.task);

@@ -87,6 +87,8 @@ pub(crate) enum Happening {
     Hears(Place, usize, u64, Box<SchedulerMessage>),
     /// A scheduler is gone, as a host sees it.
     Loses(Place, usize, u64),
+    /// A host says what it has to do.
+    Beats(Place),
     /// A host is gone, as a scheduler sees it.
     Misses(Place, usize, u64),
     /// A host has checked a content.
@@ -237,6 +239,7 @@ impl World {
                 self.hears(host, scheduler, session, *message);
             }
             Happening::Loses(host, scheduler, session) => self.loses(host, scheduler, session),
+            Happening::Beats(host) => self.beats(host),
             Happening::Misses(host, scheduler, session) => self.misses(host, scheduler, session),
             Happening::Completed(host, task) => self.completed(host, task),
             Happening::Taken(host, task) => self.settled(host, task, true),

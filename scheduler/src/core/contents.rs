@@ -7,7 +7,10 @@ use darter_api::{
     session::{Holding, Join, LeaseEnd, Purpose, SchedulerMessage},
 };
 
-use super::{Cluster, Priority, task::Task};
+use super::{
+    Cluster, Priority,
+    task::{Member, Task},
+};
 
 impl Cluster {
     /// One of the many contents that a host names when it comes: looked up once.
@@ -162,7 +165,19 @@ impl Cluster {
         }
         self.note_held(host, id, held);
         self.renew_lease(now, id, &host, gained);
+        self.meets_again(host, id);
         self.ensure_source(now, id);
+    }
+
+    /// Who was silent for so long that nobody is its neighbour any more.
+    fn meets_again(&mut self, host: HostId, id: &TaskId) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let wants = task.members.get(&host).is_some_and(Member::wants);
+        if wants && task.refused.contains_key(&host) && task.degree(&host) == 0 {
+            self.introduce(host, id);
+        }
     }
 
     pub(super) fn starved(&mut self, now: Timestamp, host: HostId, id: &TaskId, pieces: &PieceSet) {

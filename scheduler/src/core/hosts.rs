@@ -56,6 +56,8 @@ pub(super) struct Host {
     pub(super) granted: Option<Timestamp>,
     /// When it last said anything.
     pub(super) heard: Timestamp,
+    /// Since when it is known to have been silent for long, while it reads a source.
+    pub(super) silent_since: Option<Timestamp>,
     /// How long it took to answer, this scheduler's own delay included.
     pub(super) round_trip: Duration,
     /// Who caught it sending rot.
@@ -96,6 +98,7 @@ impl Host {
             welcomed: Some(now),
             granted: None,
             heard: now,
+            silent_since: None,
             round_trip: Duration::ZERO,
             rot_seen_by: BTreeSet::new(),
             source_failed: None,

@@ -1,6 +1,6 @@
 //! Hosts that come and go, and their part in tasks: made, told of, and ended.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use darter_api::{
     HostId, Lengths, Origin, PieceSet, TaskId, Timestamp,
@@ -75,7 +75,7 @@ impl Cluster {
         let Some(task) = self.tasks.get(id) else {
             return;
         };
-        let (room, few) = (self.room(task), self.degree(task) / 4);
+        let room = self.room(task);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
@@ -91,23 +91,7 @@ impl Cluster {
             task.leave_until(now, &pieces, until);
         }
         let empty = task.members.is_empty();
-        let lonely: Vec<HostId> = neighbours
-            .iter()
-            .filter(|host| task.members.get(*host).is_some_and(Member::wants))
-            .filter(|host| task.degree(host) < few)
-            .copied()
-            .collect();
-        for neighbour in neighbours {
-            let (task, remove) = (*id, vec![*host]);
-            self.send(
-                neighbour,
-                SchedulerMessage::Neighbours {
-                    task,
-                    add: vec![],
-                    remove,
-                },
-            );
-        }
+        self.parted(id, *host, neighbours);
         if let Some(known) = self.hosts.get_mut(host) {
             known.tasks.remove(id);
             known.claimed -= claim;
@@ -116,13 +100,33 @@ impl Cluster {
             self.tasks.remove(id);
             self.live.remove(id);
         } else {
-            for host in lonely {
-                self.introduce(host, id);
-            }
             self.ensure_source(now, id);
             if was_member && !place.idc.is_empty() {
                 self.fill_gateways(&place.idc, id);
             }
+        }
+    }
+
+    /// A host is no neighbour of these any more; who has few left meets others.
+    pub(super) fn parted(&mut self, id: &TaskId, host: HostId, neighbours: BTreeSet<HostId>) {
+        let Some(task) = self.tasks.get(id) else {
+            return;
+        };
+        let few = self.degree(task) / 4;
+        let is_lonely = |host: &&HostId| {
+            let wants = task.members.get(*host).is_some_and(Member::wants);
+            wants && task.degree(host) < few
+        };
+        let lonely: Vec<HostId> = neighbours.iter().filter(is_lonely).copied().collect();
+        for neighbour in neighbours {
+            let (task, add, remove) = (*id, vec![], vec![host]);
+            self.send(
+                neighbour,
+                SchedulerMessage::Neighbours { task, add, remove },
+            );
+        }
+        for host in lonely {
+            self.introduce(host, id);
         }
     }
 

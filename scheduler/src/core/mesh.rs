@@ -112,6 +112,7 @@ impl Cluster {
         other != host
             && self.shares(other)
             && (!self.is_bad(other) || self.is_slow(other))
+            && !self.was_silent(other)
             && !task.are_neighbours(host, other)
             && !self.blocked(host, other)
             && self.may_meet(task, host, other)

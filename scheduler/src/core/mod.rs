@@ -4,7 +4,8 @@
 //! soft: hellos and inventories rebuild it after a restart.
 //!
 //! [`members`] is who comes and goes, [`contents`] what they tell of their contents, [`grants`] who
-//! is to read a source, [`leases`] who does, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow.
+//! is to read a source, [`leases`] who does, [`mesh`] who meets whom, [`bad`] and [`pace`] who is slow,
+//! [`silence`] who is gone without a word.
 //!
 //! Owner of state: [`Cluster`]. Invariants: a piece has at most one live lease; who is a
 //! neighbour of whom is symmetric and within the degree; every missing piece of a wanted
@@ -32,6 +33,7 @@ mod policy;
 mod preheat;
 mod public;
 mod score;
+mod silence;
 mod sizing;
 mod sweep;
 mod task;
@@ -211,6 +213,7 @@ impl Cluster {
             Event::Message { host, message } => {
                 if let Some(known) = self.hosts.get_mut(&host) {
                     known.heard = now;
+                    known.silent_since = None;
                     self.message(now, host, message);
                 }
             }

@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Between two looks at all holders.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A holder is judged by what it has read, by its own word, within at least this, since its
 /// source's first byte. Hosts tell of their progress once a second.
 const FAIR: Duration = Duration::from_millis(800);
@@ -164,6 +164,7 @@ impl Cluster {
             return;
         }
         self.paces.looked = now;
+        self.replace_silent(now);
         let upstreams = self.readers_by_upstream(now);
         for (upstream, readers) in &upstreams {
             let fastest = readers.values().copied().fold(0.0, f32::max);

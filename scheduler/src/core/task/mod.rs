@@ -139,6 +139,11 @@ impl Task {
         self.neighbours.meet(host, other);
     }
 
+    /// A member is nobody's neighbour any more; whose it was.
+    pub(super) fn part_from_all(&mut self, host: &HostId) -> BTreeSet<HostId> {
+        self.neighbours.remove(host)
+    }
+
     /// Those that a member knows, in order.
     pub(super) fn neighbours(&self, host: &HostId) -> impl Iterator<Item = &HostId> {
         self.neighbours.of(host).iter()
@@ -185,7 +190,7 @@ impl Task {
         self.gateways.retain(|_, elected| !elected.is_empty());
         self.refused.remove(host);
         self.told_unavailable.remove(host);
-        self.neighbours.remove(host)
+        self.part_from_all(host)
     }
 
     /// A host failed to read the source. Seeds do not count: where they stand, the source

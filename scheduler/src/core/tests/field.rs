@@ -18,10 +18,42 @@ pub(super) fn id(name: u16) -> HostId {
     HostId::from_bytes(raw)
 }
 
+/// What hosts that are well say once a second.
+#[derive(Default)]
+pub(super) struct Beats {
+    next: Timestamp,
+    /// Who says nothing any more.
+    pub(super) mute: BTreeSet<HostId>,
+}
+
+impl Beats {
+    /// Until when time passes before the next of them.
+    pub(super) fn before(&self, until: Timestamp) -> Timestamp {
+        self.next.min(until)
+    }
+
+    pub(super) fn beat(&mut self, now: Timestamp, cluster: &mut Cluster) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + Duration::from_secs(1);
+        let hosts: Vec<HostId> = cluster.hosts.keys().copied().collect();
+        for host in hosts.into_iter().filter(|host| !self.mute.contains(host)) {
+            let message = PeerMessage::Load {
+                uploads: 0,
+                downloads: 0,
+                upload_bytes: 0,
+            };
+            cluster.handle(now, Event::Message { host, message });
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Field {
     pub(super) cluster: Cluster,
     pub(super) now: Timestamp,
+    pub(super) beats: Beats,
     /// Who was introduced to whom.
     pub(super) links: BTreeSet<(HostId, HostId)>,
 }
@@ -34,6 +66,7 @@ impl Field {
         Self {
             cluster: Cluster::new(options, key, Timestamp::ZERO, 0, 1),
             now: settled,
+            beats: Beats::default(),
             links: BTreeSet::new(),
         }
     }
@@ -121,6 +154,16 @@ impl Field {
 
     pub(super) fn pass(&mut self, millis: u64) -> Vec<Command> {
         let until = self.now + Duration::from_millis(millis);
+        let mut said = Vec::new();
+        while self.now < until {
+            self.beats.beat(self.now, &mut self.cluster);
+            let next = self.beats.before(until);
+            said.extend(self.pass_until(next));
+        }
+        said
+    }
+
+    fn pass_until(&mut self, until: Timestamp) -> Vec<Command> {
         let mut said = Vec::new();
         while let Some(at) = self
             .cluster

@@ -7,7 +7,7 @@ use darter_api::{
     },
 };
 
-use super::super::*;
+use super::{super::*, field::Beats};
 
 pub(super) const PIECES: u32 = 16;
 
@@ -61,6 +61,7 @@ pub(super) fn join(number: u8, held: PieceSet) -> PeerMessage {
 struct Lab {
     cluster: Cluster,
     now: Timestamp,
+    beats: Beats,
 }
 
 impl Lab {
@@ -92,12 +93,23 @@ impl Lab {
         Self {
             cluster: Cluster::new(options, key, Timestamp::ZERO, 0, 1),
             now: Timestamp::ZERO,
+            beats: Beats::default(),
         }
     }
 
     fn pass(&mut self, millis: u64) -> Vec<Command> {
         let mut commands = Vec::new();
         let until = self.now + Duration::from_millis(millis);
+        while self.now < until {
+            self.beats.beat(self.now, &mut self.cluster);
+            let next = self.beats.before(until);
+            commands.extend(self.pass_until(next));
+        }
+        commands
+    }
+
+    fn pass_until(&mut self, until: Timestamp) -> Vec<Command> {
+        let mut commands = Vec::new();
         while let Some(at) = self
             .cluster
             .next_deadline(self.now)
@@ -248,6 +260,7 @@ fn a_host_that_works_through_its_grants_is_not_taken_for_dead() {
 fn a_host_that_is_known_to_answer_slowly_is_waited_for() {
     let mut lab = Lab::new();
     lab.up(9, Role::Seed);
+    lab.beats.mute.insert(host(9));
     lab.pass(700);
     let inventory = PeerMessage::Inventory {
         holdings: vec![],
@@ -281,6 +294,49 @@ fn an_accepted_lease_lives_by_progress() {
     let said = lab.pass(11_000);
     assert_eq!(revoked(&said, 9), PieceSet::from_range(4..PIECES));
     assert_eq!(grants(&said), [(host(1), 4..PIECES)]);
+}
+
+#[test]
+fn what_a_silent_reader_was_to_read_goes_to_another_soon() {
+    let mut lab = Lab::new();
+    for name in [1, 2] {
+        lab.up(name, Role::Peer);
+    }
+    lab.up(9, Role::Seed);
+    lab.joins(1);
+    lab.says(9, PeerMessage::LeaseAccepted { task: task(1) });
+    let begun = PeerMessage::LeaseFirstByte {
+        task: task(1),
+        ranges: true,
+    };
+    lab.says(9, begun);
+    lab.progress(9, 0..4);
+    lab.progress(1, 0..2);
+    // Its machine loses its power, of which its session tells nothing.
+    lab.beats.mute.insert(host(9));
+    assert_eq!(grants(&lab.pass(1900)), []);
+    let said = lab.pass(1200);
+    assert_eq!(revoked(&said, 9), PieceSet::from_range(4..PIECES));
+    assert!(!lab.cluster.tasks[&task(1)].are_neighbours(&host(9), &host(1)));
+    // What only it was known to have is gone as well.
+    assert_eq!(grants(&said), [(host(1), 2..PIECES)]);
+    // It was stopped and goes on: what it has counts again, and it reads nothing.
+    lab.beats.mute.clear();
+    lab.progress(9, 0..5);
+    let task = &lab.cluster.tasks[&task(1)];
+    assert!(task.leases.iter().all(|lease| lease.holder == host(1)));
+    assert_eq!(task.held(&host(9)).len(), 5);
+    assert!(task.are_neighbours(&host(9), &host(1)));
+}
+
+#[test]
+fn a_silent_reader_that_alone_waits_is_left_to_itself() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.joins(1);
+    lab.says(1, PeerMessage::LeaseAccepted { task: task(1) });
+    lab.beats.mute.insert(host(1));
+    assert!(revoked(&lab.pass(4000), 1).is_empty());
 }
 
 /// A seed has read eight pieces and dies; of them two waiters are known to have 0..3 and 5..7.
