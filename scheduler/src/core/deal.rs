@@ -102,10 +102,12 @@ impl Cluster {
         if let Some(fellow) = self.who_goes_back(now, id, task, &readers, pieces) {
             return Some(all(fellow));
         }
-        let room = match self.is_crowd(task, &readers) {
-            true => self.allowed(task).saturating_sub(readers.len()),
-            false => 0,
-        };
+        let crowd = self.is_crowd(task, &readers);
+        let more = self.allowed(task).saturating_sub(readers.len());
+        if !crowd && more > 0 && task.has_just_begun(now) {
+            return Some(Plan::new());
+        }
+        let room = if crowd { more } else { 0 };
         let few = pieces.len() < MIN_SHARED / 2;
         let fellows = if few && self.standing(first) < Standing::Weak {
             Vec::new()

@@ -283,7 +283,29 @@ impl Node {
             }
         }
         self.announce_fresh(now, id, piece);
+        self.tell_of_first_run(now, id);
         self.complete_if_whole(id);
+    }
+
+    /// Says when half of a part's first run is read. Until it hears of that the scheduler may leave
+    /// what lies behind it to one who comes yet.
+    fn tell_of_first_run(&mut self, now: Timestamp, id: &TaskId) {
+        let Some(task) = self.state.tasks.get(id) else {
+            return;
+        };
+        let untold = |download: &Download| download.told.is_empty();
+        if !task.download.as_ref().is_some_and(untold) {
+            return;
+        }
+        let Some(first) = task.reading.runs().first() else {
+            return;
+        };
+        let mut held = task.held.runs().iter();
+        let read = held.find(|run| run.end == first.start);
+        let is_half = read.is_some_and(|read| read.len() >= first.len());
+        if is_half && first.end < task.lengths.pieces() {
+            self.say_progress(now, id);
+        }
     }
 
     pub(super) fn source_failed(&mut self, now: Timestamp, id: &TaskId, why: LeaseEnd) {

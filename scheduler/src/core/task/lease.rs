@@ -24,6 +24,8 @@ pub(in crate::core) struct Lease {
     pub(in crate::core) ending: Option<Timestamp>,
 }
 
+/// Who reads a part says when half of its first run is read, within so long where nothing is wrong.
+const TOLD_FIRST: Duration = Duration::from_millis(400);
 /// Hosts tell so often of their progress: what they read since is not known.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
@@ -94,6 +96,16 @@ impl Task {
     pub(in crate::core) fn awaits_first_byte(&self) -> bool {
         let awaits = |lease: &Lease| !lease.own && !lease.first_byte;
         self.ranges.is_none() && self.leases.iter().any(awaits)
+    }
+
+    /// Whether its only reader is in the first half of the first run of its part: until then it has
+    /// no use for more.
+    pub(in crate::core) fn has_just_begun(&self, now: Timestamp) -> bool {
+        let [lease] = &*self.leases else {
+            return false;
+        };
+        let untouched = lease.first_byte && lease.pieces.len() == lease.size;
+        untouched && now.since(lease.renewed) < TOLD_FIRST
     }
 
     /// Whether all who read are beyond these.

@@ -532,8 +532,8 @@ fn two_hosts_read_a_source_that_serves_ranges_and_no_piece_twice() {
     assert_eq!(first.len() + second.len(), PIECES);
 }
 
-/// What the second host is granted once the first byte has come while so many wait beside the reader.
-fn second_part(waiters: u8) -> PieceSet {
+/// A seed that reads with eight hosts connected, and so many of them that wait at its first byte.
+fn reads_for(waiters: u8) -> (Lab, PieceSet) {
     let mut lab = Lab::new();
     lab.up(9, Role::Seed);
     for name in 1..=7 {
@@ -544,26 +544,56 @@ fn second_part(waiters: u8) -> PieceSet {
         first.union_with(&granted(&lab.joins(name), 9));
     }
     assert_eq!(first.len(), PIECES / 2, "the rest waits");
+    (lab, first)
+}
+
+fn first_byte(lab: &mut Lab, name: u8) -> Vec<Command> {
     let begun = PeerMessage::LeaseFirstByte {
         task: task(1),
         ranges: true,
     };
-    let said = lab.says(9, begun);
-    let mut all = first.clone();
-    let mut second = PieceSet::new();
-    for name in 1..=waiters {
-        second.union_with(&granted(&said, name));
-    }
-    all.union_with(&granted(&said, 9));
-    all.union_with(&second);
-    assert_eq!(all.len(), PIECES, "with {waiters} waiters");
-    second
+    lab.says(name, begun)
+}
+
+/// What these hosts were granted.
+fn granted_to(said: &[Command], names: std::ops::RangeInclusive<u8>) -> PieceSet {
+    let mut all = PieceSet::new();
+    names.for_each(|name| all.union_with(&granted(said, name)));
+    all
 }
 
 #[test]
 fn a_second_host_reads_the_source_where_several_wait() {
-    assert_eq!(second_part(2), PieceSet::new());
-    assert_eq!(second_part(3).len(), PIECES / 2);
+    let (mut lab, first) = reads_for(3);
+    let said = first_byte(&mut lab, 9);
+    let second = granted_to(&said, 1..=3);
+    assert_eq!(second.len(), PIECES - first.len());
+    assert!(second.intersection(&first).is_empty());
+}
+
+#[test]
+fn who_comes_while_a_reader_is_in_its_first_pieces_may_read_the_rest() {
+    let (mut lab, first) = reads_for(2);
+    assert_eq!(grants(&first_byte(&mut lab, 9)), []);
+    assert_eq!(grants(&lab.pass(200)), []);
+    let said = lab.joins(3);
+    let second = granted_to(&said, 1..=3);
+    assert_eq!(second.len(), PIECES - first.len());
+}
+
+#[test]
+fn a_reader_gets_the_rest_where_nobody_else_has_come() {
+    for tells in [true, false] {
+        let (mut lab, first) = reads_for(2);
+        assert_eq!(grants(&first_byte(&mut lab, 9)), []);
+        let said = match tells {
+            true => lab.progress(9, 0..2),
+            false => lab.pass(600),
+        };
+        let rest = granted(&said, 9);
+        assert_eq!(rest.len(), PIECES - first.len(), "tells: {tells}");
+        assert!(granted_to(&lab.joins(3), 1..=3).is_empty());
+    }
 }
 
 #[test]

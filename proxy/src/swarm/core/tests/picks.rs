@@ -1,9 +1,9 @@
 //! In which order pieces are asked for, and when another parent is asked as well.
 
-use darter_api::PieceSet;
+use darter_api::{PieceIndex, PieceSet, session::PeerMessage};
 
 use super::super::{event::ReaderId, *};
-use super::rules::{Lab, PIECES, have, host, neighbours, requests, start, task};
+use super::rules::{Lab, PIECES, grant, have, host, neighbours, requests, start, task};
 
 /// A download that a client reads, and neighbours that are there.
 fn lab(names: &[u8]) -> Lab {
@@ -60,4 +60,21 @@ fn what_takes_as_long_as_usual_is_not_late() {
     lab.handle(have(2, one(2)));
     assert!(requests(&lab.pass(1100)).is_empty());
     assert_eq!(requests(&lab.pass(200)).len(), 1);
+}
+
+#[test]
+fn who_reads_a_part_says_when_half_of_its_first_run_is_read() {
+    for (run, tells) in [(0..8, [3].as_slice()), (0..PIECES, &[])] {
+        let mut lab = lab(&[]);
+        lab.handle(grant(run.clone()));
+        let reads = |piece: &u32| {
+            let (task, piece) = (task(), PieceIndex(*piece));
+            let said = lab.handle(Event::SourcePiece { task, piece });
+            let progress =
+                |one: &Command| matches!(one, Command::Session(_, PeerMessage::Progress { .. }));
+            said.iter().any(progress)
+        };
+        let told: Vec<u32> = run.filter(reads).collect();
+        assert_eq!(told, tells);
+    }
 }
