@@ -3,10 +3,10 @@
 //! A reader's next piece comes first when nothing is under way for it: that is its
 //! deadline, not its priority. All other requests go rarest first inside a window ahead
 //! of the contiguous prefix, ties at random: if every host asked for what its reader
-//! wants next, all would ask the same host for the same piece. The near part of the window goes
-//! first, so that where several hosts read the source, and bring more than a downlink takes, readers
-//! keep up. [`super::view`] is what it
-//! chooses from.
+//! wants next, all would ask the same host for the same piece. Few neighbours ask in order:
+//! offers spread what is new among them as well, and readers get it sooner. The near part of the window
+//! goes first, so that where several hosts read the source, and bring more than a downlink takes,
+//! readers keep up. [`super::view`] is what it chooses from.
 
 use std::{ops::Range, time::Duration};
 

@@ -19,6 +19,8 @@ use super::{
 const BLOCK: u32 = u64::BITS;
 /// A parent that would take so many times longer than the best one is not asked.
 const WORTH: u64 = 4;
+/// With so many neighbours or fewer everybody can ask everybody: no piece is far from anybody.
+const FEW_NEIGHBOURS: usize = 12;
 /// Microseconds that a parent is thought to take for a piece before one has come from it.
 const NEW_US: u64 = 20_000;
 
@@ -27,6 +29,8 @@ const NEW_US: u64 = 20_000;
 pub(super) struct View {
     blocks: Vec<Block>,
     parents: Vec<Parent>,
+    /// Pieces are asked for in their order, and not the rare ones first.
+    in_order: bool,
     /// What each parent announced: as many words as there are blocks, one after the other.
     announced: Vec<u64>,
 }
@@ -67,7 +71,7 @@ impl View {
         windows: &[Range<u32>],
     ) -> Self {
         let blocks = blocks(task, download, windows);
-        Self::of(now, blocks, download, hosts, |_| 1)
+        Self::of(now, task, blocks, download, hosts, |_| 1)
     }
 
     /// Of what is missing in `windows`, which are sorted and do not overlap, and who announced
@@ -97,7 +101,7 @@ impl View {
         if !available.any(|(host, set)| offers(set) && is_free(host)) {
             return None;
         }
-        Some(Self::of(now, blocks, download, hosts, |block| {
+        Some(Self::of(now, task, blocks, download, hosts, |block| {
             block.missing
         }))
     }
@@ -105,6 +109,7 @@ impl View {
     /// Who announced none of what is `wanted` of the blocks is left out: most of a swarm.
     fn of(
         now: Timestamp,
+        task: &Task,
         blocks: Vec<Block>,
         download: &Download,
         hosts: &BTreeMap<HostId, Neighbourhood>,
@@ -128,12 +133,13 @@ impl View {
         Self {
             blocks,
             parents,
+            in_order: task.announcer.subscribers.len() <= FEW_NEIGHBOURS,
             announced,
         }
     }
 
     /// What somebody with fewer than `depth` requests has announced, urgent pieces first,
-    /// then rare ones, ties by chance.
+    /// then rare ones, ties by chance; with few neighbours in the order of the content.
     pub(super) fn candidates(
         &self,
         depth: u32,
@@ -151,11 +157,14 @@ impl View {
                 wanted &= wanted - 1;
                 let piece = block.start + bit;
                 let holders = (0..self.parents.len()).map(|one| self.word(one, at) >> bit & 1);
-                let rarity = holders.sum::<u64>() as u32;
+                let place = match self.in_order {
+                    true => piece,
+                    false => holders.sum::<u64>() as u32,
+                };
                 found.push(Candidate {
                     piece,
                     block: at,
-                    order: (!urgent.contains(&piece), rarity, rng.random()),
+                    order: (!urgent.contains(&piece), place, rng.random()),
                 });
             }
         }

@@ -3,7 +3,10 @@
 use darter_api::{PieceIndex, PieceSet, session::PeerMessage};
 
 use super::super::{event::ReaderId, *};
-use super::rules::{Lab, PIECES, grant, have, host, neighbours, requests, start, task};
+use super::{
+    offers::subscribe,
+    rules::{Lab, PIECES, grant, have, host, neighbours, requests, start, task},
+};
 
 /// A download that a client reads, and neighbours that are there.
 fn lab(names: &[u8]) -> Lab {
@@ -60,6 +63,26 @@ fn what_takes_as_long_as_usual_is_not_late() {
     lab.handle(have(2, one(2)));
     assert!(requests(&lab.pass(1100)).is_empty());
     assert_eq!(requests(&lab.pass(200)).len(), 1);
+}
+
+#[test]
+fn few_neighbours_are_asked_in_order_and_many_for_what_is_rare() {
+    for many in [false, true] {
+        let mut lab = lab(&[1]);
+        lab.handle(neighbours(&[20], &[]));
+        for name in 2..=14 {
+            if many {
+                subscribe(&mut lab, name);
+            }
+        }
+        // It is out of reach, and yet another one that has them.
+        lab.handle(have(20, PieceSet::from_range(0..PIECES - 3)));
+        let asked = requests(&lab.handle(have(1, PieceSet::full(PIECES))));
+        let mut asked: Vec<u32> = asked.iter().map(|(.., piece)| *piece).collect();
+        asked[1..].sort_unstable();
+        let wanted = if many { [0, 13, 14, 15] } else { [0, 1, 2, 3] };
+        assert_eq!(asked, wanted, "many: {many}");
+    }
 }
 
 #[test]
