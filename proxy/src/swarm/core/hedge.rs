@@ -1,7 +1,9 @@
 //! Pieces that are long under way are asked of another parent as well.
 //!
-//! What a reader wants next is so as soon as it takes far longer than pieces usually take, since
-//! all of that reader's content waits behind it; all else only once nothing else is to be asked for.
+//! What a reader wants next is so as soon as it takes far longer than pieces usually take and its
+//! parent says nothing any more, since all of that reader's content waits behind it; all else only
+//! once nothing else is to be asked for. A parent that is slow but there is waited for: whoever loses
+//! is called off, and that costs the connection.
 
 use std::{ops::Range, time::Duration};
 
@@ -20,7 +22,9 @@ const HEDGE_AFTER: Duration = Duration::from_millis(1500);
 /// What a reader wants next is after so many times what pieces usually take.
 const LATE: u32 = 3;
 /// And not before.
-const SOONEST: Duration = Duration::from_millis(500);
+const SOONEST: Duration = Duration::from_secs(1);
+/// And only if nothing was heard of its parent for so long.
+const SILENT: Duration = Duration::from_millis(500);
 /// Requests of one piece at the same time.
 const MAX_DUPLICATES: usize = 2;
 /// Late pieces that are looked at at a time.
@@ -31,6 +35,7 @@ impl Node {
     pub(super) fn hedge_urgent(&mut self, now: Timestamp, id: &TaskId) {
         let mut late = self.urgent(id);
         late.retain(|piece| self.is_late(now, id, *piece, SOONEST));
+        late.retain(|piece| self.is_silent(now, id, *piece));
         if late.is_empty() {
             return;
         }
@@ -57,7 +62,7 @@ impl Node {
     /// be without power. Somebody else is asked, or it is read anew.
     pub(super) fn give_up_late(&mut self, now: Timestamp, host: &HostId, id: &TaskId) {
         let usual = self.usual_time(id).unwrap_or_default();
-        let patience = (usual * LATE).max(SOONEST * 2);
+        let patience = (usual * LATE).max(SOONEST);
         let requests = self.state.requests.iter();
         let late = requests.filter(|(_, request)| {
             let of_it = request.host == *host && request.task == *id;
@@ -87,6 +92,15 @@ impl Node {
         let old = |request: &Request| now.since(request.since) >= patience;
         let few = (1..MAX_DUPLICATES).contains(&requests.clone().count());
         few && requests.all(old)
+    }
+
+    /// Whether nothing was heard of those that a piece was asked of.
+    fn is_silent(&self, now: Timestamp, id: &TaskId, piece: u32) -> bool {
+        let silent = |request: &Request| {
+            let parent = self.state.hosts.get(&request.host);
+            parent.is_none_or(|parent| now.since(parent.heard) >= SILENT)
+        };
+        self.requests_for(id, piece).all(silent)
     }
 
     /// Asks for these of parents that were not asked for them.

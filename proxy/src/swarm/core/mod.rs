@@ -219,11 +219,7 @@ impl Node {
             Event::LinkUp(host) => self.link_up(now, &host),
             Event::LinkDown(host) => self.link_down(now, &host),
             Event::Link { host, message } => self.link(now, host, message),
-            Event::PieceBegun(request) => {
-                if let Some(request) = self.state.requests.get_mut(&request) {
-                    request.begun = true;
-                }
-            }
+            Event::PieceBegun(request) => self.piece_begun(now, &request),
             Event::PieceStored(request) => self.piece_stored(now, request),
             Event::PieceFailed { request, failure } => self.piece_failed(now, request, failure),
             Event::SourceFirstByte { task, ranges } => {

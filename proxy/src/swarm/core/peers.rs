@@ -134,6 +134,7 @@ impl Node {
     pub(super) fn link(&mut self, now: Timestamp, host: HostId, message: LinkMessage) {
         if let Some(neighbourhood) = self.state.hosts.get_mut(&host) {
             neighbourhood.used = now;
+            neighbourhood.heard = now;
         }
         match message {
             LinkMessage::Subscribe {

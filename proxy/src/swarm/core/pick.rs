@@ -277,6 +277,16 @@ impl Node {
         }
     }
 
+    pub(super) fn piece_begun(&mut self, now: Timestamp, id: &RequestId) {
+        let Some(request) = self.state.requests.get_mut(id) else {
+            return;
+        };
+        request.begun = true;
+        if let Some(parent) = self.state.hosts.get_mut(&request.host) {
+            parent.heard = now;
+        }
+    }
+
     pub(super) fn piece_stored(&mut self, now: Timestamp, id: RequestId) {
         let Some(request) = self.forget(&id) else {
             return;
@@ -288,6 +298,7 @@ impl Node {
             let service = now.since(request.since) / request.depth;
             let before = parent.service.unwrap_or(service);
             parent.service = Some((before * 3 + service) / 4);
+            parent.heard = now;
             self.came_from(&request, service);
         }
         let one = PieceSet::from_range(request.piece..request.piece + 1);

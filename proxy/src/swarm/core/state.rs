@@ -238,6 +238,8 @@ pub(super) struct Neighbourhood {
     pub(super) redial_at: Option<Timestamp>,
     /// When something last went on over its link.
     pub(super) used: Timestamp,
+    /// When it last said or gave anything.
+    pub(super) heard: Timestamp,
     pub(super) failures: u32,
     /// What the scheduler is told next.
     pub(super) tally: Option<Tally>,

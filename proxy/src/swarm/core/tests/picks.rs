@@ -46,7 +46,7 @@ fn what_a_reader_wants_next_and_is_late_is_asked_of_another_one() {
     // The other one has it too, and something else to give.
     lab.handle(have(2, one(2)));
     brings(&mut lab, 2, 3, 50);
-    assert!(requests(&lab.pass(400)).is_empty());
+    assert!(requests(&lab.pass(900)).is_empty());
     let again = requests(&lab.pass(200));
     assert_eq!((again[0].1, again[0].2), (host(2), 2));
     assert_eq!(again.len(), 1);
@@ -62,6 +62,19 @@ fn what_takes_as_long_as_usual_is_not_late() {
     lab.handle(have(1, one(2)));
     lab.handle(have(2, one(2)));
     assert!(requests(&lab.pass(1100)).is_empty());
+    assert_eq!(requests(&lab.pass(200)).len(), 1);
+}
+
+#[test]
+fn who_still_says_something_is_not_late() {
+    let mut lab = lab(&[1, 2]);
+    brings(&mut lab, 1, 0, 50);
+    brings(&mut lab, 2, 1, 50);
+    lab.handle(have(1, one(2)));
+    lab.handle(have(2, one(2)));
+    lab.pass(900);
+    lab.handle(have(1, one(0)));
+    assert!(requests(&lab.pass(400)).is_empty());
     assert_eq!(requests(&lab.pass(200)).len(), 1);
 }
 
