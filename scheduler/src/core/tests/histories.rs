@@ -297,7 +297,7 @@ impl History {
 
     /// Every missing piece of a wanted task is held, leased, or its waiters were told;
     /// but for the time that is given to those who come back, for a second after a lease was
-    /// not needed or a reader went, and until the source's first answer.
+    /// not needed or a reader went, and until the source's first answer or its only reader's first pieces.
     fn check_covered(&self, id: &TaskId, task: &Task) {
         let settled = self.cluster.started + self.cluster.options.settle + TICK;
         let settling = self.now < settled;
@@ -317,10 +317,11 @@ impl History {
         let tick = TICK.as_micros() as u64;
         let before = Timestamp::from_micros(self.now.as_micros().saturating_sub(tick));
         let not_needed = not_needed || task.unclaimed(before).is_empty();
+        let is_begun = task.awaits_first_byte() || task.has_just_begun(before);
         let told = |host: &HostId| self.unavailable.contains(&(*host, *id));
         let all_told = task.waiters().iter().all(told);
         assert!(
-            all_told || many_runs || not_needed || task.awaits_first_byte(),
+            all_told || many_runs || not_needed || is_begun,
             "nobody reads {:?}",
             task.uncovered()
         );
