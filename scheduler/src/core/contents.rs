@@ -28,14 +28,14 @@ impl Cluster {
         if let Some(listed) = &mut known.listed {
             listed.insert(Arc::clone(&task.id));
         }
-        let lengths = task.lengths;
-        if lengths != holding.lengths {
-            if !holding.held.is_empty() && self.doubt_lengths(&id, holding.lengths) {
-                return self.holding(now, host, holding);
+        if task.lengths != holding.lengths {
+            let doubted = !holding.held.is_empty() && self.doubt_lengths(&id, holding.lengths);
+            if doubted || !self.disputes(now, host, &id, holding.lengths) {
+                self.holding(now, host, holding);
             }
-            self.send(host, SchedulerMessage::Mismatch { task: id, lengths });
             return;
         }
+        known.disputes.settle(&id);
         if let Some(origin) = &holding.origin {
             task.add_origin(origin);
         }
@@ -109,6 +109,9 @@ impl Cluster {
             return;
         }
         self.doubt_lengths(&id, join.lengths);
+        if self.disputes(now, host, &id, join.lengths) {
+            return;
+        }
         let Some(task) = self.member(host, id, join.lengths, &join.origin) else {
             return;
         };

@@ -16,6 +16,7 @@ use super::{
     bad::{Record, is_rotten},
     blocks::Blocks,
     pace::Pace,
+    sizing::Disputes,
 };
 
 /// A load report is believed for so long; hosts send one a second.
@@ -46,6 +47,8 @@ pub(super) struct Host {
     pub(super) claimed: u64,
     /// Since when its session rests.
     pub(super) resting: Option<Timestamp>,
+    /// Contents of which it has another size than their tasks.
+    pub(super) disputes: Disputes,
     /// What it has named since it came back from a rest, until it has named all.
     pub(super) listed: Option<BTreeSet<Arc<TaskId>>>,
     /// When its memberships are looked at next.
@@ -93,6 +96,7 @@ impl Host {
             tasks: Blocks::default(),
             claimed: 0,
             resting: None,
+            disputes: Disputes::default(),
             listed: None,
             sweep_at: now,
             welcomed: Some(now),
@@ -170,6 +174,7 @@ impl Host {
         self.rot_seen_by.len() <= MAX_CATCHERS
             && self.blocked.len() <= MAX_BLOCKED
             && self.rates.len() <= MAX_ZONES
+            && self.disputes.is_bounded()
             && self.record.is_bounded()
     }
 

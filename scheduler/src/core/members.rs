@@ -160,11 +160,7 @@ impl Cluster {
             .or_insert_with(|| Box::new(Task::new(id, lengths)))
             .lengths;
         if known != lengths {
-            let message = SchedulerMessage::Mismatch {
-                task: id,
-                lengths: known,
-            };
-            self.send(host, message);
+            self.mismatch(host, &id, known);
             return None;
         }
         let task = self.tasks.get_mut(&id)?;
@@ -174,9 +170,12 @@ impl Cluster {
         self.tasks.get_mut(&id).map(Box::as_mut)
     }
 
-    /// A task that a host turns out to have to do with.
+    /// A task that a host turns out to have to do with, unless it has another size of it.
     pub(super) fn enlist(&mut self, host: HostId, id: &TaskId) -> Option<&mut Task> {
-        self.hosts.get(&host)?;
+        let (known, task) = (self.hosts.get(&host)?, self.tasks.get(id)?);
+        if known.disputes.contradict(id, task.lengths) {
+            return None;
+        }
         self.enrol(host, id);
         self.tasks.get_mut(id).map(Box::as_mut)
     }

@@ -1,14 +1,14 @@
 //! The invariants after every step of random histories.
 
 use darter_api::{
-    PieceSet,
+    Lengths, PieceSet,
     session::{LeaseEnd, ParentReport, PeerMessage, Role},
 };
 use proptest::prelude::*;
 
 use super::{
     super::*,
-    rules::{PIECES, hello, host, join, origin, task},
+    rules::{PIECES, hello, host, join, join_with, lengths, origin, task},
 };
 
 const HOSTS: u8 = 12;
@@ -20,6 +20,8 @@ enum Step {
     Up(u8),
     Down(u8),
     Join(u8, u8),
+    /// It wants a content of that digest that is a byte shorter.
+    JoinsShorter(u8, u8),
     Leave(u8, u8),
     Done(u8, u8),
     /// It holds these and those of before.
@@ -53,6 +55,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => who.clone().prop_map(Step::Up),
         1 => who.prop_map(Step::Down),
         6 => pair.clone().prop_map(|(a, b)| Step::Join(a, b)),
+        1 => pair.clone().prop_map(|(a, b)| Step::JoinsShorter(a, b)),
         1 => pair.clone().prop_map(|(a, b)| Step::Leave(a, b)),
         1 => pair.clone().prop_map(|(a, b)| Step::Done(a, b)),
         6 => range.clone().prop_map(|(a, b, c, d)| Step::Gains(a, b, c, d)),
@@ -164,6 +167,11 @@ impl History {
                 self.unavailable.remove(&(host(name), task(number)));
                 self.says(name, join(number, held));
             }
+            Step::JoinsShorter(name, number) => {
+                self.unavailable.remove(&(host(name), task(number)));
+                let shorter = Lengths::of(lengths().size() - 1).unwrap();
+                self.says(name, join_with(number, shorter, PieceSet::new()));
+            }
             Step::Leave(name, number) => self.says(name, PeerMessage::Leave { task: task(number) }),
             Step::Done(name, number) => self.says(name, PeerMessage::Done { task: task(number) }),
             Step::Gains(name, number, from, count) => {
@@ -199,7 +207,7 @@ impl History {
                 self.says(name, PeerMessage::Evicted { tasks });
             }
             Step::Interest(name, number) => {
-                let tasks = vec![(task(number), super::rules::lengths())];
+                let tasks = vec![(task(number), lengths())];
                 let origin = origin();
                 self.says(name, PeerMessage::Interest { tasks, origin });
             }

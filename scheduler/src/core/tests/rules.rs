@@ -48,9 +48,13 @@ pub(super) fn hello(name: u8, epoch: u64, role: Role) -> Hello {
 }
 
 pub(super) fn join(number: u8, held: PieceSet) -> PeerMessage {
+    join_with(number, lengths(), held)
+}
+
+pub(super) fn join_with(number: u8, lengths: Lengths, held: PieceSet) -> PeerMessage {
     PeerMessage::Join(Join {
         task: task(number),
-        lengths: lengths(),
+        lengths,
         held,
         origin: origin(),
         purpose: Purpose::Pull,
@@ -716,14 +720,7 @@ fn another_geometry_is_refused() {
     lab.up(1, Role::Peer);
     lab.up(2, Role::Peer);
     lab.joins(1);
-    let other = PeerMessage::Join(Join {
-        task: task(1),
-        lengths: Lengths::of(77).unwrap(),
-        held: PieceSet::new(),
-        origin: origin(),
-        purpose: Purpose::Pull,
-    });
-    let said = lab.says(2, other);
+    let said = lab.says(2, join_with(1, Lengths::of(77).unwrap(), PieceSet::new()));
     assert!(matches!(
         said[..],
         [Command {
@@ -731,6 +728,62 @@ fn another_geometry_is_refused() {
             ..
         }]
     ));
+}
+
+#[test]
+fn what_a_host_says_of_another_size_does_not_count() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.up(2, Role::Peer);
+    lab.joins(1);
+    lab.says(2, join_with(1, Lengths::of(77).unwrap(), PieceSet::new()));
+    let (id, one) = (task(1), PieceSet::from_range(0..1));
+    for word in [
+        PeerMessage::SelfLeased {
+            task: id,
+            pieces: one.clone(),
+        },
+        PeerMessage::Progress {
+            task: id,
+            held: one.clone(),
+        },
+        PeerMessage::Starved {
+            task: id,
+            pieces: one.clone(),
+        },
+        PeerMessage::Done { task: id },
+    ] {
+        lab.says(2, word);
+        let graph = lab.cluster.graph(&id).unwrap();
+        let members: Vec<HostId> = graph.nodes.iter().map(|node| node.host).collect();
+        assert_eq!(members, [host(1)]);
+    }
+    // It finds that it was wrong.
+    lab.joins(2);
+    lab.says(2, PeerMessage::Done { task: id });
+    let graph = lab.cluster.graph(&id).unwrap();
+    let other = graph.nodes.iter().find(|node| node.host == host(2));
+    assert_eq!(other.unwrap().held, PieceSet::full(PIECES));
+}
+
+#[test]
+fn who_turns_to_another_size_is_forgotten_with_what_it_said_of_the_first() {
+    let mut lab = Lab::new();
+    lab.up(1, Role::Peer);
+    lab.up(2, Role::Peer);
+    for name in [1, 2] {
+        lab.joins(name);
+        lab.says(name, PeerMessage::Done { task: task(1) });
+    }
+    let first = PieceSet::from_range(0..1);
+    let other = || join_with(1, Lengths::of(77).unwrap(), first.clone());
+    lab.says(2, other());
+    let graph = lab.cluster.graph(&task(1)).unwrap();
+    assert_eq!(graph.nodes.len(), 1);
+    // With the last one that had the first size goes that size.
+    lab.says(1, other());
+    let graph = lab.cluster.graph(&task(1)).unwrap();
+    assert_eq!(graph.nodes[0].held, first);
 }
 
 #[test]
