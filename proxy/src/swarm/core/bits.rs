@@ -44,6 +44,13 @@ impl Bits {
         }
     }
 
+    /// The first piece that is not in it.
+    pub(super) fn first_gap(&self) -> u32 {
+        let full = self.words.iter().take_while(|word| **word == u64::MAX);
+        let full = full.count();
+        full as u32 * WORD + self.word(full).trailing_ones()
+    }
+
     /// Adds a piece; whether it was new.
     pub(super) fn insert(&mut self, piece: u32) -> bool {
         let new = !self.contains(piece);
@@ -208,6 +215,7 @@ mod tests {
                 prop_assert_eq!(bits.to_pieces(), runs.clone());
                 prop_assert_eq!(bits.count, runs.len());
                 prop_assert_eq!(bits.is_empty(), runs.is_empty());
+                prop_assert_eq!(bits.first_gap(), runs.first_gap(0));
                 for from in [0, 1, 63, 64, 65, 200, 700] {
                     prop_assert_eq!(bits.next_64(from), runs.bits(from));
                     prop_assert_eq!(bits.contains(from), runs.contains(from));

@@ -8,7 +8,7 @@
 //!
 //! Whoever took a piece may be of no use to the others: nobody believes it any more, it is far
 //! slower than they are, or it knows too few. So what nobody but those it was given to has after
-//! [`SPREADS`] is given to one more.
+//! [`SPREADS`] is given to one more; where all ask in order, not before they want it.
 //!
 //! An offer is open until its subscriber has announced the piece. As many are open as
 //! [`super::open`] allows for all tasks together; offers of what is to be had elsewhere wait
@@ -23,6 +23,7 @@ use super::{
     insight::Given,
     open::{IDLE_BELOW, Open},
     state::Subscriber,
+    view::asks_in_order,
 };
 use crate::limits::Class;
 
@@ -32,6 +33,12 @@ const CHOICE: usize = 8;
 
 /// What was taken has spread after so long, or after three times what offers usually take.
 const SPREADS: Duration = Duration::from_secs(1);
+/// What has not spread, and nobody wants yet, is offered again only while fewer offers are open, of
+/// all tasks: what comes from the source next, and nobody else has, does not wait behind it then.
+const SPARE_BELOW: usize = 6;
+/// Who asks in order wants what lies so few pieces beyond its first gap: all before that is under
+/// way to it.
+const WANTED_WITHIN: u32 = 8;
 
 /// The pieces that this host gives out one by one.
 #[derive(Debug, Default)]
@@ -61,6 +68,8 @@ struct Taken {
     by: Vec<HostId>,
     /// When the last of them had it.
     since: Timestamp,
+    /// It has not spread in time, and nobody wants it yet.
+    is_early: bool,
 }
 
 impl Offers {
@@ -174,6 +183,7 @@ impl Offers {
             let taken = self.taken.entry(piece).or_insert(Taken {
                 by: Vec::new(),
                 since: now,
+                is_early: false,
             });
             taken.by.push(*host);
             taken.since = now;
@@ -190,8 +200,12 @@ impl Offers {
             Some(taken) if taken.by.contains(host) => {}
             Some(_) => drop(self.taken.remove(&piece)),
             None => {
-                let (by, since) = (vec![*host], now);
-                self.taken.insert(piece, Taken { by, since });
+                let taken = Taken {
+                    by: vec![*host],
+                    since: now,
+                    is_early: false,
+                };
+                self.taken.insert(piece, taken);
             }
         }
     }
@@ -202,6 +216,7 @@ impl Offers {
             self.taken.clear();
         }
         let after = SPREADS.max(self.taken_after.unwrap_or_default() * 3);
+        let in_order = asks_in_order(others.len());
         let (unknown, open) = (&mut self.unknown, &self.open);
         self.taken.retain(|piece, taken| {
             if now.since(taken.since) < after {
@@ -210,11 +225,19 @@ impl Offers {
             let has = |(host, other): (&HostId, &Subscriber)| {
                 !taken.by.contains(host) && other.known.contains(*piece)
             };
-            let lacks = |other: &Subscriber| other.lacks(*piece);
-            if others.iter().any(has) || !others.values().any(lacks) {
+            let mut without = others
+                .values()
+                .filter(|other| other.lacks(*piece))
+                .peekable();
+            if others.iter().any(has) || without.peek().is_none() {
                 return false;
             }
+            if in_order && !without.any(|other| wants_soon(other, *piece)) {
+                taken.is_early = true;
+                return true;
+            }
             taken.since = now;
+            taken.is_early = false;
             if !open.contains_key(piece) {
                 unknown.insert(*piece);
             }
@@ -290,17 +313,16 @@ impl Offers {
             return;
         }
         while !open.is_enough(self.class, self.open.len(), others.len()) {
-            let idle = open.all() < IDLE_BELOW;
-            let next = self.unknown_piece(others, open, rng);
-            let next =
-                next.or_else(|| idle.then(|| self.rarest_piece(others, open, rng)).flatten());
-            let Some((piece, host)) = next else {
+            let Some((piece, host)) = self.next_piece(others, open, rng) else {
                 return;
             };
             if open.is_enough_for(self.class, &host, others.len()) {
                 return;
             }
             self.unknown.remove(piece);
+            if let Some(taken) = self.taken.get_mut(&piece) {
+                (taken.since, taken.is_early) = (now, false);
+            }
             open.add(self.class, &host, self.open.len());
             self.open.insert(
                 piece,
@@ -315,7 +337,24 @@ impl Offers {
         }
     }
 
-    /// An early one of those that nobody has, and who is to have it.
+    /// What to offer next, and to whom: what nobody has goes before what has been given out.
+    fn next_piece(
+        &mut self,
+        others: &BTreeMap<HostId, Subscriber>,
+        open: &Open,
+        rng: &mut SmallRng,
+    ) -> Option<(u32, HostId)> {
+        let mut next = self.unknown_piece(others, open, rng);
+        if next.is_none() && open.all() < SPARE_BELOW {
+            next = self.early_piece(others, open, rng);
+        }
+        if next.is_none() && open.all() < IDLE_BELOW {
+            next = self.rarest_piece(others, open, rng);
+        }
+        next
+    }
+
+    /// One of the first of those that nobody has, and who is to have it.
     fn unknown_piece(
         &mut self,
         others: &BTreeMap<HostId, Subscriber>,
@@ -341,6 +380,20 @@ impl Offers {
         None
     }
 
+    /// One that has not spread though it should have, and that nobody wants yet.
+    fn early_piece(
+        &self,
+        others: &BTreeMap<HostId, Subscriber>,
+        open: &Open,
+        rng: &mut SmallRng,
+    ) -> Option<(u32, HostId)> {
+        let early = self.taken.iter().filter(|(_, taken)| taken.is_early);
+        let mut early = early.filter(|(piece, _)| !self.open.contains_key(*piece));
+        early.find_map(|(piece, _)| {
+            Some((*piece, who_lacks(*piece, self.class, others, open, rng)?))
+        })
+    }
+
     /// The one that fewest have.
     fn rarest_piece(
         &self,
@@ -363,6 +416,11 @@ impl Offers {
         }
         rarest.map(|(_, piece, host)| (piece, host))
     }
+}
+
+/// Whether a subscriber that asks in order has come so far that it waits for this piece.
+fn wants_soon(other: &Subscriber, piece: u32) -> bool {
+    piece <= other.known.first_gap() + WANTED_WITHIN
 }
 
 /// Of the subscribers that were not told of the piece one that gives out no pieces itself, if there

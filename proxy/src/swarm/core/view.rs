@@ -21,6 +21,13 @@ const BLOCK: u32 = u64::BITS;
 const WORTH: u64 = 4;
 /// With so many neighbours or fewer everybody can ask everybody: no piece is far from anybody.
 const FEW_NEIGHBOURS: usize = 12;
+
+/// Whether who has so many neighbours asks for pieces in the order of their content, and not for
+/// rare ones first.
+pub(super) const fn asks_in_order(neighbours: usize) -> bool {
+    neighbours <= FEW_NEIGHBOURS
+}
+
 /// Microseconds that a parent is thought to take for a piece before one has come from it.
 const NEW_US: u64 = 20_000;
 
@@ -133,7 +140,7 @@ impl View {
         Self {
             blocks,
             parents,
-            in_order: task.announcer.subscribers.len() <= FEW_NEIGHBOURS,
+            in_order: asks_in_order(task.announcer.subscribers.len()),
             announced,
         }
     }

@@ -268,6 +268,99 @@ fn what_does_not_spread_is_given_to_another() {
     assert!(!offers.waits(3) && !offers.is_open(), "it has spread");
 }
 
+/// A piece far ahead that one of so many subscribers has taken, some time ago.
+struct Unspread {
+    offers: Offers,
+    others: BTreeMap<HostId, Subscriber>,
+    open: Open,
+    rng: SmallRng,
+    taker: HostId,
+}
+
+const FAR: u32 = 100;
+
+impl Unspread {
+    fn among(hosts: u8) -> Self {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let hosts = (1..=hosts).map(|name| (host(name), Subscriber::default()));
+        let mut others: BTreeMap<HostId, Subscriber> = hosts.collect();
+        let (mut offers, mut open) = (Offers::default(), Open::default());
+        let far = PieceSet::from_range(FAR..FAR + 1);
+        offers.add(&far, &others);
+        offers.make(millis(0), &mut others, &mut open, &mut rng);
+        let offered = |host: &&HostId| !offers.open_to(host).is_empty();
+        let taker = *others.keys().find(offered).unwrap();
+        let subscriber = others.get_mut(&taker).unwrap();
+        subscriber.known.union_with(&far);
+        offers.heard(millis(50), &taker, &far, Some(subscriber), &mut open);
+        Self {
+            offers,
+            others,
+            open,
+            rng,
+            taker,
+        }
+    }
+
+    /// One of those that lack it.
+    fn other(&mut self) -> &mut Subscriber {
+        let mut others = self.others.iter_mut();
+        let other = others.find(|(host, _)| **host != self.taker);
+        other.unwrap().1
+    }
+
+    fn look(&mut self, at: u64) {
+        let (others, open) = (&mut self.others, &mut self.open);
+        let never = Duration::from_secs(9);
+        self.offers.expire(millis(at), never, others, open);
+    }
+
+    fn offered(&mut self, at: u64) -> PieceSet {
+        self.look(at);
+        let (others, open) = (&mut self.others, &mut self.open);
+        self.offers.make(millis(at), others, open, &mut self.rng);
+        let mut all = PieceSet::new();
+        for host in self.others.keys() {
+            all.union_with(&self.offers.open_to(host));
+        }
+        all
+    }
+}
+
+fn millis(millis: u64) -> Timestamp {
+    Timestamp::ZERO + Duration::from_millis(millis)
+}
+
+#[test]
+fn who_asks_in_order_wants_nothing_far_ahead() {
+    for (hosts, again) in [(3, false), (20, true)] {
+        let mut it = Unspread::among(hosts);
+        it.look(2000);
+        assert_eq!(it.offers.waits(20), again, "of many, some want rare ones");
+        let nearly = PieceSet::from_range(0..FAR - 8);
+        it.other().known.union_with(&nearly);
+        it.look(2100);
+        assert!(it.offers.waits(20), "one has come so far");
+    }
+}
+
+#[test]
+fn what_is_far_ahead_goes_again_after_what_nobody_has() {
+    let mut it = Unspread::among(3);
+    it.look(2000);
+    let new = PieceSet::from_range(200..205);
+    it.offers.add(&new, &it.others);
+    let mut all = new.clone();
+    all.union_with(&PieceSet::from_range(FAR..FAR + 1));
+    assert_eq!(it.offered(2000), all, "there is room for it as well");
+
+    let mut it = Unspread::among(3);
+    it.look(2000);
+    let many = PieceSet::from_range(200..206);
+    it.offers.add(&many, &it.others);
+    assert_eq!(it.offered(2000), many, "there is none while six are open");
+}
+
 #[test]
 fn tasks_share_what_hosts_bear_of_offers() {
     let (now, mut rng) = (Timestamp::ZERO, SmallRng::seed_from_u64(1));
