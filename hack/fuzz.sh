@@ -40,7 +40,7 @@ for target in "${targets[@]}"; do
   [[ " ${known[*]} " = *" $target "* ]] || { echo "hack/fuzz.sh: no target '$target'" >&2; exit 2; }
 done
 cargo +nightly fuzz build --sanitizer "$sanitizer" --codegen-units 16
-binaries="fuzz/target/$(rustc +nightly -vV | sed -n 's/^host: //p')/release"
+binaries="${CARGO_TARGET_DIR:-fuzz/target}/$(rustc +nightly -vV | sed -n 's/^host: //p')/release"
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
