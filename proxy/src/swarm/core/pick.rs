@@ -135,9 +135,11 @@ impl Node {
     }
 
     /// Requests that may be under way now: fewer while this host reads a source, which brings
-    /// what nobody else has.
+    /// what nobody else has; but not if that gives way to what is asked for.
     pub(super) fn most_requests(&self) -> usize {
-        let most = if self.state.reads.any() {
+        let mut read = self.state.reads.under_way();
+        let urgent = || self.state.busy.iter().any(|task| self.is_urgent(task));
+        let most = if read.any(|task| !self.is_behind(task) || !urgent()) {
             self.options.in_flight_reading
         } else {
             self.options.in_flight

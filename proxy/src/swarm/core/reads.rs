@@ -52,9 +52,9 @@ struct Waiting {
 }
 
 impl Reads {
-    /// Whether any source is being read.
-    pub(super) fn any(&self) -> bool {
-        !self.begun.is_empty()
+    /// The tasks whose sources are being read.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = &TaskId> {
+        self.begun.keys()
     }
 
     /// As if all that is being read had begun just now, and a long time from now.

@@ -242,35 +242,62 @@ fn the_scheduler_hears_when_a_client_waits_for_what_is_preheated() {
     assert_eq!(joins(&said), []);
 }
 
-#[test]
-fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
-    let mut lab = Lab::new();
-    let lengths = Lengths::of(16 << 20).unwrap();
-    let start = |number, purpose| Event::Start {
+fn large() -> Lengths {
+    Lengths::of(16 << 20).unwrap()
+}
+
+fn start_large(number: u8, purpose: Purpose) -> Event {
+    Event::Start {
         task: small(number),
-        lengths,
+        lengths: large(),
         origin: origin(),
         held: PieceSet::new(),
         purpose,
-    };
-    let has_all = |number, name| {
-        [
-            Event::LinkUp(host(name)),
-            introduced(number, vec![neighbour(name)]),
-            Event::Link {
-                host: host(name),
-                message: darter_api::link::LinkMessage::Have {
-                    task: small(number),
-                    pieces: PieceSet::full(lengths.pieces()),
-                },
+    }
+}
+
+/// A neighbour has all of a large content.
+fn has_all(number: u8, name: u8) -> [Event; 3] {
+    [
+        Event::LinkUp(host(name)),
+        introduced(number, vec![neighbour(name)]),
+        Event::Link {
+            host: host(name),
+            message: darter_api::link::LinkMessage::Have {
+                task: small(number),
+                pieces: PieceSet::full(large().pieces()),
             },
-        ]
-    };
-    let asked = |lab: &Lab, number| {
-        let requests = lab.node.state.requests.values();
-        requests.filter(|one| one.task == small(number)).count()
-    };
-    lab.handle(start(1, Purpose::Preheat));
+        },
+    ]
+}
+
+/// Requests of a content that are under way.
+fn asked(lab: &Lab, number: u8) -> usize {
+    let requests = lab.node.state.requests.values();
+    requests.filter(|one| one.task == small(number)).count()
+}
+
+#[test]
+fn only_a_reading_that_does_not_give_way_takes_requests_from_pulls() {
+    for (purpose, more) in [(Purpose::Pull, false), (Purpose::Preheat, true)] {
+        let mut lab = Lab::new();
+        lab.handle(start_large(1, purpose));
+        assert_eq!(begun(&lab.pass(5000)), [1]);
+        lab.handle(start_large(2, Purpose::Pull));
+        for name in 1..=4 {
+            for event in has_all(2, name) {
+                lab.handle(event);
+            }
+        }
+        lab.pass(200);
+        assert_eq!(asked(&lab, 2) > 4, more, "{purpose:?}");
+    }
+}
+
+#[test]
+fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
+    let mut lab = Lab::new();
+    lab.handle(start_large(1, Purpose::Preheat));
     for name in 1..=3 {
         for event in has_all(1, name) {
             lab.handle(event);
@@ -280,7 +307,7 @@ fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
     let alone = asked(&lab, 1);
     assert!(alone > 2, "alone it takes what there is: {alone}");
     // One by one its requests end, while a client waits for another content.
-    lab.handle(start(2, Purpose::Pull));
+    lab.handle(start_large(2, Purpose::Pull));
     for event in has_all(2, 1) {
         lab.handle(event);
     }
@@ -297,7 +324,7 @@ fn what_nobody_waits_for_leaves_requests_to_what_somebody_waits_for() {
     lab.handle(Event::Reader {
         task: small(1),
         reader: event::ReaderId(1),
-        wants: 0..lengths.pieces(),
+        wants: 0..large().pieces(),
     });
     lab.pass(200);
     assert!(asked(&lab, 1) > 2);
