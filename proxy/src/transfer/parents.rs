@@ -54,6 +54,33 @@ struct Unused {
     since: Instant,
 }
 
+impl Unused {
+    /// Whether the parent keeps its end as well.
+    fn is_kept(&self) -> bool {
+        self.since.elapsed() < KEPT
+    }
+}
+
+/// A connection to a parent is being made ahead of the first request.
+struct Opening<'a> {
+    all: &'a Mutex<HashSet<SocketAddr>>,
+    address: SocketAddr,
+}
+
+impl<'a> Opening<'a> {
+    /// `None` where one is being made already.
+    fn begin(all: &'a Mutex<HashSet<SocketAddr>>, address: SocketAddr) -> Option<Self> {
+        let is_first = all.lock().insert(address);
+        is_first.then_some(Self { all, address })
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.address);
+    }
+}
+
 /// The head of a reply.
 #[derive(Debug)]
 pub(super) struct Head {
@@ -102,16 +129,15 @@ impl Parents {
     /// # Errors
     /// When the parent can't be reached.
     pub(super) async fn prepare(&self, address: SocketAddr) -> io::Result<()> {
-        let is_kept = |unused: &Vec<Unused>| !unused.is_empty();
+        let is_kept = |unused: &Vec<Unused>| unused.iter().any(Unused::is_kept);
         if self.unused.lock().get(&address).is_some_and(is_kept) {
             return Ok(());
         }
-        if !self.opening.lock().insert(address) {
+        let Some(_opening) = Opening::begin(&self.opening, address) else {
             return Ok(());
-        }
-        let opened = Connection::open(&self.connector, address).await;
-        self.opening.lock().remove(&address);
-        self.keep(address, opened?);
+        };
+        let opened = Connection::open(&self.connector, address).await?;
+        self.keep(address, opened);
         Ok(())
     }
 
@@ -122,7 +148,7 @@ impl Parents {
         unused.sort_unstable_by_key(|one| Reverse(one.connection.opened));
         loop {
             let mut first = unused.pop()?;
-            if first.since.elapsed() < KEPT && first.connection.is_quiet() {
+            if first.is_kept() && first.connection.is_quiet() {
                 return Some(first.connection);
             }
         }
@@ -142,7 +168,7 @@ impl Parents {
     fn keep(&self, address: SocketAddr, connection: Connection) {
         let mut all = self.unused.lock();
         all.retain(|_, unused| {
-            unused.retain(|unused| unused.since.elapsed() < KEPT);
+            unused.retain(Unused::is_kept);
             !unused.is_empty()
         });
         let unused = all.entry(address).or_default();
@@ -343,6 +369,19 @@ mod tests {
         assert_eq!(name(parents.take(address).unwrap()), from);
         assert!(parents.take(address).is_some(), "the later one");
         assert!(parents.take(address).is_none(), "one was made ahead");
+
+        parents.prepare(address).await.unwrap();
+        let _kept = listener.accept().await.unwrap();
+        for unused in parents.unused.lock().get_mut(&address).unwrap() {
+            unused.since -= KEPT;
+        }
+        parents.prepare(address).await.unwrap();
+        let fresh = parents
+            .take(address)
+            .expect("the other is not kept any more");
+        let (_fresh, from) = listener.accept().await.unwrap();
+        assert_eq!(name(fresh), from);
+
         drop(listener);
         assert!(parents.prepare(address).await.is_err());
         assert!(parents.opening.lock().is_empty());
