@@ -138,13 +138,21 @@ impl Node {
     /// what nobody else has; but not if that gives way to what is asked for.
     pub(super) fn most_requests(&self) -> usize {
         let mut read = self.state.reads.under_way();
-        let urgent = || self.state.busy.iter().any(|task| self.is_urgent(task));
-        let most = if read.any(|task| !self.is_behind(task) || !urgent()) {
-            self.options.in_flight_reading
+        let counts = if self.somebody_waits() {
+            read.any(|task| !self.is_behind(task))
         } else {
-            self.options.in_flight
+            read.next().is_some()
+        };
+        let most = match counts {
+            true => self.options.in_flight_reading,
+            false => self.options.in_flight,
         };
         most as usize
+    }
+
+    /// For any content, so that what nobody waits for gives way.
+    fn somebody_waits(&self) -> bool {
+        self.state.busy.iter().any(|task| self.is_urgent(task))
     }
 
     /// Whether a task that nobody waits for has all the requests that it may have while
@@ -155,7 +163,7 @@ impl Node {
         }
         let behind = |request: &&Request| self.is_behind(&request.task);
         let requests = self.state.requests.values().filter(behind).count();
-        requests >= BEHIND && self.state.busy.iter().any(|task| self.is_urgent(task))
+        requests >= BEHIND && self.somebody_waits()
     }
 
     fn is_urgent(&self, id: &TaskId) -> bool {
