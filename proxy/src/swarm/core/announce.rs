@@ -355,8 +355,8 @@ impl Node {
         let subscriber = announcer.subscribers.entry(host).or_default();
         subscriber.waits = waits;
         let download = task.download.as_ref();
-        let promised = download.and_then(|one| one.read_by.get(&host));
-        subscriber.gives |= promised.is_some_and(|pieces| !pieces.is_empty());
+        let promised_there = download.and_then(|one| one.read_by.get(&host));
+        subscriber.gives |= promised_there.is_some_and(|pieces| !pieces.is_empty());
         subscriber.tell_anew(&pieces);
         let promised = announcer.promised(&task.reading);
         if !promised.is_empty() {

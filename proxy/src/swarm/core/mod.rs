@@ -34,12 +34,14 @@ mod links;
 mod offers;
 mod open;
 mod options;
+mod order;
 mod peers;
 mod pick;
 mod reads;
 mod reports;
 mod sessions;
 mod single;
+mod spread;
 mod state;
 mod view;
 

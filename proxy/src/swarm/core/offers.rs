@@ -6,9 +6,7 @@
 //! it from there. What one has announced is offered to another only while the uplink would
 //! idle. All of it counts as promised ([`super::lease`]), so that nobody reads it again.
 //!
-//! Whoever took a piece may be of no use to the others: nobody believes it any more, it is far
-//! slower than they are, or it knows too few. So what nobody but those it was given to has after
-//! [`SPREADS`] is given to one more; where all ask in order, not before they want it.
+//! What was given to one and does not spread from there ([`super::spread`]) is given to one more.
 //!
 //! An offer is open until its subscriber has announced the piece. As many are open as
 //! [`super::open`] allows for all tasks together; offers of what is to be had elsewhere wait
@@ -22,8 +20,8 @@ use rand::{RngExt as _, rngs::SmallRng};
 use super::{
     insight::Given,
     open::{IDLE_BELOW, Open},
+    spread::Spread,
     state::Subscriber,
-    view::asks_in_order,
 };
 use crate::limits::Class;
 
@@ -31,15 +29,9 @@ use crate::limits::Class;
 /// several hosts that hold all don't offer the same.
 const CHOICE: usize = 8;
 
-/// What was taken has spread after so long, or after three times what offers usually take.
-const SPREADS: Duration = Duration::from_secs(1);
 /// What has not spread, and nobody wants yet, is offered again only while fewer offers are open, of
 /// all tasks: what comes from the source next, and nobody else has, does not wait behind it then.
 const SPARE_BELOW: usize = 6;
-/// Who asks in order wants what lies so few pieces beyond its first gap: all before that is under
-/// way to it.
-const WANTED_WITHIN: u32 = 8;
-
 /// The pieces that this host gives out one by one.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
@@ -50,10 +42,7 @@ pub(super) struct Offers {
     open: BTreeMap<u32, Offer>,
     /// What the open ones count as.
     class: Class,
-    /// Pieces that have not been seen to spread.
-    taken: BTreeMap<u32, Taken>,
-    /// How long an offer takes to be taken up, on average.
-    taken_after: Option<Duration>,
+    spread: Spread,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -62,20 +51,10 @@ struct Offer {
     since: Timestamp,
 }
 
-/// Who has a piece that was given out.
-#[derive(Debug)]
-struct Taken {
-    by: Vec<HostId>,
-    /// When the last of them had it.
-    since: Timestamp,
-    /// It has not spread in time, and nobody wants it yet.
-    is_early: bool,
-}
-
 impl Offers {
     /// Whether there is something to wait for.
     pub(super) fn is_open(&self) -> bool {
-        !self.open.is_empty() || !self.taken.is_empty()
+        !self.open.is_empty() || self.spread.is_awaited()
     }
 
     /// What a subscriber was offered and has not taken up.
@@ -131,7 +110,7 @@ impl Offers {
     pub(super) fn take_back(&mut self, pieces: &PieceSet, open: &mut Open) {
         self.own.subtract(pieces);
         self.unknown.subtract(pieces);
-        self.taken.retain(|piece, _| !pieces.contains(*piece));
+        self.spread.forget(pieces);
         self.close(open, |piece, _| pieces.contains(piece));
     }
 
@@ -163,86 +142,24 @@ impl Offers {
         open: &mut Open,
     ) {
         for piece in self.unknown.intersection(pieces).iter() {
-            self.had_by(now, piece, host);
+            self.spread.had_by(now, piece, host);
         }
         self.unknown.subtract(pieces);
-        let mut answered_now = Vec::new();
-        let mut taken_after = self.taken_after;
-        let before = self.open.len();
+        let mut taken_up = Vec::new();
         self.close(open, |piece, offer| {
             let answered = offer.to == *host && pieces.contains(piece);
             if answered {
-                let took = now.since(offer.since);
-                taken_after = Some(taken_after.map_or(took, |old| (old * 7 + took) / 8));
-                answered_now.push(piece);
+                taken_up.push((piece, now.since(offer.since)));
             }
             answered
         });
-        self.taken_after = taken_after;
-        for piece in answered_now {
-            let taken = self.taken.entry(piece).or_insert(Taken {
-                by: Vec::new(),
-                since: now,
-                is_early: false,
-            });
-            taken.by.push(*host);
-            taken.since = now;
+        let is_taken = !taken_up.is_empty();
+        for (piece, took) in taken_up {
+            self.spread.taken_up(now, piece, *host, took);
         }
-        if let Some(subscriber) = subscriber.filter(|_| self.open.len() < before) {
+        if let Some(subscriber) = subscriber.filter(|_| is_taken) {
             subscriber.ignored = 0;
         }
-    }
-
-    /// A host has a piece that waited to be offered. If it did not have it already, and somebody
-    /// was given it before, it has spread.
-    fn had_by(&mut self, now: Timestamp, piece: u32, host: &HostId) {
-        match self.taken.get(&piece) {
-            Some(taken) if taken.by.contains(host) => {}
-            Some(_) => drop(self.taken.remove(&piece)),
-            None => {
-                let taken = Taken {
-                    by: vec![*host],
-                    since: now,
-                    is_early: false,
-                };
-                self.taken.insert(piece, taken);
-            }
-        }
-    }
-
-    /// Has pieces offered again that did not spread.
-    fn look_for_spread(&mut self, now: Timestamp, others: &BTreeMap<HostId, Subscriber>) {
-        if others.len() < 2 {
-            self.taken.clear();
-        }
-        let after = SPREADS.max(self.taken_after.unwrap_or_default() * 3);
-        let in_order = asks_in_order(others.len());
-        let (unknown, open) = (&mut self.unknown, &self.open);
-        self.taken.retain(|piece, taken| {
-            if now.since(taken.since) < after {
-                return true;
-            }
-            let has = |(host, other): (&HostId, &Subscriber)| {
-                !taken.by.contains(host) && other.known.contains(*piece)
-            };
-            let mut without = others
-                .values()
-                .filter(|other| other.lacks(*piece))
-                .peekable();
-            if others.iter().any(has) || without.peek().is_none() {
-                return false;
-            }
-            if in_order && !without.any(|other| wants_soon(other, *piece)) {
-                taken.is_early = true;
-                return true;
-            }
-            taken.since = now;
-            taken.is_early = false;
-            if !open.contains_key(piece) {
-                unknown.insert(*piece);
-            }
-            true
-        });
     }
 
     /// A subscriber is gone, with all that it had and was offered: what nobody else has of
@@ -277,9 +194,12 @@ impl Offers {
         others: &mut BTreeMap<HostId, Subscriber>,
         open: &mut Open,
     ) {
-        self.look_for_spread(now, others);
-        let usual = self.taken_after.unwrap_or_default();
-        let after = after.max(usual * 3);
+        for piece in self.spread.look(now, others) {
+            if !self.open.contains_key(&piece) {
+                self.unknown.insert(piece);
+            }
+        }
+        let after = after.max(self.spread.usual() * 3);
         let mut late = Vec::new();
         self.close(open, |piece, offer| {
             let is_late = now.since(offer.since) >= after;
@@ -320,9 +240,7 @@ impl Offers {
                 return;
             }
             self.unknown.remove(piece);
-            if let Some(taken) = self.taken.get_mut(&piece) {
-                (taken.since, taken.is_early) = (now, false);
-            }
+            self.spread.offered(now, piece);
             open.add(self.class, &host, self.open.len());
             self.open.insert(
                 piece,
@@ -346,7 +264,7 @@ impl Offers {
     ) -> Option<(u32, HostId)> {
         let mut next = self.unknown_piece(others, open, rng);
         if next.is_none() && open.all() < SPARE_BELOW {
-            next = self.early_piece(others, open, rng);
+            next = self.unwanted_piece(others, open, rng);
         }
         if next.is_none() && open.all() < IDLE_BELOW {
             next = self.rarest_piece(others, open, rng);
@@ -381,17 +299,15 @@ impl Offers {
     }
 
     /// One that has not spread though it should have, and that nobody wants yet.
-    fn early_piece(
+    fn unwanted_piece(
         &self,
         others: &BTreeMap<HostId, Subscriber>,
         open: &Open,
         rng: &mut SmallRng,
     ) -> Option<(u32, HostId)> {
-        let early = self.taken.iter().filter(|(_, taken)| taken.is_early);
-        let mut early = early.filter(|(piece, _)| !self.open.contains_key(*piece));
-        early.find_map(|(piece, _)| {
-            Some((*piece, who_lacks(*piece, self.class, others, open, rng)?))
-        })
+        let unwanted = self.spread.unwanted();
+        let mut unwanted = unwanted.filter(|piece| !self.open.contains_key(piece));
+        unwanted.find_map(|piece| Some((piece, who_lacks(piece, self.class, others, open, rng)?)))
     }
 
     /// The one that fewest have.
@@ -416,11 +332,6 @@ impl Offers {
         }
         rarest.map(|(_, piece, host)| (piece, host))
     }
-}
-
-/// Whether a subscriber that asks in order has come so far that it waits for this piece.
-fn wants_soon(other: &Subscriber, piece: u32) -> bool {
-    piece <= other.known.first_gap() + WANTED_WITHIN
 }
 
 /// Of the subscribers that were not told of the piece one that gives out no pieces itself, if there

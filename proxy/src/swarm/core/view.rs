@@ -12,6 +12,7 @@ use rand::{RngExt as _, rngs::SmallRng};
 
 use super::{
     bits::Bits,
+    order::asks_in_order,
     state::{Download, Neighbourhood, Task},
 };
 
@@ -19,15 +20,6 @@ use super::{
 const BLOCK: u32 = u64::BITS;
 /// A parent that would take so many times longer than the best one is not asked.
 const WORTH: u64 = 4;
-/// With so many neighbours or fewer everybody can ask everybody: no piece is far from anybody.
-const FEW_NEIGHBOURS: usize = 12;
-
-/// Whether who has so many neighbours asks for pieces in the order of their content, and not for
-/// rare ones first.
-pub(super) const fn asks_in_order(neighbours: usize) -> bool {
-    neighbours <= FEW_NEIGHBOURS
-}
-
 /// Microseconds that a parent is thought to take for a piece before one has come from it.
 const NEW_US: u64 = 20_000;
 

@@ -1,11 +1,11 @@
 //! In which order pieces are asked for, and when another parent is asked as well.
 
-use darter_api::{PieceIndex, PieceSet, session::PeerMessage};
+use darter_api::PieceSet;
 
 use super::super::{event::ReaderId, *};
 use super::{
     offers::subscribe,
-    rules::{Lab, PIECES, grant, have, host, neighbours, requests, start, task},
+    rules::{Lab, PIECES, have, host, neighbours, requests, start, task},
 };
 
 /// A download that a client reads, and neighbours that are there.
@@ -95,22 +95,5 @@ fn few_neighbours_are_asked_in_order_and_many_for_what_is_rare() {
         asked[1..].sort_unstable();
         let wanted = if many { [0, 13, 14, 15] } else { [0, 1, 2, 3] };
         assert_eq!(asked, wanted, "many: {many}");
-    }
-}
-
-#[test]
-fn who_reads_a_part_says_when_half_of_its_first_run_is_read() {
-    for (run, tells) in [(0..8, [3].as_slice()), (0..PIECES, &[])] {
-        let mut lab = lab(&[]);
-        lab.handle(grant(run.clone()));
-        let reads = |piece: &u32| {
-            let (task, piece) = (task(), PieceIndex(*piece));
-            let said = lab.handle(Event::SourcePiece { task, piece });
-            let progress =
-                |one: &Command| matches!(one, Command::Session(_, PeerMessage::Progress { .. }));
-            said.iter().any(progress)
-        };
-        let told: Vec<u32> = run.filter(reads).collect();
-        assert_eq!(told, tells);
     }
 }

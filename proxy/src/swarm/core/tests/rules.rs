@@ -692,3 +692,28 @@ fn who_is_forbidden_the_source_fails_instead_of_reading_it() {
     });
     assert_eq!(why, Some(DownloadFailure::Forbidden));
 }
+
+#[test]
+fn who_reads_a_part_says_when_half_of_its_first_run_is_read() {
+    for (run, tells) in [(0..8, [3].as_slice()), (0..PIECES, &[])] {
+        let mut lab = Lab::with_session();
+        lab.handle(start(PieceSet::new()));
+        let reader = ReaderId(1);
+        let (task, wants) = (task(), 0..PIECES);
+        lab.handle(Event::Reader {
+            task,
+            reader,
+            wants,
+        });
+        lab.handle(grant(run.clone()));
+        let reads = |piece: &u32| {
+            let piece = PieceIndex(*piece);
+            let said = lab.handle(Event::SourcePiece { task, piece });
+            let progress =
+                |one: &Command| matches!(one, Command::Session(_, PeerMessage::Progress { .. }));
+            said.iter().any(progress)
+        };
+        let told: Vec<u32> = run.filter(reads).collect();
+        assert_eq!(told, tells);
+    }
+}
