@@ -172,7 +172,8 @@ impl Cluster {
         self.ensure_source(now, id);
     }
 
-    /// Who was silent for so long that nobody is its neighbour any more.
+    /// Who was refused the source, as one that was silent, and has no neighbour any more, meets
+    /// others again.
     fn meets_again(&mut self, host: HostId, id: &TaskId) {
         let Some(task) = self.tasks.get(id) else {
             return;

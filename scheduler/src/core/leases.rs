@@ -260,23 +260,29 @@ impl Cluster {
         // Hosts tell of their progress once a second; who says nothing has said it all.
         let over = |at: Timestamp| now.since(at) >= LAST_WORD;
         task.leases.retain(|lease| !lease.ending.is_some_and(over));
-        let expired: Vec<(HostId, PieceSet, bool)> = task
-            .leases
-            .iter()
-            .filter(|lease| late(lease))
-            .map(|lease| (lease.holder, lease.pieces.clone(), lease.accepted.is_some()))
-            .collect();
-        for (holder, pieces, tried) in expired {
-            self.counts.expired += 1;
-            if let Some(task) = self.tasks.get_mut(id) {
-                task.leases.retain(|lease| lease.holder != holder);
-                task.refused.insert(holder, (LeaseEnd::Unreachable, now));
-                if tried {
-                    task.failed(holder);
-                }
+        let expired = task.leases.iter().filter(|lease| late(lease));
+        let expired = expired.map(|lease| (lease.holder, lease.accepted.is_some()));
+        for (holder, tried) in expired.collect::<Vec<_>>() {
+            if let Some(task) = self.tasks.get_mut(id).filter(|_| tried) {
+                task.failed(holder);
             }
             self.could_not_read(now, &holder);
-            self.send(holder, SchedulerMessage::Revoked { task: *id, pieces });
+            self.lose_leases(now, id, holder);
         }
+    }
+
+    /// What a host was to read it is to read no more, nor soon again.
+    pub(super) fn lose_leases(&mut self, now: Timestamp, id: &TaskId, holder: HostId) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        let mut pieces = PieceSet::new();
+        for lease in task.leases.iter().filter(|lease| lease.holder == holder) {
+            pieces.union_with(&lease.pieces);
+        }
+        task.leases.retain(|lease| lease.holder != holder);
+        task.refused.insert(holder, (LeaseEnd::Unreachable, now));
+        self.counts.expired += 1;
+        self.revoke(holder, id, pieces);
     }
 }

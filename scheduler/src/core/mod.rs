@@ -71,6 +71,8 @@ const MAX_TASKS: usize = 1_000_000;
 const MAX_CLAIMED: u64 = 4 << 20;
 /// Leases are looked at so often.
 const TICK: Duration = Duration::from_millis(100);
+/// All who read a source are looked at so often: whether they are silent, or slow.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Something that happened.
 #[derive(Debug, Clone)]
@@ -160,6 +162,8 @@ pub struct Cluster {
     /// Bytes a second that a request usually brings.
     usual_rate: Option<f32>,
     paces: Paces,
+    /// When all who read a source were last looked at.
+    looked: Timestamp,
     counts: Counts,
     /// When something last happened.
     now: Timestamp,
@@ -190,6 +194,7 @@ impl Cluster {
             sweeps: BTreeSet::new(),
             usual_rate: None,
             paces: Paces::default(),
+            looked: Timestamp::ZERO,
             counts: Counts::default(),
             now,
             ticked: now,
@@ -230,7 +235,11 @@ impl Cluster {
             self.expire_leases(now, &task);
             self.ensure_source(now, &task);
         }
-        self.look_at_readers(now);
+        if now.since(self.looked) >= LOOK_EVERY && !self.live.is_empty() {
+            self.looked = now;
+            self.replace_silent(now);
+            self.replace_slow(now);
+        }
         self.sweep(now);
         self.tell_news(now);
         std::mem::take(&mut self.commands)

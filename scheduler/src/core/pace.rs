@@ -26,8 +26,6 @@ use super::{
     task::{Lease, Task},
 };
 
-/// Between two looks at all holders.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A holder is judged by what it has read, by its own word, within at least this, since its
 /// source's first byte. Hosts tell of their progress once a second.
 const FAIR: Duration = Duration::from_millis(800);
@@ -114,7 +112,6 @@ impl Pace {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Paces {
-    looked: Timestamp,
     /// The most that one host read of an upstream, in bytes a second, and when.
     best: BTreeMap<UpstreamName, (f32, Timestamp)>,
 }
@@ -158,13 +155,8 @@ impl Cluster {
         }
     }
 
-    /// Looks at all holders, if it is time to.
-    pub(super) fn look_at_readers(&mut self, now: Timestamp) {
-        if now.since(self.paces.looked) < LOOK_EVERY || self.live.is_empty() {
-            return;
-        }
-        self.paces.looked = now;
-        self.replace_silent(now);
+    /// Hands over what is read slowly; call it every [`super::LOOK_EVERY`].
+    pub(super) fn replace_slow(&mut self, now: Timestamp) {
         let upstreams = self.readers_by_upstream(now);
         for (upstream, readers) in &upstreams {
             let fastest = readers.values().copied().fold(0.0, f32::max);

@@ -2,29 +2,28 @@
 //!
 //! Its session ends when its pings are late, some five seconds after; until then all who wait would
 //! stand still at what it was to read. A host that is well says something once a second, if only what
-//! it has to do. So what a silent one was to read is read by somebody else, and what it holds counts
-//! for nothing until it speaks again.
+//! it has to do. So what a silent one was to read is read by somebody else. Of that content it is nobody's
+//! neighbour, what it holds counts for nothing until it says what it has, and it is not asked to read it
+//! again for a while (`refusal_memory`); in others nobody new meets it until it says anything.
 //!
-//! Owner of state: of each host when it was first found silent. Invariant: nobody is given up at the
+//! Owner of state: `silent_since` of each host. Invariant: nobody is given up at the
 //! first look, since it may be this scheduler that has not listened for a while.
 
-use darter_api::{
-    HostId, PieceSet, TaskId, Timestamp,
-    session::{LeaseEnd, SchedulerMessage},
-};
 use std::time::Duration;
 
-use super::{Cluster, pace::LOOK_EVERY};
+use darter_api::{HostId, PieceSet, TaskId, Timestamp};
+
+use super::{Cluster, LOOK_EVERY};
 
 /// Who has said nothing for so long, and nothing until the next look, is silent: twice as long as
 /// hosts are quiet for.
 const SILENT: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    /// Gives what silent hosts were to read to others; call it with every look at readers.
+    /// Gives what silent hosts were to read to others; call it every [`LOOK_EVERY`].
     pub(super) fn replace_silent(&mut self, now: Timestamp) {
         for (id, holder) in self.readers_waited_for() {
-            if self.is_silent(now, &holder) {
+            if self.notes_silence(now, &holder) {
                 self.leave_alone(now, &id, holder);
             }
         }
@@ -48,7 +47,8 @@ impl Cluster {
         found
     }
 
-    fn is_silent(&mut self, now: Timestamp, host: &HostId) -> bool {
+    /// Whether it has said nothing, at this look as at the last one.
+    fn notes_silence(&mut self, now: Timestamp, host: &HostId) -> bool {
         let Some(known) = self.hosts.get_mut(host) else {
             return false;
         };
@@ -68,20 +68,12 @@ impl Cluster {
     /// Nobody counts on a host, and it gets its neighbours back when it says what it has.
     fn leave_alone(&mut self, now: Timestamp, id: &TaskId, holder: HostId) {
         self.note_held(holder, id, PieceSet::new());
+        self.lose_leases(now, id, holder);
         let Some(task) = self.tasks.get_mut(id) else {
             return;
         };
-        let mut left = PieceSet::new();
-        for lease in task.leases.iter().filter(|lease| lease.holder == holder) {
-            left.union_with(&lease.pieces);
-        }
-        task.leases.retain(|lease| lease.holder != holder);
         let neighbours = task.part_from_all(&holder);
-        task.refused.insert(holder, (LeaseEnd::Unreachable, now));
-        self.counts.expired += 1;
         self.parted(id, holder, neighbours);
-        let (task, pieces) = (*id, left);
-        self.send(holder, SchedulerMessage::Revoked { task, pieces });
         self.ensure_source(now, id);
     }
 }

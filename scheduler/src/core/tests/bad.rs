@@ -194,8 +194,8 @@ fn a_slow_host_is_better_than_none() {
     let mut swarm = Swarm::new(0.0);
     swarm.seconds_until(true, slow_by(10.0));
     let mut field = swarm.field;
-    let task = super::rules::task(9);
-    let held = darter_api::PieceSet::full(super::rules::PIECES);
+    let task = super::lab::task(9);
+    let held = darter_api::PieceSet::full(super::lab::PIECES);
     field.joins_task(SLOW, task, held);
     field.in_zone(99, "");
     field.links.clear();

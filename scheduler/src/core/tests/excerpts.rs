@@ -5,7 +5,7 @@ use darter_api::{
     session::{ExcerptSeed, LeaseEnd, Role},
 };
 
-use super::{super::*, rules::*};
+use super::{super::*, lab::*};
 
 struct Lab(Cluster);
 

@@ -9,7 +9,7 @@ use darter_api::{
 
 use super::{
     super::*,
-    rules::{lengths, origin, task},
+    lab::{lengths, origin, task},
 };
 
 pub(super) fn id(name: u16) -> HostId {

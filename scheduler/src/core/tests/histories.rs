@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     super::*,
-    rules::{PIECES, hello, host, join, join_with, lengths, origin, task},
+    lab::{PIECES, hello, host, join, join_with, lengths, origin, task},
 };
 
 const HOSTS: u8 = 12;

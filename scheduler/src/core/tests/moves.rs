@@ -9,7 +9,7 @@ use darter_api::{
 
 use super::{
     super::*,
-    rules::{PIECES, hello, host, join, lengths, origin, task},
+    lab::{PIECES, hello, host, join, lengths, origin, task},
 };
 
 /// A cluster past its start, and its clock.

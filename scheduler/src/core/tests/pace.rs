@@ -10,7 +10,7 @@ use darter_api::{
 use super::{
     super::*,
     field::{Field, id},
-    rules::{origin, task},
+    lab::{origin, task},
 };
 
 const HOLDER: u16 = 0;

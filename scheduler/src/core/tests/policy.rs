@@ -9,7 +9,7 @@ use darter_api::{
 use super::{
     super::*,
     field::{Field, id},
-    rules::{PIECES, lengths, origin, task},
+    lab::{PIECES, lengths, origin, task},
 };
 
 fn with(rules: Vec<Rule>) -> Field {

@@ -5,7 +5,7 @@ use darter_api::{
     session::{Purpose, Role},
 };
 
-use super::{super::*, rules::*};
+use super::{super::*, lab::*};
 
 fn wish(hosts: &[&str]) -> Preheat {
     Preheat {
@@ -49,18 +49,15 @@ fn those_that_are_meant_are_asked_once_and_for_what_they_lack() {
         fetches.map(|command| command.host).collect()
     };
     let (commands, done) = cluster.preheat(&wish(&[])).unwrap();
-    assert_eq!(
-        asked(&commands),
-        [super::rules::host(2), super::rules::host(5)]
-    );
+    assert_eq!(asked(&commands), [super::lab::host(2), super::lab::host(5)]);
     assert_eq!(
         (done.held, done.forbidden),
         (vec!["3".into()], vec!["4".into()])
     );
 
-    let five = super::rules::host(5).to_string();
+    let five = super::lab::host(5).to_string();
     let (commands, done) = cluster.preheat(&wish(&["5", "nobody", &five])).unwrap();
-    assert_eq!(asked(&commands), [super::rules::host(5)]);
+    assert_eq!(asked(&commands), [super::lab::host(5)]);
     assert_eq!(
         (done.asked, done.unknown),
         (vec!["5".into()], vec!["nobody".into()])

@@ -5,7 +5,7 @@ use darter_api::{
     session::{Observation, PublicContent, Reference, Role},
 };
 
-use super::{super::*, rules::*};
+use super::{super::*, lab::*};
 
 const SECOND: Duration = Duration::from_secs(1);
 

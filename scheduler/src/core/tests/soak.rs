@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use super::{
     super::*,
     field::{Field, id},
-    rules::{PIECES, lengths, origin, task},
+    lab::{PIECES, lengths, origin, task},
 };
 
 const HOSTS: u16 = 60;

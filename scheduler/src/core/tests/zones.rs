@@ -10,7 +10,7 @@ use darter_api::{
 use super::{
     super::*,
     field::{Field, id},
-    rules::{PIECES, task},
+    lab::{PIECES, task},
 };
 
 /// Three zones of 40 hosts, 0 to 119, and a seed, 1000, in the first.
