@@ -30,7 +30,7 @@ for command in ip tc docker-registry curl jq openssl; do
 done
 [ "$(id -u)" = 0 ] || { echo "hack/bench.sh: network namespaces need root" >&2; exit 1; }
 [ -n "${DARTER_BIN:-}" ] || cargo build --release --quiet -p darter
-darter=$(realpath "${DARTER_BIN:-target/release/darter}")
+darter=$(realpath "${DARTER_BIN:-${CARGO_TARGET_DIR:-target}/release/darter}")
 
 bench=$(mktemp -d)
 far="darter-$$-far" near="darter-$$-near"

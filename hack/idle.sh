@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "${DARTER_BIN:-}" ] || cargo build --release --quiet -p darter
-darter=$(realpath "${DARTER_BIN:-target/release/darter}")
+darter=$(realpath "${DARTER_BIN:-${CARGO_TARGET_DIR:-target}/release/darter}")
 idle=$(mktemp -d)
 pid=""
 trap 'kill -9 $pid 2>/dev/null || true; rm -rf "$idle"' EXIT

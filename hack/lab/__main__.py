@@ -99,7 +99,8 @@ def _binary() -> Path:
     given = os.environ.get("DARTER_BIN")
     if not given:
         subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "darter"], cwd=_ROOT, check=True)
-    binary = Path(given or _ROOT / "target/release/darter").resolve()
+    built = _ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release/darter"
+    binary = Path(given or built).resolve()
     if not os.access(binary, os.X_OK):
         sys.exit(f"hack/lab.sh: {binary} is no program")
     return binary
