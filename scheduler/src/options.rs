@@ -74,8 +74,8 @@ pub struct Options {
     /// was lost, is for another one all the same. Default 8.
     pub source_holders_from: usize,
     /// While fewer hosts wait for a content beside its reader, it has no second one. That is decided
-    /// when half of the reader's first run has come: what is granted then is not taken back for a
-    /// second reader. Default 3.
+    /// when half of the reader's first run has come, or 400 ms after its first byte: what is granted
+    /// then is not taken back for a second reader. Default 3.
     pub source_waiters: usize,
     /// A host that failed to read a task's source is not asked again for so long.
     /// Default 30 s.

@@ -1,9 +1,9 @@
 //! Pieces that are long under way are asked of another parent as well.
 //!
-//! What a reader wants next is so as soon as it takes far longer than pieces usually take and its
-//! parent says nothing any more, since all of that reader's content waits behind it; all else only
-//! once nothing else is to be asked for. A parent that is slow but there is waited for: whoever loses
-//! is called off, and that costs the connection.
+//! What a reader wants next is so as soon as it takes far longer than pieces usually take and nothing
+//! is heard of its parent, no word and no piece's beginning or end, since all of that reader's content
+//! waits behind it; all else only once nothing else is to be asked for. Another one is asked that has
+//! nothing to do for this host. Whoever loses is called off, and that costs the connection.
 
 use std::{ops::Range, time::Duration};
 

@@ -45,7 +45,7 @@ use sources::Reading;
 const BEAT: Duration = Duration::from_secs(1);
 /// A download that nobody wants is kept ready for so long.
 const IDLE: Duration = Duration::from_secs(10);
-/// Who is subscribed to for so many pieces will be asked for some.
+/// Who is subscribed to for so many pieces that somebody waits for will be asked for some.
 const MANY: u32 = 16;
 /// Events handled before the clock is looked at again.
 const BATCH: usize = 64;
