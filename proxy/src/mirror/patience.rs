@@ -32,21 +32,16 @@ impl Call<'_> {
         work: F,
     ) -> Result<F::Output, Failure> {
         let options = &self.mirror.options;
-        let mut limit = options.upstream_timeout;
-        let mut until = began + limit;
+        let mut until = began + options.upstream_timeout;
         let mut work = pin!(work);
         loop {
             if let Ok(output) = timeout_at(until, &mut work).await {
                 return Ok(output);
             }
             // It would be no faster for a client that went past this mirror.
-            let busy = self.upstream.is_busy();
-            if busy {
-                limit = options.first_byte_timeout;
-            }
-            if !busy || began.elapsed() >= limit {
-                let what = format!("the registry gave nothing within {limit:?}");
-                return Err(Failure::Unavailable(what));
+            let waits = self.upstream.is_busy() && began.elapsed() < options.first_byte_timeout;
+            if !waits {
+                return Err(gave_up("the registry gave nothing", began));
             }
             until = Instant::now() + LOOK;
         }
@@ -59,28 +54,20 @@ impl Call<'_> {
         work: F,
     ) -> Result<F::Output, Failure> {
         let options = &self.mirror.options;
-        let mut limit = options.upstream_timeout;
-        let mut until = self.began() + limit;
+        let mut until = self.began() + options.upstream_timeout;
         let mut work = pin!(work);
         loop {
             if let Ok(output) = timeout_at(until, &mut work).await {
                 return Ok(output);
             }
+            let has_time = self.began.elapsed() < options.first_byte_timeout;
             let waits = match self.mirror.contents.progress(task) {
                 Progress::Arriving => true,
-                Progress::Peers => {
-                    limit = options.first_byte_timeout;
-                    self.began.elapsed() < limit
-                }
-                Progress::Nothing if self.upstream.is_busy() => {
-                    limit = options.first_byte_timeout;
-                    self.began.elapsed() < limit
-                }
-                Progress::Nothing => false,
+                Progress::Peers => has_time,
+                Progress::Nothing => has_time && self.upstream.is_busy(),
             };
             if !waits {
-                let what = format!("nothing came within {limit:?}");
-                return Err(Failure::Unavailable(what));
+                return Err(gave_up("nothing came", self.began()));
             }
             until = Instant::now() + LOOK;
         }
@@ -89,4 +76,9 @@ impl Call<'_> {
     fn began(&self) -> Instant {
         Instant::from_std(self.began)
     }
+}
+
+fn gave_up(what: &str, began: Instant) -> Failure {
+    let waited = began.elapsed().as_secs_f32();
+    Failure::Unavailable(format!("{what} within {waited:.1} s"))
 }
