@@ -72,6 +72,7 @@ impl Node {
             });
             return;
         }
+        let granted = pieces.clone();
         for piece in download.in_flight.keys() {
             pieces.remove(*piece);
         }
@@ -80,19 +81,19 @@ impl Node {
             available.remove_from(&mut pieces);
         }
         if download.moved.is_some_and(|at| now.since(at) < NEWS_TAKES) {
-            let before = pieces.clone();
             for reading in download.read_by.values() {
                 pieces.subtract(reading);
             }
-            let mut elsewhere = before;
-            elsewhere.subtract(&pieces);
-            if !pieces.is_empty() && !elsewhere.is_empty() {
-                self.say(PeerMessage::LeaseReturned {
-                    task: id,
-                    pieces: elsewhere,
-                    why: LeaseEnd::NotNeeded,
-                });
-            }
+        }
+        // That neighbour may be gone a moment later: the scheduler is not to count on this host.
+        let mut elsewhere = granted;
+        elsewhere.subtract(&pieces);
+        if !pieces.is_empty() && !elsewhere.is_empty() {
+            self.say(PeerMessage::LeaseReturned {
+                task: id,
+                pieces: elsewhere,
+                why: LeaseEnd::NotNeeded,
+            });
         }
         if pieces.is_empty() {
             let pieces = PieceSet::from_range(grant.pieces.clone());

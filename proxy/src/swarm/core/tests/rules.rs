@@ -301,6 +301,23 @@ fn a_grant_that_is_not_needed_comes_back() {
 }
 
 #[test]
+fn what_a_neighbour_has_of_a_grant_comes_back() {
+    let mut lab = Lab::with_session();
+    lab.handle(start(PieceSet::new()));
+    lab.handle(neighbours(&[1], &[]));
+    lab.handle(Event::LinkUp(host(1)));
+    lab.handle(have(1, PieceSet::from_range(3..4)));
+    let returned = PeerMessage::LeaseReturned {
+        task: task(),
+        pieces: PieceSet::from_range(3..4),
+        why: LeaseEnd::NotNeeded,
+    };
+    assert!(says(&lab.handle(grant(2..5)), &returned));
+    let read = &lab.node.state.tasks[&task()].reading;
+    assert_eq!(read.iter().collect::<Vec<_>>(), [2, 4]);
+}
+
+#[test]
 fn a_session_that_comes_back_hears_what_is_held_and_read() {
     let mut lab = Lab::with_session();
     lab.handle(start(PieceSet::new()));
