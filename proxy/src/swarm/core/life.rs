@@ -46,7 +46,8 @@ impl Node {
         }
         let jitter = self.options.join_timeout / 2;
         let jitter = jitter.mul_f64(self.rng.random_range(0.0..1.0));
-        let mut download = Download::new(now, purpose, jitter);
+        self.begun += 1;
+        let mut download = Download::new(now, purpose, self.begun, jitter);
         download.answer_by = now + self.options.join_timeout + jitter;
         task.download = Some(download);
         self.state.busy.insert(id);

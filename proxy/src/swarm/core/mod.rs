@@ -71,6 +71,8 @@ pub struct Node {
     state: State,
     homes: Homes,
     next_request: u64,
+    /// Downloads so far.
+    begun: u64,
     /// When the scheduler was last told of parents, and whether there is more to tell.
     reported: Timestamp,
     has_report: bool,
@@ -92,6 +94,7 @@ impl Node {
             state: State::default(),
             homes: Homes::default(),
             next_request: 1,
+            begun: 0,
             reported: Timestamp::ZERO,
             has_report: false,
             now: Timestamp::ZERO,

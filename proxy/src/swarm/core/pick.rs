@@ -320,23 +320,31 @@ impl Node {
         self.pick_elsewhere(now, &request.task);
     }
 
-    /// A slot that one task leaves free may serve another.
+    /// A slot that one task leaves free may serve another: what a client reads first, what
+    /// nobody waits for last, and of each kind what began first. A client that is given its
+    /// contents in another order than it asks for them waits for one while it could ask for more.
     fn pick_elsewhere(&mut self, now: Timestamp, but: &TaskId) {
         if self.state.requests.len() >= self.most_requests() {
             return;
         }
-        let others: Vec<TaskId> = self
-            .state
-            .busy
-            .iter()
-            .filter(|task| *task != but)
-            .copied()
+        let others = self.state.busy.iter().filter(|task| *task != but);
+        let mut turns: Vec<_> = others
+            .filter_map(|task| Some((self.turn(task)?, *task)))
             .collect();
-        let (behind, urgent): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|task| self.is_behind(task));
-        for task in urgent.iter().chain(&behind) {
-            self.pick(now, task);
+        turns.sort_unstable();
+        for (_, task) in turns {
+            self.pick(now, &task);
         }
+    }
+
+    /// When it is a task's turn, where something is to be got of it.
+    fn turn(&self, id: &TaskId) -> Option<(bool, bool, u64)> {
+        let download = Self::wanting(self.state.tasks.get(id)?)?;
+        Some((
+            download.is_ahead(),
+            download.readers.is_empty(),
+            download.place,
+        ))
     }
 
     pub(super) fn piece_failed(&mut self, now: Timestamp, id: RequestId, failure: PieceFailure) {

@@ -58,6 +58,8 @@ impl Task {
 #[derive(Debug)]
 pub(super) struct Download {
     pub(super) purpose: Purpose,
+    /// Earlier ones have lower places.
+    pub(super) place: u64,
     /// Nobody on the host wants it any more, but children do.
     pub(super) abandoned: Option<Timestamp>,
     /// Of what a scheduler had this seed fetch: since when no neighbour waits for it. `None`
@@ -112,9 +114,10 @@ pub(super) enum Lease {
 }
 
 impl Download {
-    pub(super) fn new(now: Timestamp, purpose: Purpose, jitter: Duration) -> Self {
+    pub(super) fn new(now: Timestamp, purpose: Purpose, place: u64, jitter: Duration) -> Self {
         Self {
             purpose,
+            place,
             abandoned: None,
             unwaited: Some(now + CHILDREN_WITHIN),
             has_clients: false,
