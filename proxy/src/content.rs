@@ -170,9 +170,13 @@ pub trait Contents: Send + Sync + 'static {
     /// How the getting of a content goes that was opened, or is being opened.
     fn progress(&self, task: &TaskId) -> Progress;
 
-    /// These will be wanted soon; nothing is downloaded yet, but their sizes are remembered
-    /// and the scheduler is told.
+    /// These will be wanted soon; nothing is downloaded yet, but their sizes and their order
+    /// are remembered and the scheduler is told. The first blob is a manifest's configuration.
     fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin);
+
+    /// A client that may read this content does: small contents that its manifest names after
+    /// it ([`Contents::interest`]) are got before the client asks for them.
+    fn ahead(&self, read: &TaskId, origin: &Origin, credential: Option<&Credential>);
 
     /// Tells the scheduler what an upstream said.
     fn observed(&self, observation: Observation);

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use darter_api::TaskId;
 use darter_proxy::swarm::core::event::{Event, ReaderId};
+use rand::seq::SliceRandom as _;
 
 use crate::{
     network::Place,
@@ -25,8 +26,14 @@ impl World {
     /// A client begins with all contents, or with as many as it pulls at a time: then its host
     /// has said what it will want, as after a manifest.
     pub(crate) fn client_starts(&mut self, host: Place) {
-        self.hosts[host].began = Some(self.now);
         let all = self.contents.len();
+        let mut rest: Vec<usize> = (0..all).collect();
+        if self.scenario.shuffled {
+            rest.shuffle(&mut self.rng);
+        }
+        let peer = &mut self.hosts[host];
+        peer.began = Some(self.now);
+        peer.rest = rest.into();
         let parallel = self.scenario.parallel.filter(|few| *few < all);
         if parallel.is_some() {
             let (tasks, origin) = (self.contents.clone(), origin());
@@ -37,13 +44,19 @@ impl World {
         }
     }
 
-    /// A client begins with the next content, if there is one.
+    /// A client begins with the next content that its host does not have, if there is one.
     pub(crate) fn begins_next(&mut self, host: Place) {
         let peer = &mut self.hosts[host];
-        let Some((task, lengths)) = self.contents.get(peer.contents_begun).copied() else {
-            return;
+        let (task, lengths, place) = loop {
+            let Some(place) = peer.rest.pop_front() else {
+                return;
+            };
+            let (task, lengths) = self.contents[place];
+            if peer.tasks[&task].committed.is_none() {
+                break (task, lengths, place);
+            }
         };
-        peer.contents_begun += 1;
+        peer.reading.insert(task);
         match self.client_of(host) {
             Client::Whole => {
                 self.open(host, task, 0..lengths.pieces());
@@ -55,6 +68,31 @@ impl World {
                 }
             }
             Client::Chunks { .. } => self.read_chunks(host, task),
+        }
+        self.gets_ahead(host, place);
+    }
+
+    /// A client has all of a content, or will not get it: on to the next one.
+    pub(crate) fn is_done_with(&mut self, host: Place, task: TaskId) {
+        if self.hosts[host].reading.remove(&task) {
+            self.begins_next(host);
+        }
+    }
+
+    /// A host gets small contents after the one that its client has begun with.
+    fn gets_ahead(&mut self, host: Place, place: usize) {
+        if self.scenario.parallel.is_none() {
+            return;
+        }
+        let most = self.scenario.swarm.ahead as usize;
+        let next = self.contents[place + 1..].iter().take(most);
+        let small = next.filter(|(_, lengths)| lengths.is_small());
+        let tasks: Vec<TaskId> = small.map(|(task, _)| *task).collect();
+        for task in tasks {
+            if let Some(local) = self.hosts[host].tasks.get_mut(&task) {
+                local.fetching = local.committed.is_none();
+            }
+            self.start(host, task);
         }
     }
 

@@ -5,7 +5,7 @@
 //! and stops it with its last one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     time::Duration,
 };
@@ -36,8 +36,10 @@ pub(crate) struct Host {
     pub(crate) zone: usize,
     /// When its client came.
     pub(crate) began: Option<Timestamp>,
-    /// Contents that its client has begun with.
-    pub(crate) contents_begun: usize,
+    /// Places of the contents that its client has not begun with, in its order.
+    pub(crate) rest: VecDeque<usize>,
+    /// Those it has begun with and is not done with.
+    pub(crate) reading: BTreeSet<TaskId>,
     pub(crate) node: Node,
     pub(crate) alive: bool,
     /// When the core wants to be woken.

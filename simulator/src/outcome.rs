@@ -42,7 +42,7 @@ impl World {
         } else {
             self.outcome.failed += 1;
         }
-        self.begins_next(host);
+        self.is_done_with(host, task);
         self.next_wave(self.now);
     }
 

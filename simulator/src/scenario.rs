@@ -74,6 +74,8 @@ pub struct Scenario {
     pub contents: Vec<u64>,
     /// Contents that a client pulls at the same time; none means all.
     pub parallel: Option<usize>,
+    /// Each client has an order of its own.
+    pub shuffled: bool,
     /// Hosts with a client.
     pub peers: usize,
     /// What a client takes of what its host has; `None` for all at once.
@@ -152,6 +154,7 @@ impl Default for Scenario {
             seed: 1,
             contents: vec![100_000_000],
             parallel: None,
+            shuffled: false,
             peers: 10,
             client_rate: None,
             seeds: 1,

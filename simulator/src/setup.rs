@@ -1,6 +1,9 @@
 //! What there is at the beginning, and who comes and goes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use darter_api::{Digest, HostId, Lengths, SchedulerName, TaskId, Timestamp, session::Role};
 use darter_proxy::{
@@ -93,7 +96,8 @@ impl World {
             kind,
             zone,
             began: None,
-            contents_begun: 0,
+            rest: VecDeque::new(),
+            reading: BTreeSet::new(),
             node: Node::new(options, id, self.rng.random()),
             alive: true,
             deadline: None,

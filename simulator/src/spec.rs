@@ -35,6 +35,9 @@ pub struct Spec {
     pub layers: u64,
     /// Layers that a client pulls at the same time. Default all.
     pub parallel: Option<usize>,
+    /// Whether each client pulls the layers in an order of its own, as containerd does. Default
+    /// false.
+    pub shuffled: bool,
     /// A peer's uplink. Default 100 Mbit/s.
     pub up: Megabits,
     /// A peer's downlink. Default 100 Mbit/s.
@@ -141,6 +144,7 @@ impl Default for Spec {
             size: ByteSize::mb(100),
             layers: 1,
             parallel: None,
+            shuffled: false,
             up: scenario.peer_rate.0,
             down: scenario.peer_rate.1,
             client: None,
@@ -213,6 +217,7 @@ impl Spec {
             seed: self.seed,
             contents,
             parallel: self.parallel,
+            shuffled: self.shuffled,
             peers: self.hosts,
             client_rate: self.client,
             seeds: self.seeds,

@@ -82,8 +82,26 @@ fn small_contents_are_little_talked_about() {
     let links: u64 = report.said.links.values().sum();
     let pulls = report.expected as u64;
     println!("{}", report.said);
-    assert!(links <= 9 * pulls, "{links} messages for {pulls} pulls");
+    assert!(links <= 12 * pulls, "{links} messages for {pulls} pulls");
     assert!(report.origin_copies() <= 1.0001, "{report}");
+}
+
+#[test]
+fn clients_that_pull_few_small_contents_at_a_time_do_not_wait_for_each() {
+    for shuffled in [false, true] {
+        let mut scenario = Scenario {
+            contents: vec![100_000; 60],
+            parallel: Some(3),
+            shuffled,
+            ..Scenario::default()
+        };
+        let ahead = play("small contents, got ahead", &scenario);
+        scenario.swarm.ahead = 0;
+        let asked = play("small contents, when they are asked for", &scenario);
+        assert!(ahead.over_bound() <= 2.2, "{ahead}");
+        assert!(asked.over_bound() >= 1.5 * ahead.over_bound(), "{asked}");
+        assert!(ahead.origin_copies() <= 1.0001, "{ahead}");
+    }
 }
 
 #[test]

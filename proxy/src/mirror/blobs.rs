@@ -129,7 +129,14 @@ impl Call<'_> {
             got = &mut get => (got?, right.await?),
         };
         match got {
-            Ok(response) => Ok(response),
+            Ok(response) => {
+                // Who reads in parts knows which ones; who asks for all of a layer will for the next.
+                if !range::is_part(self.headers) {
+                    let credential = self.credential.as_ref();
+                    self.mirror.contents.ahead(&task, origin, credential);
+                }
+                Ok(response)
+            }
             // The source is gone, but others have it: their word for its size is enough. Or a
             // manifest lied about the size, which is known now.
             Err(OpenError::Source(error))

@@ -43,6 +43,8 @@ impl Contents for Nothing {
 
     fn interest(&self, _: Vec<(TaskId, Lengths)>, _: Origin) {}
 
+    fn ahead(&self, _: &TaskId, _: &Origin, _: Option<&Credential>) {}
+
     fn observed(&self, _: Observation) {
         panic!("others are told");
     }
@@ -184,6 +186,8 @@ impl Contents for Manifest {
     }
 
     fn interest(&self, _: Vec<(TaskId, Lengths)>, _: Origin) {}
+
+    fn ahead(&self, _: &TaskId, _: &Origin, _: Option<&Credential>) {}
 
     fn observed(&self, _: Observation) {}
 

@@ -1,6 +1,7 @@
 //! The mirror front, the rights and the registry client against registries that behave
 //! and registries that do not: whole proxies, driven over HTTP, all on loopback.
 
+mod ahead;
 mod attacks;
 mod before;
 mod bench;

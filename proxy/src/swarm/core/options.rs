@@ -31,6 +31,11 @@ pub struct Options {
     /// Readings of all upstreams under way at the same time, half of them at most for what
     /// nobody waits for. Each keeps a thread that writes, of the 512 that the runtime has. Default 256.
     pub source_readings: u32,
+    /// So many contents after the one that a client reads, by its manifest, are looked at for
+    /// small ones, of one piece, that are got before it asks for them: a client asks for a few
+    /// at a time, which is not enough of them to keep links busy. Default 128; 0 for none, so
+    /// that nothing is read which no client asked for.
+    pub ahead: u32,
     /// Pieces gained are announced together so often; at once to who gave them, and to who
     /// has all that it was told of. Shorter is more work for no gain. Default 60 ms.
     #[serde(with = "humantime_serde")]
@@ -71,6 +76,7 @@ impl Default for Options {
             in_flight_reading: 4,
             source_begins: 16,
             source_readings: 256,
+            ahead: 128,
             have_interval: Duration::from_millis(60),
             reveal_after: Duration::from_millis(500),
             join_timeout: Duration::from_secs(1),

@@ -24,6 +24,7 @@ use crate::{
         Content, Contents, MAX_MANIFEST_BYTES, OpenError, Progress, Provenance, ReadError, Sizing,
         Want,
     },
+    credential::Credential,
     manifest::Manifest,
     source::{SourceError, Stat},
     store::Blob,
@@ -60,12 +61,14 @@ impl Contents for Swarm {
     }
 
     fn interest(&self, tasks: Vec<(TaskId, Lengths)>, origin: Origin) {
-        for (task, lengths) in &tasks {
-            self.0.claims.put(*task, &origin, lengths.size());
-        }
+        self.0.claims.put_all(&tasks, &origin);
         // A hint: when the actor is that busy it has to do without.
         let interest = Input::Event(Event::Interest { tasks, origin });
         let _ = self.0.inbox.try_send(interest);
+    }
+
+    fn ahead(&self, read: &TaskId, origin: &Origin, credential: Option<&Credential>) {
+        self.0.get_ahead(read, origin, credential);
     }
 
     fn observed(&self, observation: Observation) {

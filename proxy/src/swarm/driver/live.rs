@@ -208,6 +208,11 @@ impl Live {
         }
     }
 
+    /// Whether it is being downloaded, or that is being begun.
+    pub(super) fn is_known(&self, task: &TaskId) -> bool {
+        self.slots.lock().by_task.contains_key(task)
+    }
+
     /// Whether anybody holds the task.
     pub(super) fn is_held(&self, task: &TaskId) -> bool {
         let slots = self.slots.lock();

@@ -10,6 +10,7 @@
 //! short; a full disk turns readers to the source.
 
 mod actor;
+mod ahead;
 mod askers;
 mod attempts;
 mod body;
@@ -77,6 +78,7 @@ use crate::{
     },
     transfer::{self, LinkEvent, Links, PieceClient},
 };
+use ahead::Ahead;
 use askers::Askers;
 use claims::Claims;
 use download::Download;
@@ -162,6 +164,7 @@ impl Swarm {
             live: Arc::new(Live::new(Arc::clone(&mailbox))),
             mailbox,
             unsized_contents: Sizes::new(inbox.clone()),
+            ahead: Ahead::new(parts.options.ahead),
             inbox,
             claims,
             lookups: Mutex::default(),
@@ -205,6 +208,7 @@ struct Shared {
     inbox: mpsc::Sender<Input>,
     unsized_contents: Sizes,
     excerpts: Excerpts,
+    ahead: Ahead,
     claims: Claims,
     lookups: Mutex<HashMap<u64, oneshot::Sender<Option<Observation>>>>,
     /// Places of manifests in memory ([`solo`]).
