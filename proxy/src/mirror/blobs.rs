@@ -26,6 +26,8 @@ use crate::{
 /// Once a blob's first bytes are here, so long is waited for another member's word that anybody
 /// may read it: who read them from the source says so with the first of them.
 const WORD: Duration = Duration::from_millis(100);
+/// So often a client with a right is let begin anew where the one it joined had none.
+const MOST_OTHERS: usize = 2;
 /// For a size that nobody tells, so that a client gets the part that it asks for, not all.
 const SIZE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -128,6 +130,14 @@ impl Call<'_> {
             }
             got = &mut get => (got?, right.await?),
         };
+        let mut got = got;
+        for _ in 0..MOST_OTHERS {
+            if !matches!(&got, Err(OpenError::Source(error)) if is_of_its_asker(error)) {
+                break;
+            }
+            // Another client of the same download was told so: this one may read it.
+            got = self.first_bytes(want(allowed.stat.size), &digest).await?;
+        }
         match got {
             Ok(response) => {
                 // Who reads in parts knows which ones; who asks for all of a layer will for the next.
@@ -190,7 +200,9 @@ impl Call<'_> {
                 .await?;
             match first.unwrap_or(Err(ReadError::ShuttingDown)) {
                 Ok(first) => Some(first),
-                Err(ReadError::Download(error)) if matches!(*error, SourceError::WrongSize) => {
+                Err(ReadError::Download(error))
+                    if is_of_its_asker(&error) || matches!(*error, SourceError::WrongSize) =>
+                {
                     return Ok(Err(OpenError::Source(error)));
                 }
                 Err(error) => return Err(Failure::from_read(&error, false)),
@@ -253,6 +265,11 @@ impl Call<'_> {
                 .any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"') == text)
         })
     }
+}
+
+/// Whether a source's answer is about who asked.
+fn is_of_its_asker(error: &SourceError) -> bool {
+    matches!(error, SourceError::Refused(_) | SourceError::Missing)
 }
 
 /// Whether a source's failure leaves hope in peers.

@@ -126,6 +126,36 @@ async fn others_are_refused_while_the_content_is_still_coming() {
     bench.stop().await;
 }
 
+/// As a client does whose token has ended.
+#[tokio::test]
+async fn who_asks_again_with_a_right_is_not_told_what_it_was_told_without() {
+    let blobs: Vec<Bytes> = (1..=16).map(|seed| content(90_000, seed)).collect();
+    let described = blobs.iter().map(|blob| {
+        let (digest, size) = (Digest::sha256(blob), blob.len());
+        format!(r#"{{"mediaType":"application/octet-stream","digest":"{digest}","size":{size}}}"#)
+    });
+    let layers = described.collect::<Vec<_>>().join(",");
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{MANIFEST_TYPE}","layers":[{layers}]}}"#);
+    let shelf = Shelf::new().access("private", Access::Bearer(RIGHT.to_owned()));
+    let shelf = blobs
+        .iter()
+        .fold(shelf, |shelf, blob| shelf.blob("private", blob));
+    let (bench, _registry) = Bench::good(shelf.manifest("private", "v1", &manifest.into())).await;
+    // With its manifest sizes are known, and a download begins before it is known for whom.
+    let named = bench
+        .ask("/v2/private/manifests/v1")
+        .authorized(Some(RIGHT));
+    assert_eq!(named.send().await.status, StatusCode::OK);
+    for blob in blobs.iter().rev() {
+        let path = blob_path("private", blob);
+        assert_eq!(bench.get(&*path).await.status, StatusCode::UNAUTHORIZED);
+        let again = bench.ask(&*path).authorized(Some(RIGHT)).send().await;
+        again.is_whole(blob);
+    }
+    bench.stop().await;
+}
+
 #[tokio::test]
 async fn a_public_content_needs_nothing_and_the_anonymous_token_is_the_proxys_own() {
     let (bench, registry) = Bench::good(shelf("public", Access::AnonymousToken)).await;
