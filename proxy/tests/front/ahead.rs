@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bench::{Bench, blob_path, until, upstream},
-    registry::{Access, MANIFEST_TYPE, Registry, Shelf, content},
+    registry::{Access, MANIFEST_TYPE, Registry, Reply, Shelf, content},
 };
 
 const RIGHT: &str = "Bearer the-right-one";
@@ -138,7 +138,7 @@ async fn who_may_not_read_a_layer_has_nothing_got_ahead() {
     for layer in [2, 3] {
         assert_eq!(private.given(&registry, layer), 0, "layer {layer}");
     }
-    // With the right, all the same as ever.
+    // Who has it is not kept from it by who has not.
     let mine = bench.ask(private.path(0)).authorized(Some(RIGHT));
     mine.send().await.is_whole(&private.layers[0]);
     until("the next small ones come", || {
@@ -150,6 +150,36 @@ async fn who_may_not_read_a_layer_has_nothing_got_ahead() {
         refused.status,
         StatusCode::UNAUTHORIZED,
         "what is here is not anybody's"
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_can_t_be_got_ahead_is_not_tried_again_with_every_request() {
+    let image = Image::new("app", 1);
+    let others = [Image::new("second", 20), Image::new("third", 40)];
+    let shelf = image.on(Shelf::new());
+    let shelf = others.iter().fold(shelf, |shelf, other| other.on(shelf));
+    let lost = Digest::sha256(&image.layers[2]).to_string();
+    let (bench, registry) =
+        Bench::twisted(shelf, move |seen, good| match seen.path.contains(&lost) {
+            true => Reply::new(404),
+            false => good,
+        })
+        .await;
+    image.is_got_ahead(&bench, &registry).await;
+    others[0].is_got_ahead(&bench, &registry).await;
+    let tried = image.given(&registry, 2);
+    for _ in 0..5 {
+        bench.get(image.path(0)).await.is_whole(&image.layers[0]);
+    }
+    others[1].is_got_ahead(&bench, &registry).await;
+    assert_eq!(image.given(&registry, 2), tried, "as often as before");
+    let missing = bench.get(image.path(2)).await;
+    assert_eq!(
+        missing.status,
+        StatusCode::NOT_FOUND,
+        "who asks for it is told"
     );
     bench.stop().await;
 }

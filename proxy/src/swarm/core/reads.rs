@@ -7,11 +7,15 @@
 //! way. What waits can still be taken from a neighbour instead.
 //!
 //! Owner of state: [`Reads`], by task. Invariants: a task is begun or waits, not both, and
-//! only while it has a lease; those that somebody waits for begin first.
+//! only while it has a lease; those that a client reads begin first, those that nobody waits for
+//! last; of what is neither read here nor by a seed for others, half as many are under way at most.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use darter_api::{TaskId, Timestamp, UpstreamName, session::PeerMessage};
+use darter_api::{
+    TaskId, Timestamp, UpstreamName,
+    session::{PeerMessage, Purpose},
+};
 
 use super::{
     Node,
@@ -160,13 +164,15 @@ impl Node {
         if reads.begun.len() >= all {
             return None;
         }
-        let may_be_behind = reads.begun.len() < all / 2;
-        let firsts = able.filter_map(|(_, queue)| {
-            let urgent = queue.iter().find(|(_, id)| !self.is_behind(id));
-            urgent.or_else(|| queue.first_key_value().filter(|_| may_be_behind))
+        let are_few = reads.begun.len() < all / 2;
+        let waiting = able.flat_map(|(_, queue)| queue);
+        let turns = waiting.filter_map(|(place, id)| {
+            let download = self.state.tasks.get(id)?.download.as_ref()?;
+            let is_unread = download.readers.is_empty();
+            let may_begin = are_few || !is_unread || download.purpose == Purpose::Seed;
+            may_begin.then_some((download.is_ahead(), is_unread, *place, *id))
         });
-        let next = firsts.min_by_key(|(place, id)| (self.is_behind(id), **place));
-        next.map(|(_, id)| *id)
+        turns.min().map(|(.., id)| id)
     }
 
     fn command_read(&mut self, id: &TaskId, authority: Authority) {

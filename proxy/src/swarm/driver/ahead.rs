@@ -6,14 +6,16 @@
 //!
 //! Owner of state: [`Ahead`] has the places. Invariants: only what is small is got, and no more
 //! than so many contents after the one that a client with a right to it has just been given a part
-//! of; with that client's own credential. Failure: what can't be had is left for the client to ask.
+//! of; with that client's own credential. Failure: what can't be had is left for the client to ask,
+//! and is not tried ahead again before its manifest comes anew: whoever reads one layer over and over
+//! makes nobody ask a registry for others over and over.
 
 use std::sync::Arc;
 
 use darter_api::{Origin, TaskId, session::Purpose};
 use tokio::sync::Semaphore;
 
-use super::{Shared, Swarm};
+use super::{HaveError, Shared, Swarm};
 use crate::{
     content::{Sizing, Want},
     credential::Credential,
@@ -67,9 +69,14 @@ impl Shared {
             let swarm = Swarm(Arc::clone(self));
             self.tasks.spawn("ahead", async move {
                 let _place = place;
-                if let Err(error) = swarm.have(want).await {
-                    let cause = &error as &dyn std::error::Error;
-                    tracing::debug!(%task, cause, "what a client may ask for next is not got ahead");
+                let origin = want.origin.clone();
+                let Err(error) = swarm.have(want).await else {
+                    return;
+                };
+                let cause = &error as &dyn std::error::Error;
+                tracing::debug!(%task, cause, "what a client may ask for next is not got ahead");
+                if !matches!(error, HaveError::NotStored) {
+                    swarm.0.claims.refute(task, &origin);
                 }
             });
         }

@@ -71,6 +71,14 @@ fn read(number: u8) -> Event {
     }
 }
 
+fn reader(number: u8) -> Event {
+    Event::Reader {
+        task: small(number),
+        reader: ReaderId(number.into()),
+        wants: 0..1,
+    }
+}
+
 /// The numbers of the tasks that begin to be read.
 fn begun(commands: &[Command]) -> Vec<u8> {
     let numbers = commands.iter().filter_map(|command| match command {
@@ -114,8 +122,17 @@ impl Lab {
 
     fn leased(&mut self, number: u8, purpose: Purpose, upstream: &str) -> Vec<u8> {
         let mut said = self.handle(start_small(number, purpose, upstream));
+        if purpose == Purpose::Pull {
+            said.extend(self.handle(reader(number)));
+        }
         said.extend(self.handle(grant_small(number)));
         begun(&said)
+    }
+
+    /// A client will ask for it.
+    fn leased_ahead(&mut self, number: u8) -> Vec<u8> {
+        self.handle(start_small(number, Purpose::Pull, "docker.io"));
+        begun(&self.handle(grant_small(number)))
     }
 }
 
@@ -164,6 +181,34 @@ fn few_readings_are_under_way_and_fewer_of_what_nobody_waits_for() {
     assert_eq!(begun(&lab.handle(read(4))), [0; 0], "it has its half");
     assert_eq!(begun(&lab.handle(read(5))), [0; 0]);
     assert_eq!(begun(&lab.handle(read(6))), [3]);
+}
+
+#[test]
+fn what_a_client_reads_does_not_wait_for_what_it_will_ask_for_next() {
+    let mut lab = Lab::new();
+    let begun_at_once = [1, 2, 3, 4].map(|number| lab.leased_ahead(number));
+    assert_eq!(begun_at_once.concat(), [1, 2]);
+    assert_eq!(lab.leased(5, Purpose::Pull, "docker.io"), [0; 0]);
+    assert_eq!(begun(&lab.handle(reader(4))), [0; 0]);
+    assert_eq!(begun(&lab.handle(read(1))), [4], "that came first");
+    assert_eq!(begun(&lab.handle(read(2))), [5]);
+    assert_eq!(begun(&lab.handle(read(4))), [3]);
+}
+
+#[test]
+fn what_no_client_reads_yet_leaves_half_of_the_readings_to_others() {
+    let mut lab = Lab::new();
+    lab.node.options = Options {
+        source_readings: 4,
+        ..Options::default()
+    };
+    let begun_at_once = [1, 2, 3].map(|number| lab.leased_ahead(number));
+    assert_eq!(begun_at_once.concat(), [1, 2]);
+    assert_eq!(lab.leased(4, Purpose::Pull, "docker.io"), [4]);
+    assert_eq!(lab.leased(5, Purpose::Seed, "docker.io"), [5]);
+    assert_eq!(begun(&lab.handle(read(4))), [0; 0]);
+    assert_eq!(begun(&lab.handle(read(5))), [0; 0]);
+    assert_eq!(begun(&lab.handle(read(1))), [3]);
 }
 
 #[test]
