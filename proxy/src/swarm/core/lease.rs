@@ -452,8 +452,9 @@ impl Node {
         } else {
             starved
         };
-        // A seed does not help itself: it was asked for what the scheduler knows best.
-        if quiet >= patience && download.purpose == Purpose::Pull {
+        // A seed does not help itself: it was asked for what the scheduler knows best. Nor is there
+        // haste with what no client has asked for yet.
+        if quiet >= patience && download.purpose == Purpose::Pull && download.has_clients {
             self.self_lease(now, id);
         } else if quiet >= STARVED_INTERVAL && now.since(download.last_starved) >= STARVED_INTERVAL
         {

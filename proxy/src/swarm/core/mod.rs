@@ -188,7 +188,10 @@ impl Node {
                 if let Some(download) = self.download(&task) {
                     let (was_ahead, waited) = (download.is_ahead(), download.waits());
                     download.readers.insert(reader, wants);
-                    download.has_clients = true;
+                    if !std::mem::replace(&mut download.has_clients, true) {
+                        // Nobody has waited for it until now.
+                        download.last_gain = now;
+                    }
                     let waits = download.waits();
                     if was_ahead {
                         // Who reads the source for it hears that somebody waits now.

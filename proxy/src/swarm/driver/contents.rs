@@ -15,7 +15,7 @@ use super::{
     excerpts,
     growth::Verdict,
     live::{Entry, Hold, Phase},
-    reader::{EmptyReader, GrowingReader, HeldReader, StoredReader, ThroughReader},
+    reader::{EmptyReader, GrowingReader, HeldReader, Place, StoredReader, ThroughReader},
     solo::Held,
     through::Through,
 };
@@ -103,10 +103,14 @@ pub(super) async fn open(shared: Arc<Shared>, want: Want) -> Result<Content, Ope
         }),
         Joined::Stored(blob, provenance) => Ok(stored(&shared, blob, provenance, manifest)),
         Joined::Growing(hold, download) => {
-            if manifest {
-                whole_manifest(&download).await?;
+            if manifest || sizing != Sizing::Unneeded {
+                let mut place = Place::new(&shared, download.task);
+                place.tell(0..download.lengths.pieces());
+                if manifest {
+                    whole_manifest(&download).await?;
+                }
+                has_size(&download, sizing).await?;
             }
-            has_size(&download, sizing).await?;
             Ok(growing(&shared, hold, download, manifest))
         }
         Joined::Through(through) if sizing == Sizing::Needed && through.size.is_none() => {

@@ -143,8 +143,8 @@ impl Reader for GrowingReader {
     }
 }
 
-/// A stream's name with the core, for as long as it lives.
-struct Place {
+/// The name with the core of somebody who waits for bytes, for as long as it lives.
+pub(super) struct Place {
     shared: Arc<Shared>,
     task: TaskId,
     reader: ReaderId,
@@ -152,7 +152,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(shared: &Arc<Shared>, task: TaskId) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, task: TaskId) -> Self {
         shared.metrics.readers.inc();
         Self {
             reader: shared.next_reader(),
@@ -162,7 +162,7 @@ impl Place {
         }
     }
 
-    fn tell(&mut self, wants: Range<u32>) {
+    pub(super) fn tell(&mut self, wants: Range<u32>) {
         if self.told.as_ref() != Some(&wants) {
             self.told = Some(wants.clone());
             self.shared.mailbox.moved(self.task, self.reader, wants);

@@ -577,9 +577,20 @@ fn what_readers_want_soon_is_asked_for_first_and_the_rest_while_little_is_under_
 
 #[test]
 fn a_parent_that_stalls_or_can_t_be_reached_counts_for_nothing_after_a_while() {
-    for failure in [PieceFailure::Stalled, PieceFailure::Unreachable] {
+    let failures = [PieceFailure::Stalled, PieceFailure::Unreachable];
+    for (failure, is_read) in failures
+        .into_iter()
+        .flat_map(|one| [(one, true), (one, false)])
+    {
         let mut lab = Lab::with_session();
         lab.handle(start(PieceSet::new()));
+        if is_read {
+            lab.handle(Event::Reader {
+                task: task(),
+                reader: ReaderId(1),
+                wants: 0..PIECES,
+            });
+        }
         lab.handle(neighbours(&[1], &[]));
         lab.handle(Event::LinkUp(host(1)));
         lab.handle(reading(1, PieceSet::full(PIECES)));
@@ -596,7 +607,8 @@ fn a_parent_that_stalls_or_can_t_be_reached_counts_for_nothing_after_a_while() {
         let starved =
             |command: &Command| matches!(command, Command::Session(_, PeerMessage::Starved { .. }));
         assert!(said.iter().any(starved), "the scheduler hears of it");
-        assert!(!source_reads(&said).is_empty(), "and the host helps itself");
+        let helps_itself = !source_reads(&said).is_empty();
+        assert_eq!(helps_itself, is_read, "where a client asked for it");
     }
 }
 
